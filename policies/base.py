@@ -1,0 +1,169 @@
+"""The contract between the gateway and a policy: what a policy sees, what it may ask for, what it answers.
+
+A policy is a pure function of `RequestFeatures`. Whatever costs time (exact token counts, embeddings) is a
+`Signal`: the policy names the one it needs, the gateway measures it off the event loop within a latency budget
+and asks again. Recorded features therefore replay offline to the same decision, without a model.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal, Protocol, runtime_checkable
+
+import msgspec
+from pydantic import BaseModel, ConfigDict
+
+Route = Literal["student", "teacher"]
+
+
+class PolicyConfigError(ValueError):
+    """A policy cannot be built from its options. The message names the option and the fix."""
+
+
+class Signal(enum.StrEnum):
+    """A measurement that is too slow to take for every request."""
+
+    PROMPT_TOKENS = "prompt_tokens"
+    CHUNK_SIMILARITIES = "chunk_similarities"
+    PROMPT_EMBEDDING = "prompt_embedding"
+
+
+class Signals(msgspec.Struct, frozen=True, kw_only=True):
+    """The measurements taken so far for one request."""
+
+    prompt_tokens: int | None = None
+    """Tokens of the prompt by the student's own vocabulary, the chat template estimated."""
+    chunk_similarities: tuple[float, ...] | None = None
+    """Raw cosine of the last user turn with each retrieved chunk, in the order of the chunks."""
+    prompt_embedding: tuple[float, ...] | None = None
+    """Unit-length embedding of the last user turn."""
+    unavailable: tuple[Signal, ...] = ()
+    """Asked for and not delivered: no provider is configured, it failed, or the latency budget ran out."""
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """One piece of retrieved text that the client shows as evidence."""
+
+    text: str
+    score: float | None = None
+    """The retriever's own score; None when the client sent none."""
+    id: str | None = None
+
+
+NO_SIGNALS = Signals()
+
+
+class RequestFeatures(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a policy may look at, extracted once per request.
+
+    Counts are in the unit that their name ends in. `approx_*` values are estimates from text length: the
+    student's tokenizer has not been asked (that is `signals.prompt_tokens`).
+    """
+
+    prompt_bytes: int
+    """UTF-8 bytes of all text that becomes part of the prompt, tools included, retrieved chunks not."""
+    message_count: int
+    approx_prompt_tokens: int
+    requested_output_tokens: int
+    """`max_completion_tokens`, else `max_tokens`, else the configured `default_output_tokens`."""
+    student_window_tokens: int | None = None
+    """The student's context window; None while it is neither configured nor learned from the backend."""
+    last_user_turn: str = ""
+    chunks: tuple[Chunk, ...] = ()
+    retrieval_confidence: float | None = None
+    """P(the retrieved context is sufficient), as the client states it; in [0, 1]."""
+    reasoning_effort: str | None = None
+    has_tools: bool = False
+    has_response_format: bool = False
+    has_images: bool = False
+    tenant: str = "default"
+    session: str | None = None
+    tags: dict[str, str] = {}
+    signals: Signals = NO_SIGNALS
+
+
+class RouteDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model answers, and why. A policy fills the first five fields, the chain the rest."""
+
+    route: Route
+    reason: str
+    """snake_case, out of the policy's closed set `reasons`."""
+    score: float | None = None
+    """P(the student is inadequate) in [0, 1]; higher always means teacher."""
+    threshold: float | None = None
+    """The score from which on this policy escalates."""
+    student_capable: bool = True
+    """False when the student cannot serve the request at all (too long, missing capability): then there is no
+    degraded answer by the student when the teacher is away."""
+    policy: str = ""
+    version: str = ""
+    propensity: float = 1.0
+    """Probability with which this route was chosen; below 1 only under exploration."""
+
+
+class Abstain(msgspec.Struct, frozen=True, kw_only=True):
+    """No opinion, with the reason and the score that led to it. A bare `None` says the same without detail."""
+
+    reason: str
+    score: float | None = None
+    threshold: float | None = None
+
+
+def escalate(
+    reason: str, *, score: float | None = None, threshold: float | None = None, student_capable: bool = True
+) -> RouteDecision:
+    """The teacher should answer."""
+    return RouteDecision(
+        route="teacher", reason=reason, score=score, threshold=threshold, student_capable=student_capable
+    )
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What the chain calls. Any class with these members is a policy; `PolicyModel` is a convenient base.
+
+    A policy is built once, by `Class(**options)` with the options of its configuration table.
+    """
+
+    @property
+    def name(self) -> str:
+        """Stable snake_case name: it labels metrics and records."""
+        ...
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        """Every reason that `decide` may give. Others are reported as `other`, so that labels stay bounded."""
+        ...
+
+    def needs(self, features: RequestFeatures) -> Signal | None:
+        """A signal without which `decide` cannot decide well, or None. Called again after each one is measured;
+        a signal in `features.signals.unavailable` will not come and must not be asked for again."""
+        ...
+
+    def decide(self, features: RequestFeatures) -> RouteDecision | Abstain | None:
+        """The decision, or an abstention so that the next policy speaks."""
+        ...
+
+
+class PolicyModel(BaseModel):
+    """Base for policies whose options are pydantic fields: validated, documented, unknown options refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        raise NotImplementedError
+
+    def optional_signals(self) -> frozenset[Signal]:
+        """Signals that these options can lead to; the gateway refuses to start when none can provide them."""
+        return frozenset()
+
+    def needs(self, features: RequestFeatures) -> Signal | None:
+        return None
+
+    def decide(self, features: RequestFeatures) -> RouteDecision | Abstain | None:
+        raise NotImplementedError

@@ -1,0 +1,83 @@
+"""`DecisionRecord`: the one line that every request leaves behind, read by the router, replay and the trainer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from policies.base import RequestFeatures, Route, RouteDecision
+from policies.chain import Vote
+
+SCHEMA_VERSION = 1
+
+CaptureLevel = Literal["none", "metadata", "full"]
+Purpose = Literal["traffic", "eval", "shadow", "judge", "canary"]
+Outcome = Literal["ok", "degraded", "client_error", "backend_error", "client_disconnected", "timeout", "rejected"]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens as the backend counted them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One request, from its features to its outcome. Durations in seconds, money in USD.
+
+    `cost_usd` and `counterfactual_cost_usd` are None when a price or the usage is unknown: unreported is not 0.
+    The counterfactual is what the teacher would have charged for the same token counts.
+    """
+
+    schema: int = SCHEMA_VERSION
+    decision_id: str
+    created_s: float
+    """Unix time at which the request arrived."""
+    endpoint: str
+    stream: bool
+    requested_model: str
+    decision: RouteDecision
+    """What the policies chose."""
+    votes: tuple[Vote, ...] = ()
+    features: RequestFeatures | None = None
+    """Texts are emptied below capture level `full`."""
+    route: Route | None = None
+    """The backend that produced the answer; None when none did."""
+    reason: str
+    """The decision's reason, or `fallback_<cause>`."""
+    degraded: str | None = None
+    fallback_cause: str | None = None
+    status: int
+    outcome: Outcome
+    error_code: str | None = None
+    finish_reason: str | None = None
+    student: str
+    """Student bundle id, before bundles the model name."""
+    teacher: str
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    counterfactual_cost_usd: float | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    """Mean time per output token after the first."""
+    latency_s: float
+    overhead_s: float
+    """Time from the end of the request body to the call of the backend."""
+    tenant: str = "default"
+    session: str | None = None
+    tags: dict[str, str] = {}
+    purpose: Purpose = "traffic"
+    capture: CaptureLevel
+    distillation: Literal["allowed", "conditional", "denied"] = "denied"
+    """The teacher's licence flag at the time of the request."""
+    request: msgspec.Raw | None = None
+    """The request body as the client sent it; only at capture level `full`."""
+    completion: str | None = None
+    """The answer's text; only at capture level `full`."""
+
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(DecisionRecord).decode
