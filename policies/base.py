@@ -70,6 +70,8 @@ class RequestFeatures(msgspec.Struct, frozen=True, kw_only=True):
     """The student's context window; None while it is neither configured nor learned from the backend."""
     last_user_turn: str = ""
     chunks: tuple[Chunk, ...] = ()
+    retrieval_attempted: bool = False
+    """The client sent a list of retrieved chunks, empty or not: "I searched". False: nothing is known about a search."""
     retrieval_confidence: float | None = None
     """P(the retrieved context is sufficient), as the client states it; in [0, 1]."""
     reasoning_effort: str | None = None
@@ -91,7 +93,7 @@ class RouteDecision(msgspec.Struct, frozen=True, kw_only=True):
     score: float | None = None
     """P(the student is inadequate) in [0, 1]; higher always means teacher."""
     threshold: float | None = None
-    """The score from which on this policy escalates."""
+    """The policy escalates when score > threshold."""
     student_capable: bool = True
     """False when the student cannot serve the request at all (too long, missing capability): then there is no
     degraded answer by the student when the teacher is away."""
@@ -120,7 +122,8 @@ def escalate(
 
 @runtime_checkable
 class Policy(Protocol):
-    """What the chain calls. Any class with these members is a policy; `PolicyModel` is a convenient base.
+    """What the chain calls. `PolicyModel` is a convenient base; a class with nothing but `decide` will do as well,
+    the registry adds the rest (`policies/adapter.py`).
 
     A policy is built once, by `Class(**options)` with the options of its configuration table.
     """
@@ -133,6 +136,10 @@ class Policy(Protocol):
     @property
     def reasons(self) -> frozenset[str]:
         """Every reason that `decide` may give. Others are reported as `other`, so that labels stay bounded."""
+        ...
+
+    def optional_signals(self) -> frozenset[Signal]:
+        """Signals that these options can lead to; the gateway refuses to start when nothing can provide them."""
         ...
 
     def needs(self, features: RequestFeatures) -> Signal | None:
@@ -159,7 +166,6 @@ class PolicyModel(BaseModel):
         raise NotImplementedError
 
     def optional_signals(self) -> frozenset[Signal]:
-        """Signals that these options can lead to; the gateway refuses to start when none can provide them."""
         return frozenset()
 
     def needs(self, features: RequestFeatures) -> Signal | None:
