@@ -1,0 +1,1 @@
+"""The parts of the fake backend; `loadtests.fake_backend` is the way in."""

@@ -1,0 +1,256 @@
+"""From a received request to the reply that is to be played: which endpoint, which scenario, which bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from loadtests.fake.answers import FIXED_CREATED_S, Answer, Body, error_body
+from loadtests.fake.scenario import MESSAGE_DIRECTIVE, Scenario, ScenarioError, is_directive
+from loadtests.fake.state import BackendState, Received
+
+HEALTHY = Scenario()
+JSON = b"application/json"
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+DEFAULT_LAST = 10
+
+_encode = msgspec.json.Encoder().encode
+_decode_body = msgspec.json.Decoder(Body).decode
+
+_ERROR_TYPES = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    403: "PermissionDeniedError",
+    404: "NotFoundError",
+    429: "RateLimitError",
+    500: "InternalServerError",
+    503: "ServiceUnavailableError",
+}
+
+
+class Reply(msgspec.Struct):
+    """What goes back. `events` makes it a stream; then `body` is empty."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    events: list[bytes] | None = None
+    """Complete SSE events, line ends included."""
+    lead_events: int = 0
+    """Events before the first content chunk; faults count from there."""
+    scenario: Scenario = HEALTHY
+    is_control: bool = False
+    """Answers of the fake's own endpoints are neither counted nor remembered."""
+
+
+def reply_to(request: Received, state: BackendState) -> Reply:
+    """Decide what one request gets."""
+    path = request.path
+    if path in _GENERATING:
+        return _guarded(request, state, _generate)
+    if path == "/v1/models" or path.startswith("/v1/models/"):
+        return _guarded(request, state, _models)
+    control = _CONTROL.get(path.removesuffix("/"))
+    if control is not None:
+        return control(request, state)
+    return Reply(status=404, body=_encode({"detail": "Not Found"}))
+
+
+def _guarded(request: Received, state: BackendState, serve: Callable[[Received, BackendState], Reply]) -> Reply:
+    if state.api_key is not None and request.header("authorization") != b"Bearer " + state.api_key.encode():
+        return Reply(status=401, body=_encode({"error": "Unauthorized"}))
+    allowed = b"POST" if request.path in _GENERATING else b"GET"
+    if request.method != allowed:
+        return Reply(status=405, body=_encode({"detail": "Method Not Allowed"}), headers=((b"allow", allowed),))
+    return serve(request, state)
+
+
+def _generate(request: Received, state: BackendState) -> Reply:
+    try:
+        body = _decode_body(request.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        return _refusal(400, str(exc))
+    if not request.target.startswith(b"/v1/chat/"):
+        body.messages = None
+    elif body.messages is None:
+        return _refusal(400, "Field required: messages", param="messages")
+    try:
+        scenario = _scenario(body, state)
+    except ScenarioError as exc:
+        return _refusal(400, f"{exc}; see the table in loadtests.fake_backend", param="model")
+    if scenario is None:
+        return _refusal(404, f"The model `{body.model}` does not exist.", param="model")
+    return _answer(body, scenario, state)
+
+
+def _scenario(body: Body, state: BackendState) -> Scenario | None:
+    """None: the model is not served."""
+    names: tuple[str, ...] = (body.model,) if is_directive(body.model) else ()
+    if not names and body.model not in state.models:
+        return None
+    directive = MESSAGE_DIRECTIVE.match(body.directive_text())
+    if directive:
+        names += (directive.group(1),)
+    return state.scenario(names) if names else HEALTHY
+
+
+def _answer(body: Body, scenario: Scenario, state: BackendState) -> Reply:
+    state.by_model[body.model] += 1
+    if scenario.fault == "status":
+        return _failure(scenario, state)
+    state.serial += 1
+    answer = Answer(body, scenario, state.serial)
+    if body.stream:
+        return _stream(answer, scenario)
+    return _plain(answer, scenario)
+
+
+def _plain(answer: Answer, scenario: Scenario) -> Reply:
+    if scenario.fault == "garbage":
+        return Reply(body=b"<!doctype html>\n\x00\xff this is not JSON {", scenario=scenario)
+    if scenario.fault == "error_frame":
+        return Reply(body=_engine_error(), scenario=scenario)
+    return Reply(body=answer.plain(), scenario=scenario)
+
+
+def _stream(answer: Answer, scenario: Scenario) -> Reply:
+    end = b"\r\n\r\n" if scenario.crlf else b"\n\n"
+    lead = answer.lead_events
+    if scenario.fault == "empty_stream":
+        events = []
+    elif scenario.fault == "garbage":
+        events = [b"<!doctype html>\n\x00\xff this is not an event stream {" + end]
+    else:
+        events = [event + end for event in answer.events()]
+        if scenario.fault == "error_frame":
+            kept = 0 if scenario.after_chunks is None else lead + scenario.after_chunks
+            events[kept:] = [b"data: " + _engine_error() + end]
+        if not scenario.no_done:
+            events.append(b"data: [DONE]" + end)
+    if scenario.heartbeat:
+        beat = b": heartbeat" + end
+        events = [beat + event for event in events]
+    return Reply(content_type=EVENT_STREAM, events=events, lead_events=lead, scenario=scenario)
+
+
+def _failure(scenario: Scenario, state: BackendState) -> Reply:
+    status = scenario.status
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if scenario.retry_after_s is not None:
+        headers = ((b"retry-after", str(scenario.retry_after_s).encode()),)
+    content_type = JSON
+    if scenario.error == "string":
+        body = _encode({"error": "Unauthorized"})
+    elif scenario.error == "html":
+        content_type = b"text/html"
+        body = b"<html><head><title>%d</title></head><body><center>proxy error</center></body></html>\r\n" % status
+    elif scenario.error == "context":
+        window = state.window_tokens
+        body = error_body(
+            f"This model's maximum context length is {window} tokens. However, your prompt contains at least "
+            f"{window + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce "
+            "the length of the input prompt.",
+            "BadRequestError", 400, "input_tokens",
+        )
+    else:
+        body = error_body(f"The fake backend was told to fail with {status}.", _error_type(status), status)
+    return Reply(status=status, body=body, content_type=content_type, headers=headers, scenario=scenario)
+
+
+def _refusal(status: int, message: str, param: str | None = None) -> Reply:
+    return Reply(status=status, body=error_body(message, _error_type(status), status, param))
+
+
+def _engine_error() -> bytes:
+    return error_body("EngineCore encountered an issue.", "InternalServerError", 500)
+
+
+def _error_type(status: int) -> str:
+    return _ERROR_TYPES.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
+
+
+def _models(request: Received, state: BackendState) -> Reply:
+    cards: dict[str, dict[str, Any]] = {
+        name: {
+            "id": name,
+            "object": "model",
+            "created": FIXED_CREATED_S,
+            "owned_by": "vllm",
+            "root": name,
+            "parent": None,
+            "max_model_len": state.window_tokens,
+            "permission": [],
+        }
+        for name in state.models
+    }
+    wanted = request.path.removeprefix("/v1/models").strip("/")
+    if not wanted:
+        return Reply(body=_encode({"object": "list", "data": list(cards.values())}))
+    if wanted not in cards:
+        return _refusal(404, f"The model `{wanted}` does not exist.", param="model")
+    return Reply(body=_encode(cards[wanted]))
+
+
+def _health(request: Received, state: BackendState) -> Reply:
+    return Reply(content_type=b"text/plain", is_control=True)
+
+
+def _metrics(request: Received, state: BackendState) -> Reply:
+    label = f'{{model_name="{state.models[0] if state.models else ""}"}}'
+    lines = (
+        "# TYPE vllm:num_requests_running gauge",
+        f"vllm:num_requests_running{label} {state.in_flight}",
+        "# TYPE vllm:num_requests_waiting gauge",
+        f"vllm:num_requests_waiting{label} 0",
+        "# TYPE vllm:request_success_total counter",
+        f"vllm:request_success_total{label} {state.completed}",
+    )
+    text = "\n".join(lines) + "\n"
+    return Reply(body=text.encode(), content_type=b"text/plain; version=0.0.4", is_control=True)
+
+
+def _last(request: Received, state: BackendState) -> Reply:
+    query = parse_qs(request.target.partition(b"?")[2].decode("latin-1"))
+    count = query.get("n", [str(DEFAULT_LAST)])[0]
+    if not count.isdigit():
+        return Reply(status=400, body=_encode({"error": "n must be a number"}), is_control=True)
+    kept = list(state.received)
+    return Reply(body=_encode([entry.as_json() for entry in kept[len(kept) - int(count) :]]), is_control=True)
+
+
+def _last_bytes(part: Callable[[Received], bytes]) -> Callable[[Received, BackendState], Reply]:
+    def serve(request: Received, state: BackendState) -> Reply:
+        if not state.received:
+            return Reply(status=404, body=_encode({"error": "no request yet"}), is_control=True)
+        body = part(state.received[-1])
+        return Reply(body=body, content_type=b"application/octet-stream", is_control=True)
+
+    return serve
+
+
+def _stats(request: Received, state: BackendState) -> Reply:
+    stats: dict[str, Any] = state.stats()
+    return Reply(body=_encode(stats), is_control=True)
+
+
+def _reset(request: Received, state: BackendState) -> Reply:
+    if request.method != b"POST":
+        return Reply(status=405, headers=((b"allow", b"POST"),), is_control=True)
+    state.reset()
+    return Reply(body=b"{}", is_control=True)
+
+
+_GENERATING = frozenset({"/v1/chat/completions", "/v1/completions"})
+_CONTROL: dict[str, Callable[[Received, BackendState], Reply]] = {
+    "/health": _health,
+    "/metrics": _metrics,
+    "/_last": _last,
+    "/_last/body": _last_bytes(lambda entry: entry.body),
+    "/_last/response": _last_bytes(lambda entry: b"".join(entry.response)),
+    "/_stats": _stats,
+    "/_reset": _reset,
+}

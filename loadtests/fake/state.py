@@ -1,0 +1,102 @@
+"""What the fake backend remembers: the last requests byte for byte, and how the exchanges ended."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter, deque
+from typing import Any
+
+from loadtests.fake.scenario import Scenario, parse
+
+MAX_CACHED_SCENARIOS = 1024
+
+
+class Received:
+    """One request as it came off the wire, and the body that was sent back (without transfer coding)."""
+
+    __slots__ = ("body", "headers", "method", "response", "status", "target")
+
+    def __init__(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.status = 0
+        self.response: list[bytes] = []
+
+    @property
+    def path(self) -> str:
+        return self.target.partition(b"?")[0].decode("latin-1")
+
+    def header(self, name: str) -> bytes | None:
+        """The first value of a header, the name in any case."""
+        wanted = name.lower().encode("latin-1")
+        return next((value for key, value in self.headers if key.lower() == wanted), None)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "method": self.method.decode("latin-1"),
+            "target": self.target.decode("latin-1"),
+            "headers": [[key.decode("latin-1"), value.decode("latin-1")] for key, value in self.headers],
+            "body": self.body.decode("utf-8", "replace"),
+            "body_base64": base64.b64encode(self.body).decode(),
+            "status": self.status,
+            "response_base64": base64.b64encode(b"".join(self.response)).decode(),
+        }
+
+
+class BackendState:
+    """Shared by all connections of one fake backend.
+
+    An exchange counts as `completed` when its answer went out to its end, deliberate faults included (also counted
+    as `faulted`), and as `aborted` when the client went away first.
+    """
+
+    def __init__(self, models: tuple[str, ...], window_tokens: int, api_key: str | None, keep: int) -> None:
+        self.models = models
+        self.window_tokens = window_tokens
+        self.api_key = api_key
+        self.received: deque[Received] = deque(maxlen=keep)
+        self.serial = 0
+        self.connections = 0
+        self._scenarios: dict[tuple[str, ...], Scenario] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget requests and counts; open exchanges stay counted as in flight."""
+        self.received.clear()
+        self.in_flight = getattr(self, "in_flight", 0)
+        self.requests = self.completed = self.aborted = self.faulted = self.connections_total = 0
+        self.by_model: Counter[str] = Counter()
+        self.by_status: Counter[int] = Counter()
+        self._strikes: Counter[tuple[str, ...]] = Counter()
+
+    def scenario(self, names: tuple[str, ...]) -> Scenario:
+        """The scenario of these directives, healthy once their `times` is used up.
+
+        Raises:
+            ScenarioError: a directive means nothing.
+        """
+        scenario = self._scenarios.get(names)
+        if scenario is None:
+            scenario = parse(*names)
+            if len(self._scenarios) < MAX_CACHED_SCENARIOS:
+                self._scenarios[names] = scenario
+        if scenario.times is not None:
+            self._strikes[names] += 1
+            if self._strikes[names] > scenario.times:
+                return scenario.healthy()
+        return scenario
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "in_flight": self.in_flight,
+            "completed": self.completed,
+            "aborted": self.aborted,
+            "faulted": self.faulted,
+            "connections": self.connections,
+            "connections_total": self.connections_total,
+            "by_model": dict(self.by_model),
+            "by_status": {str(status): count for status, count in self.by_status.items()},
+        }
