@@ -71,7 +71,7 @@ class RequestFeatures(msgspec.Struct, frozen=True, kw_only=True):
     last_user_turn: str = ""
     chunks: tuple[Chunk, ...] = ()
     retrieval_attempted: bool = False
-    """The client sent a list of retrieved chunks, empty or not: "I searched". False: nothing is known about a search."""
+    """The client sent a list of chunks, empty or not: "I searched". False: nothing is known about a search."""
     retrieval_confidence: float | None = None
     """P(the retrieved context is sufficient), as the client states it; in [0, 1]."""
     reasoning_effort: str | None = None
