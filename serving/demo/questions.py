@@ -1,0 +1,161 @@
+"""The demo's questions and the answers that are known to be right.
+
+Nothing here says which model should answer: that is for the policies. Expected answers are facts that can be
+looked up (in the corpus, in the long document, in an atlas) or computed by hand; `tests/demo` checks the former.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["docs", "off_topic", "long", "reasoning", "plain", "forced"]
+Check = Literal["identifier", "word", "number"]
+Carrier = Literal["scored", "unscored", "documents", "tool"]
+"""How retrieved chunks reach the gateway: `router.retrieved_chunks` with the retriever's scores or without them,
+the body's `documents`, or the JSON result of a tool call."""
+
+KINDS: tuple[Kind, ...] = ("docs", "off_topic", "long", "reasoning", "plain", "forced")
+ALIAS = "docs-assistant"
+"""A model name that the demo's configuration maps to `auto`."""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to be. `stream`, the order and the chunks are added by `requests.build`."""
+
+    id: str
+    kind: Kind
+    text: str
+    expected: tuple[str, ...] = ()
+    """Accepted spellings; empty means that the answer is not checked."""
+    check: Check | None = None
+    max_tokens: int
+    source: str | None = None
+    """The object (docs) or module (long) whose documentation holds the answer."""
+    carrier: Carrier | None = None
+    """None: no chunks are sent."""
+    model: str = "auto"
+    reasoning_effort: str | None = None
+
+
+_DOCS: tuple[tuple[str, str, Carrier], ...] = (
+    ("Which function in shutil recursively deletes a directory tree?", "shutil.rmtree", "scored"),
+    ("Which function returns disk usage statistics about a path?", "shutil.disk_usage", "scored"),
+    ("Which function finds the n largest elements in a dataset?", "heapq.nlargest", "unscored"),
+    ("Which function turns a list into a heap, in place and in linear time?", "heapq.heapify", "scored"),
+    ("Which function merges several sorted inputs into one sorted output?", "heapq.merge", "scored"),
+    ("Which iterator returns successive overlapping pairs of its input?", "itertools.pairwise", "documents"),
+    ("Which function makes a random URL-safe text string in base64?", "secrets.token_urlsafe", "scored"),
+    ("Which function removes common leading whitespace from every line?", "textwrap.dedent", "scored"),
+    ("Which function finds the best close matches of a word in a list?", "difflib.get_close_matches", "tool"),
+    ("Which function computes the greatest common divisor?", "math.gcd", "scored"),
+    ("Which function returns the median of numeric data?", "statistics.median", "unscored"),
+    ("Which function returns the square root of the sample variance?", "statistics.stdev", "scored"),
+    ("Which function replaces &, < and > by HTML-safe sequences?", "html.escape", "scored"),
+    ("Which function prompts for a password without echo?", "getpass.getpass", "scored"),
+    ("Which function returns a shell-escaped version of a string?", "shlex.quote", "documents"),
+    ("Which function creates a unique temporary directory and returns its name?", "tempfile.mkdtemp", "scored"),
+    ("Which decorator keeps results in a least-recently-used cache?", "functools.lru_cache", "tool"),
+    ("Which string method removes a given prefix if it is there?", "str.removeprefix", "scored"),
+    ("Which string method is true if all characters are decimal?", "str.isdecimal", "scored"),
+    ("Which function tells whether a year is a leap year?", "calendar.isleap", "unscored"),
+    ("Which context manager suppresses the given exceptions?", "contextlib.suppress", "scored"),
+    ("Which function compares two files and returns true if they seem equal?", "filecmp.cmp", "scored"),
+    ("Which function computes a CRC-32 checksum of data?", "zlib.crc32", "scored"),
+    ("Which function opens a URL in a new tab of the default browser?", "webbrowser.open_new_tab", "scored"),
+    ("Which function returns the number of CPUs in the system?", "os.cpu_count", "documents"),
+    ("Which deque method rotates the elements n steps to the right?", "collections.deque.rotate", "scored"),
+    ("Which Counter method lists the n most common elements?", "collections.Counter.most_common", "tool"),
+    ("Which function formats one paragraph as a string of lines at most width long?", "textwrap.fill", "scored"),
+)
+
+_OFF_TOPIC: tuple[tuple[str, tuple[str, ...], Carrier], ...] = (
+    ("What is the capital of Australia?", ("Canberra",), "scored"),
+    ("Who wrote the novel Don Quixote?", ("Cervantes",), "unscored"),
+    ("Which organ of the human body produces insulin?", ("pancreas",), "scored"),
+    ("In which year did the Berlin Wall fall?", ("1989",), "tool"),
+)
+
+_LONG: tuple[tuple[str, str, Check, tuple[str, ...]], ...] = (
+    ("shutil", "By default, which function does copytree() use to copy each file?", "identifier", ("copy2",)),
+    ("shutil", "How many columns does the default fallback of get_terminal_size() have?", "word", ("80",)),
+    ("statistics", "Which exception does fmean() raise if the input dataset is empty?", "identifier",
+     ("StatisticsError",)),
+    ("statistics", "A car travels 40 km/hr for 5 km and 60 km/hr for another 5 km. Which average speed in km/hr does "
+     "the documentation of harmonic_mean() give?", "word", ("48", "48.0")),
+)  # fmt: skip
+
+_REASONING: tuple[tuple[str, str, str | None], ...] = (
+    ("A shop sells pens in packs of 12 for 9 dollars each. A school needs 150 pens and can only buy whole packs. It "
+     "pays with three 50-dollar notes. How many dollars of change does it get?", "33", None),
+    ("A train leaves at 9:40 and travels 210 km at 90 km/h, waits 15 minutes, and then travels 80 km at 120 km/h. How "
+     "many minutes does the whole journey take? Work it out step by step.", "195", None),
+    ("Anna is twice as old as Ben. In 6 years the sum of their ages will be 42. How old is Anna now? Explain each "
+     "step.", "20", "high"),
+    ("A tank holds 240 litres. One pipe fills it in 6 hours and a leak empties the full tank in 12 hours. With both "
+     "open and the tank empty at the start, how many hours does it take to fill? Show your reasoning.", "12", None),
+    ("A number is multiplied by 3, then 14 is added, and the result is divided by 5 to give 10. What is the number? "
+     "Solve it step by step.", "12", None),
+    ("A rectangle is 4 cm longer than it is wide and has a perimeter of 40 cm. First find both sides, then calculate "
+     "its area in square centimetres.", "96", "high"),
+    ("A salary of 2000 dollars rises by 10 percent and then falls by 10 percent. By how many dollars is it lower than "
+     "at the start? Reason step by step.", "20", None),
+    ("Five machines make 5 parts in 5 minutes. At the same rate, how many parts do 20 machines make in 15 minutes? "
+     "Derive the result step by step.", "60", None),
+    ("A box holds 3 red and 5 blue balls. How many balls are in the box?", "8", "low"),
+)  # fmt: skip
+
+_PLAIN: tuple[tuple[str, Check | None, tuple[str, ...]], ...] = (
+    ("What is the capital of France?", "word", ("Paris",)),
+    ("How many days are in a week?", "word", ("7", "seven")),
+    ("What colour do you get when you mix blue and yellow?", "word", ("green",)),
+    ("What is the opposite of hot?", "word", ("cold",)),
+    ("Translate 'good morning' into French.", "word", ("bonjour",)),
+    ("Name the largest ocean on Earth.", "word", ("Pacific",)),
+    ("What is the chemical formula of water?", "word", ("H2O", "H₂O")),
+    ("Write one friendly sentence that thanks a colleague for a code review.", None, ()),
+    ("Suggest a short title for a blog post about unit tests.", None, ()),
+    ("Say in one sentence what a Python list is.", None, ()),
+)
+
+_FORCED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("student", "What is the capital of Italy?", ("Rome",)),
+    ("teacher", "What is the capital of Norway?", ("Oslo",)),
+    (ALIAS, "What is the capital of Spain?", ("Madrid",)),
+    (ALIAS, "Which season comes after winter?", ("spring",)),
+)
+
+
+def question_bank() -> tuple[Question, ...]:
+    """Every question, grouped by kind."""
+    docs = tuple(
+        Question(id=f"docs-{n:02}", kind="docs", text=text, source=source, carrier=carrier, check="identifier",
+                 expected=(source.rpartition(".")[2],), max_tokens=40)
+        for n, (text, source, carrier) in enumerate(_DOCS, start=1)
+    )  # fmt: skip
+    off_topic = tuple(
+        Question(id=f"off-{n:02}", kind="off_topic", text=text, carrier=carrier, check="word", expected=expected,
+                 max_tokens=40)
+        for n, (text, expected, carrier) in enumerate(_OFF_TOPIC, start=1)
+    )  # fmt: skip
+    long = tuple(
+        Question(id=f"long-{n:02}", kind="long", text=text, source=module, check=check, expected=expected,
+                 max_tokens=40)
+        for n, (module, text, check, expected) in enumerate(_LONG, start=1)
+    )  # fmt: skip
+    reasoning = tuple(
+        Question(id=f"reason-{n:02}", kind="reasoning", text=text, check="number", expected=(expected,),
+                 reasoning_effort=effort, max_tokens=240)
+        for n, (text, expected, effort) in enumerate(_REASONING, start=1)
+    )  # fmt: skip
+    plain = tuple(
+        Question(id=f"plain-{n:02}", kind="plain", text=text, check=check, expected=expected, max_tokens=60)
+        for n, (text, check, expected) in enumerate(_PLAIN, start=1)
+    )
+    forced = tuple(
+        Question(id=f"forced-{n:02}", kind="forced", model=model, text=text, check="word", expected=expected,
+                 max_tokens=40)
+        for n, (model, text, expected) in enumerate(_FORCED, start=1)
+    )  # fmt: skip
+    return docs + off_topic + long + reasoning + plain + forced
