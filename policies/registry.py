@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from policies.adapter import adapt
 from policies.base import Policy, PolicyConfigError
 
 ENTRY_POINT_GROUP = "locum.policies"
 DEFAULT_POLICY_TYPES = ("long_context", "retrieval_confidence", "long_reasoning")
+
+PolicyFactory = Callable[..., object]
+"""A class, or any callable, that builds a policy from its options as keyword arguments."""
 
 
 def available() -> list[str]:
@@ -26,23 +31,23 @@ def build(type_name: str, options: Mapping[str, Any]) -> Policy:
     Raises:
         PolicyConfigError: unknown type, a class that cannot be imported, a bad option; the message says which.
     """
-    policy_class = _load(type_name)
+    factory = _load(type_name)
+    _check_option_names(factory, type_name, options)
     try:
-        policy = policy_class(**options)
+        policy = factory(**options)
+    except PolicyConfigError:
+        raise
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"]) or "options"
-        raise PolicyConfigError(f"{key}: {first['msg']}") from exc
-    except (TypeError, ValueError) as exc:
-        raise PolicyConfigError(str(exc)) from exc
-    if not isinstance(policy, Policy):
-        missing = [part for part in ("name", "reasons", "needs", "decide") if not hasattr(policy, part)]
-        raise PolicyConfigError(f"type: {type_name!r} is not a policy; it lacks {', '.join(missing)}")
-    return policy
+        raise PolicyConfigError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from exc
+    except Exception as exc:  # a third-party constructor may raise anything; the user gets the key and the cause
+        raise PolicyConfigError(f"type: {type_name!r} cannot be built: {_describe(exc)}") from exc
+    return adapt(policy, type_name=type_name)
 
 
 def build_all(tables: Sequence[Mapping[str, Any]]) -> list[Policy]:
-    """Build the policies of a document in order; names are made unique so that each labels its own metrics.
+    """Build the policies of a document in order. Two with the same name are refused: a name labels metrics.
 
     Raises:
         PolicyConfigError: prefixed with the index of the table.
@@ -60,19 +65,61 @@ def build_all(tables: Sequence[Mapping[str, Any]]) -> list[Policy]:
     return built
 
 
-def _load(type_name: str) -> Any:
-    if ":" in type_name:
-        module_name, _, class_name = type_name.partition(":")
-        try:
-            return getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as exc:
-            raise PolicyConfigError(f"type: cannot import {type_name!r}: {exc}") from exc
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name == type_name:
-            try:
-                return entry.load()
-            except (ImportError, AttributeError) as exc:
-                raise PolicyConfigError(f"type: cannot load {type_name!r} ({entry.value}): {exc}") from exc
-    raise PolicyConfigError(
-        f"type: unknown policy {type_name!r}; installed are {', '.join(available())}, or use 'module:Class'"
-    )
+def _load(type_name: str) -> PolicyFactory:
+    loaded = _import_class(type_name) if ":" in type_name else _entry_point(type_name)
+    if not callable(loaded):
+        raise PolicyConfigError(f"type: {type_name!r} is not a class that builds a policy")
+    factory: PolicyFactory = loaded
+    return factory
+
+
+def _import_class(type_name: str) -> Any:
+    module_name, _, class_name = type_name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as exc:
+        raise PolicyConfigError(
+            f"type: cannot import {type_name!r}: {exc}; is its folder on PYTHONPATH, or its package installed?"
+        ) from exc
+    except Exception as exc:  # a module runs third-party code when it is imported
+        raise PolicyConfigError(f"type: cannot import {type_name!r}: {_describe(exc)}") from exc
+
+
+def _entry_point(type_name: str) -> Any:
+    found = {entry.value: entry for entry in entry_points(group=ENTRY_POINT_GROUP) if entry.name == type_name}
+    if not found:
+        raise PolicyConfigError(
+            f"type: unknown policy {type_name!r}; installed are {', '.join(available())}, or use 'module:Class'"
+        )
+    if len(found) > 1:
+        raise PolicyConfigError(
+            f"type: {type_name!r} is provided more than once, by {' and '.join(sorted(found))}: "
+            "use one of these spellings"
+        )
+    entry = next(iter(found.values()))
+    try:
+        return entry.load()
+    except Exception as exc:  # as above
+        raise PolicyConfigError(f"type: cannot load {type_name!r} ({entry.value}): {_describe(exc)}") from exc
+
+
+def _check_option_names(factory: PolicyFactory, type_name: str, options: Mapping[str, Any]) -> None:
+    """Name the option that a plain class does not know or misses; a pydantic model says more by itself."""
+    model = isinstance(factory, type) and issubclass(factory, BaseModel)
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # a class in C without a signature
+        return
+    if any(each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL) for each in parameters.values()):
+        return
+    for key in options:
+        if key not in parameters:
+            known = ", ".join(sorted(parameters)) or "none"
+            raise PolicyConfigError(f"{key}: unknown option of policy {type_name!r}; its options are: {known}")
+    missing = [each.name for each in parameters.values() if each.default is each.empty and each.name not in options]
+    if missing and not model:
+        raise PolicyConfigError(f"{missing[0]}: is required by policy {type_name!r}")
+
+
+def _describe(exc: Exception) -> str:
+    return f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,106 @@
+"""Completes a third-party policy: a class needs nothing but `decide`; this is the one place that adds the rest."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from policies.base import Abstain, Policy, PolicyConfigError, RequestFeatures, RouteDecision, Signal
+
+NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,63}")
+MAX_REASONS = 64
+"""A policy's reasons are metric labels; more than this is a mistake, such as a reason with a value in it."""
+
+
+class AdaptedPolicy:
+    """A policy with every member that the chain calls, around an object that has at least `decide`.
+
+    What the object lacks: its name is that of the entry point or class, its reasons are unknown (each is reported
+    as `other`), and it asks for no signals.
+    """
+
+    def __init__(self, inner: Any, *, name: str, reasons: frozenset[str]) -> None:
+        self._name = name
+        self._reasons = reasons
+        self._decide: Callable[[RequestFeatures], RouteDecision | Abstain | None] = inner.decide
+        self._needs: Callable[[RequestFeatures], Signal | None] = getattr(inner, "needs", _needs_nothing)
+        self._optional_signals: Callable[[], frozenset[Signal]] = getattr(inner, "optional_signals", _no_signals)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        return self._reasons
+
+    def optional_signals(self) -> frozenset[Signal]:
+        return frozenset(self._optional_signals())
+
+    def needs(self, features: RequestFeatures) -> Signal | None:
+        return self._needs(features)
+
+    def decide(self, features: RequestFeatures) -> RouteDecision | Abstain | None:
+        return self._decide(features)
+
+
+def adapt(inner: Any, *, type_name: str) -> Policy:
+    """A complete policy from whatever a policy class built; one that is complete is returned as it is.
+
+    Args:
+        type_name: the `type` of the configuration table: an entry point's name or `module:Class`.
+    Raises:
+        PolicyConfigError: it has no usable `decide`, or a member of the wrong kind.
+    """
+    for member in ("decide", "needs", "optional_signals"):
+        value = getattr(inner, member, None)
+        if member == "decide" and value is None:
+            raise PolicyConfigError(f"type: {type_name!r} is not a policy: it has no method decide(features)")
+        if value is not None and not callable(value):
+            raise PolicyConfigError(f"type: {type_name!r}: {member} must be a method")
+        if inspect.iscoroutinefunction(value):
+            raise PolicyConfigError(
+                f"type: {type_name!r}: {member} must be a plain method; slow measurements are signals (`needs`)"
+            )
+    name, reasons = _checked_name(inner, type_name), _checked_reasons(inner, type_name)
+    return inner if isinstance(inner, Policy) else AdaptedPolicy(inner, name=name, reasons=reasons)
+
+
+def snake_case(name: str) -> str:
+    """`HTTPRouteByTag` → `http_route_by_tag`."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return re.sub(r"\W+", "_", spaced).strip("_").lower()
+
+
+def _checked_name(inner: Any, type_name: str) -> str:
+    default = snake_case(type_name.rpartition(":")[2].rpartition(".")[2])
+    name = getattr(inner, "name", default)
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+        raise PolicyConfigError(
+            f"type: {type_name!r}: its name {name!r} must be snake_case with at most 64 characters: "
+            "it labels metrics and records"
+        )
+    return name
+
+
+def _checked_reasons(inner: Any, type_name: str) -> frozenset[str]:
+    reasons = getattr(inner, "reasons", ())
+    if isinstance(reasons, str) or not isinstance(reasons, frozenset | set | tuple | list):
+        raise PolicyConfigError(f"type: {type_name!r}: reasons must be a set of strings")
+    bad = [item for item in reasons if not isinstance(item, str) or not NAME_PATTERN.fullmatch(item)]
+    if bad or len(reasons) > MAX_REASONS:
+        raise PolicyConfigError(
+            f"type: {type_name!r}: reasons must be at most {MAX_REASONS} snake_case strings; "
+            + (f"{bad[0]!r} is not" if bad else f"there are {len(reasons)}")
+        )
+    return frozenset(reasons)
+
+
+def _needs_nothing(features: RequestFeatures) -> Signal | None:
+    return None
+
+
+def _no_signals() -> frozenset[Signal]:
+    return frozenset()
