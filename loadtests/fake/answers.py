@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 
 import msgspec
@@ -56,50 +55,115 @@ class Body(msgspec.Struct):
     max_completion_tokens: int | None = None
     logprobs: bool | int | None = None
 
+    @property
+    def is_chat(self) -> bool:
+        return self.messages is not None
+
+    @property
+    def limit_tokens(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
     def directive_text(self) -> str:
         """Where a `[[directive]]` may stand: the last user message, or the prompt."""
         if self.messages is None:
             return self.prompt if isinstance(self.prompt, str) else ""
-        return next((message.text() for message in reversed(self.messages) if message.role == "user"), "")
+        for message in reversed(self.messages):
+            if message.role == "user":
+                return message.text()
+        return ""
 
-    def prompt_chars(self) -> int:
+    def prompt_tokens(self) -> int:
+        """Four characters count as a token, the template as eight: a fake count that follows the length."""
         if self.messages is None:
-            return len(self.prompt) if isinstance(self.prompt, str) else 0
-        return sum(len(message.text()) for message in self.messages)
+            return (len(self.prompt) if isinstance(self.prompt, str) else 0) // 4 + 8
+        chars = 0
+        for message in self.messages:
+            content = message.content
+            chars += len(content) if type(content) is str else len(message.text())
+        return chars // 4 + 8
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """Everything an answer depends on but its `id` and `created`."""
+
+    chat: bool
+    model: str
+    tokens: tuple[str, ...]
+    finish_reason: str
+    prompt_tokens: int
+    logprob: float | None
+    """None: not asked for."""
+    usage_asked: bool
+    extra: bool
+
+
+def shape_of(body: Body, scenario: Scenario, prompt_tokens: int) -> Shape:
+    """What the request and its scenario add up to."""
+    tokens = _tokens(body, scenario)
+    finish_reason = scenario.finish_reason
+    if body.limit_tokens is not None and body.limit_tokens < len(tokens):
+        tokens, finish_reason = tokens[: body.limit_tokens], "length"
+    return Shape(
+        chat=body.is_chat,
+        model=body.model,
+        tokens=tokens,
+        finish_reason=finish_reason,
+        prompt_tokens=prompt_tokens,
+        logprob=None if body.logprobs in (None, False) else scenario.logprob,
+        usage_asked=body.stream_options is not None and body.stream_options.include_usage,
+        extra=scenario.extra,
+    )
+
+
+Parts = tuple[bytes, bytes, bytes]
+"""A text with two gaps: the answer's id goes into the first, its creation time into the second."""
+
+_ID, _CREATED = b"\0id\0", b"\0created\0"
+
+
+def _parts(rendered: bytes) -> Parts:
+    before, _, rest = rendered.partition(_ID)
+    middle, _, after = rest.partition(_CREATED)
+    return before, middle, after
 
 
 class Answer:
-    """One generated answer: its tokens and the identity fields that every frame repeats."""
+    """The bytes of one shape of answer. Rendered once, because a backend under load repeats itself."""
 
-    def __init__(self, body: Body, scenario: Scenario, serial: int) -> None:
-        self._scenario = scenario
-        self._chat = body.messages is not None
-        self._logprobs = body.logprobs not in (None, False)
-        self._usage_asked = body.stream_options is not None and body.stream_options.include_usage
-        prefix = "chatcmpl" if self._chat else "cmpl"
-        self.id = f"{prefix}-{'fixed' if scenario.fixed else format(serial, '032x')}".encode()
-        self.created = str(FIXED_CREATED_S if scenario.fixed else int(time.time())).encode()
-        self._model = _encode(body.model)
-        limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-        self.tokens = _tokens(body, scenario)
-        self._finish = scenario.finish_reason
-        if limit is not None and limit < len(self.tokens):
-            self.tokens, self._finish = self.tokens[:limit], "length"
-        self._prompt_tokens = (
-            scenario.prompt_tokens if scenario.prompt_tokens is not None else body.prompt_chars() // 4 + 8
-        )
-
-    @property
-    def lead_events(self) -> int:
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self.lead_events = 1 if shape.chat else 0
         """Events before the first content chunk."""
-        return 1 if self._chat else 0
+        self._plain: Parts | None = None
+        self._events: list[Parts] | None = None
+
+    def plain(self, answer_id: bytes, created: bytes) -> bytes:
+        """The whole body of a plain answer."""
+        if self._plain is None:
+            self._plain = _parts(_Renderer(self._shape).plain())
+        before, middle, after = self._plain
+        return before + answer_id + middle + created + after
+
+    def events(self, answer_id: bytes, created: bytes) -> list[bytes]:
+        """The stream's events without line ends: role, contents, finish reason, usage if asked; no `[DONE]`."""
+        if self._events is None:
+            self._events = [_parts(event) for event in _Renderer(self._shape).events()]
+        return [before + answer_id + middle + created + after for before, middle, after in self._events]
+
+
+class _Renderer:
+    """Writes the JSON of one shape, with gaps for `id` and `created`."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._model = _encode(shape.model)
 
     def plain(self) -> bytes:
         """The whole body of a plain answer."""
-        text = self._json_text("".join(self.tokens))
-        finish = _encode(self._finish)
-        logprobs = self._plain_logprobs() if self._logprobs else b"null"
-        if self._chat:
+        text = self._json_text("".join(self._shape.tokens))
+        finish = _encode(self._shape.finish_reason)
+        logprobs = self._logprobs_of(self._shape.tokens)
+        if self._shape.chat:
             choice = (
                 b'"message":{"role":"assistant","content":' + text + b',"refusal":null,"annotations":null,'
                 b'"audio":null,"function_call":null,"reasoning":null},"logprobs":' + logprobs
@@ -121,39 +185,37 @@ class Answer:
 
     def events(self) -> Iterator[bytes]:
         """The stream's events without their line ends: role, contents, finish reason, usage if asked."""
-        kind = b"chat.completion.chunk" if self._chat else b"text_completion"
+        kind = b"chat.completion.chunk" if self._shape.chat else b"text_completion"
         head = b"data: {" + self._members(kind) + b',"choices":['
-        opening = head + b'{"index":0,' + (b'"delta":{"content":' if self._chat else b'"text":')
-        brace = b"}" if self._chat else b""
-        if self._chat:
+        opening = head + b'{"index":0,' + (b'"delta":{"content":' if self._shape.chat else b'"text":')
+        brace = b"}" if self._shape.chat else b""
+        if self._shape.chat:
             yield (
                 head + b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,'
                 b'"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}'
             )
         plain_tail = brace + b',"logprobs":null,"finish_reason":null,"token_ids":null}]}'
-        for token in self.tokens:
-            tail = plain_tail
-            if self._logprobs:
-                tail = plain_tail.replace(b"null", self._logprobs_of((token,)), 1)
+        for token in self._shape.tokens:
+            tail = plain_tail.replace(b"null", self._logprobs_of((token,)), 1)
             yield opening + self._json_text(token) + tail
         yield (
-            opening + b'""' + brace + b',"logprobs":null,"finish_reason":' + _encode(self._finish)
+            opening + b'""' + brace + b',"logprobs":null,"finish_reason":' + _encode(self._shape.finish_reason)
             + b',"stop_reason":null,"token_ids":null}]}'
         )
-        if self._usage_asked:
+        if self._shape.usage_asked:
             yield head + b'],"usage":' + self._usage(details=False) + b"}"
 
     def _members(self, kind: bytes) -> bytes:
-        extra = EXTRA_MEMBERS if self._scenario.extra else b""
+        extra = EXTRA_MEMBERS if self._shape.extra else b""
         return (
-            extra + b'"id":"' + self.id + b'","object":"' + kind + b'","created":' + self.created
+            extra + b'"id":"' + _ID + b'","object":"' + kind + b'","created":' + _CREATED
             + b',"model":' + self._model
         )
 
     def _usage(self, *, details: bool) -> bytes:
-        count = len(self.tokens)
+        count = len(self._shape.tokens)
         usage = (
-            f'{{"prompt_tokens":{self._prompt_tokens},"total_tokens":{self._prompt_tokens + count},'
+            f'{{"prompt_tokens":{self._shape.prompt_tokens},"total_tokens":{self._shape.prompt_tokens + count},'
             f'"completion_tokens":{count}'
         )
         if details:
@@ -162,16 +224,15 @@ class Answer:
 
     def _json_text(self, text: str) -> bytes:
         """vLLM sends UTF-8 as it is; `extra` sends every other text escaped."""
-        if self._scenario.extra and len(text) % 2:
+        if self._shape.extra and len(text) % 2:
             return json.dumps(text).encode()
         return _encode(text)
 
-    def _plain_logprobs(self) -> bytes:
-        return self._logprobs_of(self.tokens)
-
     def _logprobs_of(self, tokens: tuple[str, ...]) -> bytes:
-        logprob = self._scenario.logprob
-        if not self._chat:
+        logprob = self._shape.logprob
+        if logprob is None:
+            return b"null"
+        if not self._shape.chat:
             offsets, total = [], 0
             for token in tokens:
                 offsets.append(total)

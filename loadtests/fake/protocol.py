@@ -85,7 +85,7 @@ class BackendProtocol(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value))
-        if name.lower() == b"expect" and value.lower() == b"100-continue" and self._task is None:
+        if len(name) == 6 and name.lower() == b"expect" and value.lower() == b"100-continue" and self._task is None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -243,13 +243,10 @@ class BackendProtocol(asyncio.Protocol):
 def _head(reply: Reply, keep_alive: bool) -> bytes:
     line = _STATUS_LINES.get(reply.status) or b"HTTP/1.1 %d Status\r\n" % reply.status
     framing = b"content-length: %d" % len(reply.body) if reply.events is None else b"transfer-encoding: chunked"
-    parts = [line, b"server: uvicorn\r\ncontent-type: ", reply.content_type, b"\r\n", framing, b"\r\n"]
+    head = b"%bserver: uvicorn\r\ncontent-type: %b\r\n%b\r\n" % (line, reply.content_type, framing)
     for name, value in reply.headers:
-        parts += [name, b": ", value, b"\r\n"]
-    if not keep_alive:
-        parts.append(b"connection: close\r\n")
-    parts.append(b"\r\n")
-    return b"".join(parts)
+        head += b"%b: %b\r\n" % (name, value)
+    return head + (b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
 
 
 def _split(data: bytes) -> list[bytes]:

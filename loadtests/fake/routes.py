@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from loadtests.fake.answers import FIXED_CREATED_S, Answer, Body, error_body
+from loadtests.fake.answers import FIXED_CREATED_S, Body, error_body
 from loadtests.fake.scenario import MESSAGE_DIRECTIVE, Scenario, ScenarioError, is_directive
 from loadtests.fake.state import BackendState, Received
 
@@ -49,9 +49,9 @@ class Reply(msgspec.Struct):
 
 def reply_to(request: Received, state: BackendState) -> Reply:
     """Decide what one request gets."""
-    path = request.path
-    if path in _GENERATING:
+    if request.target in _GENERATING:
         return _guarded(request, state, _generate)
+    path = request.path
     if path == "/v1/models" or path.startswith("/v1/models/"):
         return _guarded(request, state, _models)
     control = _CONTROL.get(path.removesuffix("/"))
@@ -63,7 +63,7 @@ def reply_to(request: Received, state: BackendState) -> Reply:
 def _guarded(request: Received, state: BackendState, serve: Callable[[Received, BackendState], Reply]) -> Reply:
     if state.api_key is not None and request.header("authorization") != b"Bearer " + state.api_key.encode():
         return Reply(status=401, body=_encode({"error": "Unauthorized"}))
-    allowed = b"POST" if request.path in _GENERATING else b"GET"
+    allowed = b"POST" if serve is _generate else b"GET"
     if request.method != allowed:
         return Reply(status=405, body=_encode({"detail": "Method Not Allowed"}), headers=((b"allow", allowed),))
     return serve(request, state)
@@ -102,30 +102,31 @@ def _answer(body: Body, scenario: Scenario, state: BackendState) -> Reply:
     state.by_model[body.model] += 1
     if scenario.fault == "status":
         return _failure(scenario, state)
-    state.serial += 1
-    answer = Answer(body, scenario, state.serial)
     if body.stream:
-        return _stream(answer, scenario)
-    return _plain(answer, scenario)
+        return _stream(body, scenario, state)
+    return _plain(body, scenario, state)
 
 
-def _plain(answer: Answer, scenario: Scenario) -> Reply:
+def _plain(body: Body, scenario: Scenario, state: BackendState) -> Reply:
     if scenario.fault == "garbage":
         return Reply(body=b"<!doctype html>\n\x00\xff this is not JSON {", scenario=scenario)
     if scenario.fault == "error_frame":
         return Reply(body=_engine_error(), scenario=scenario)
-    return Reply(body=answer.plain(), scenario=scenario)
+    answer_id, created = state.identity(chat=body.is_chat, fixed=scenario.fixed)
+    return Reply(body=state.answer(body, scenario).plain(answer_id, created), scenario=scenario)
 
 
-def _stream(answer: Answer, scenario: Scenario) -> Reply:
+def _stream(body: Body, scenario: Scenario, state: BackendState) -> Reply:
     end = b"\r\n\r\n" if scenario.crlf else b"\n\n"
+    answer = state.answer(body, scenario)
     lead = answer.lead_events
     if scenario.fault == "empty_stream":
         events = []
     elif scenario.fault == "garbage":
         events = [b"<!doctype html>\n\x00\xff this is not an event stream {" + end]
     else:
-        events = [event + end for event in answer.events()]
+        answer_id, created = state.identity(chat=body.is_chat, fixed=scenario.fixed)
+        events = [event + end for event in answer.events(answer_id, created)]
         if scenario.fault == "error_frame":
             kept = 0 if scenario.after_chunks is None else lead + scenario.after_chunks
             events[kept:] = [b"data: " + _engine_error() + end]
@@ -244,7 +245,7 @@ def _reset(request: Received, state: BackendState) -> Reply:
     return Reply(body=b"{}", is_control=True)
 
 
-_GENERATING = frozenset({"/v1/chat/completions", "/v1/completions"})
+_GENERATING = frozenset({b"/v1/chat/completions", b"/v1/completions"})
 _CONTROL: dict[str, Callable[[Received, BackendState], Reply]] = {
     "/health": _health,
     "/metrics": _metrics,

@@ -31,6 +31,8 @@ class ScenarioError(ValueError):
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """One request's behaviour. The defaults are a quick, healthy answer; see `loadtests.fake_backend`'s table."""
 
+    source: str = ""
+    """The directives it was read from."""
     tokens: int = 8
     prompt_tokens: int | None = None
     """Reported in `usage`; None counts four bytes of text as a token."""
@@ -67,7 +69,13 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     def healthy(self) -> Scenario:
         """The same without its fault, for when `times` has run out."""
         return msgspec.structs.replace(
-            self, fault=None, after_chunks=None, status=200, no_done=False, slow_headers_s=0.0
+            self,
+            source=f"{self.source} (healthy)",
+            fault=None,
+            after_chunks=None,
+            status=200,
+            no_done=False,
+            slow_headers_s=0.0,
         )
 
 
@@ -159,4 +167,4 @@ def parse(*names: str) -> Scenario:
                     break
             else:
                 raise ScenarioError(f"unknown directive {name[position:]!r} in {name!r}")
-    return Scenario(**fields)
+    return Scenario(source=" ".join(names), **fields)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections import Counter, deque
 from typing import Any
 
+from loadtests.fake.answers import FIXED_CREATED_S, Answer, Body, shape_of
 from loadtests.fake.scenario import Scenario, parse
 
 MAX_CACHED_SCENARIOS = 1024
+MAX_CACHED_ANSWERS = 1024
 
 
 class Received:
@@ -57,9 +60,10 @@ class BackendState:
         self.window_tokens = window_tokens
         self.api_key = api_key
         self.received: deque[Received] = deque(maxlen=keep)
-        self.serial = 0
+        self._serial = 0
         self.connections = 0
         self._scenarios: dict[tuple[str, ...], Scenario] = {}
+        self._answers: dict[tuple[object, ...], Answer] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -87,6 +91,35 @@ class BackendState:
             if self._strikes[names] > scenario.times:
                 return scenario.healthy()
         return scenario
+
+    def answer(self, body: Body, scenario: Scenario) -> Answer:
+        """The bytes for this request, rendered before or now."""
+        prompt_tokens = body.prompt_tokens() if scenario.prompt_tokens is None else scenario.prompt_tokens
+        key = (
+            scenario.source,
+            body.is_chat,
+            body.model,
+            prompt_tokens,
+            body.limit_tokens,
+            body.logprobs,
+            body.stream_options is not None and body.stream_options.include_usage,
+        )
+        answer = self._answers.get(key)
+        if answer is None:
+            answer = Answer(shape_of(body, scenario, prompt_tokens))
+            if not scenario.echo:
+                if len(self._answers) >= MAX_CACHED_ANSWERS:
+                    self._answers.clear()
+                self._answers[key] = answer
+        return answer
+
+    def identity(self, *, chat: bool, fixed: bool) -> tuple[bytes, bytes]:
+        """`id` and `created` of a new answer."""
+        prefix = b"chatcmpl-" if chat else b"cmpl-"
+        if fixed:
+            return prefix + b"fixed", b"%d" % FIXED_CREATED_S
+        self._serial += 1
+        return prefix + b"%032x" % self._serial, b"%d" % time.time()
 
     def stats(self) -> dict[str, Any]:
         return {
