@@ -32,7 +32,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     The counterfactual is what the teacher would have charged for the same token counts.
     """
 
-    schema: int = SCHEMA_VERSION
+    schema: int
+    """SCHEMA_VERSION of the writer."""
     decision_id: str
     created_s: float
     """Unix time at which the request arrived."""

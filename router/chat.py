@@ -1,0 +1,218 @@
+"""A chat completion request: validated where the router depends on it, forwarded untouched everywhere else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from policies.base import Chunk, RequestFeatures
+from policies.record import CaptureLevel
+from router import carriers, directives
+from router.body import JsonBody
+from router.directives import Directives
+from router.errors import InvalidRequest
+
+APPROX_BYTES_PER_TOKEN = 4
+"""English prose and code through a 49k-152k vocabulary: 3.5 to 4.5 bytes a token."""
+MAX_TURN_CHARS = 32_768
+"""Policies look at no more than this of the last user turn: its head and its tail."""
+_CAPTURE_ORDER: dict[CaptureLevel, int] = {"none": 0, "metadata": 1, "full": 2}
+
+
+class ChatRequest:
+    """One parsed request. `features` and `forwarded` are all that the rest of the gateway needs of it."""
+
+    def __init__(self, body: JsonBody, given: Directives) -> None:
+        self.body = body
+        self.directives = given
+        values = body.values
+        self.model: str = values["model"]
+        self.stream: bool = values.get("stream") is True
+        options = values.get("stream_options")
+        self.wants_usage: bool = isinstance(options, dict) and options.get("include_usage") is True
+
+    @classmethod
+    def parse(cls, data: bytes, headers: Iterable[tuple[bytes, bytes]]) -> ChatRequest:
+        """Parse and check a body.
+
+        Raises:
+            InvalidRequest: with `param` naming the field.
+        """
+        body = JsonBody.parse(data)
+        _check(body.values)
+        return cls(body, directives.read(body.values, headers))
+
+    def forwarded(self, model: str) -> bytes:
+        """The body for a backend: its model name, no `router`, and usage asked for when a stream lacks it."""
+        add: dict[str, str] = {}
+        replace = {"model": json.dumps(model)}
+        if self.stream and not self.wants_usage:
+            options = self.body.values.get("stream_options")
+            if isinstance(options, dict) and options:
+                inner = JsonBody.parse(self.body.raw("stream_options").encode("utf-8"))
+                wanted = (
+                    inner.splice(remove=["include_usage"], add={"include_usage": "true"})
+                    if ("include_usage" not in options)
+                    else inner.splice(replace={"include_usage": "true"})
+                )
+                replace["stream_options"] = wanted.decode("utf-8")
+            elif "stream_options" in self.body.values:
+                replace["stream_options"] = '{"include_usage":true}'
+            else:
+                add["stream_options"] = '{"include_usage":true}'
+        return self.body.splice(replace=replace, remove=("router",), add=add)
+
+    def capture(self, configured: CaptureLevel) -> CaptureLevel:
+        """What the log may keep: the strictest of the configuration, `router.train` and OpenAI's `store`."""
+        levels: list[CaptureLevel] = [configured]
+        if self.directives.train is not None:
+            levels.append(self.directives.train)
+        if self.body.values.get("store") is False:
+            levels.append("metadata")
+        return min(levels, key=_CAPTURE_ORDER.__getitem__)
+
+    def prompt_texts(self) -> Iterator[str]:
+        """Every text that becomes part of the prompt, in order."""
+        for message in self.body.values["messages"]:
+            yield from _texts(message.get("content"))
+            if message.get("tool_calls"):
+                yield json.dumps(message["tool_calls"])
+        for key in ("tools", "functions", "documents"):
+            if key in self.body.members:
+                yield self.body.raw(key)
+
+    def features(
+        self, *, tenant: str, default_output_tokens: int, student_window_tokens: int | None
+    ) -> RequestFeatures:
+        """What policies see; extracted once."""
+        values = self.body.values
+        messages = values["messages"]
+        prompt_bytes = sum(_utf8_length(text) for text in self.prompt_texts())
+        requested = values.get("max_completion_tokens") or values.get("max_tokens")
+        chunks = self._chunks()
+        return RequestFeatures(
+            prompt_bytes=prompt_bytes,
+            message_count=len(messages),
+            approx_prompt_tokens=-(-prompt_bytes // APPROX_BYTES_PER_TOKEN),
+            requested_output_tokens=requested or default_output_tokens,
+            student_window_tokens=student_window_tokens,
+            last_user_turn=_last_user_turn(messages),
+            chunks=chunks or (),
+            retrieval_attempted=chunks is not None,
+            retrieval_confidence=self.directives.retrieval_confidence,
+            reasoning_effort=_reasoning_effort(values),
+            has_tools=bool(values.get("tools") or values.get("functions")),
+            has_response_format=_structured(values.get("response_format")),
+            has_images=any(_has_image(message.get("content")) for message in messages),
+            tenant=tenant,
+            session=self.directives.session,
+            tags=self.directives.tags or {},
+        )
+
+    def _chunks(self) -> tuple[Chunk, ...] | None:
+        if self.directives.retrieved_chunks is not None:
+            return tuple(
+                Chunk(text=storable(chunk.text), score=chunk.score, id=chunk.id)
+                for chunk in self.directives.retrieved_chunks
+            )
+        found = carriers.chunks_in(self.body.values)
+        if found is None:
+            return None
+        return tuple(Chunk(text=storable(c.text), score=c.score, id=c.id and storable(c.id)) for c in found)
+
+
+def storable(text: str) -> str:
+    """The text without lone surrogates, which JSON can spell and UTF-8 cannot."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    """Types of the fields that the router reads. Everything else is the backend's to judge."""
+    model = values.get("model")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest("model is required and must be a string, for example 'auto'.", param="model")
+    messages = values.get("messages")
+    if not isinstance(messages, list):
+        raise InvalidRequest("messages is required and must be a list.", param="messages")
+    if not messages:
+        raise InvalidRequest("messages must not be empty.", param="messages")
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages.{index}")
+    for key in ("max_tokens", "max_completion_tokens"):
+        value = values.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InvalidRequest(f"{key} must be a whole number of at least 1.", param=key)
+    for key, kind, words in (
+        ("stream", bool, "true or false"),
+        ("store", bool, "true or false"),
+        ("stream_options", dict, "an object"),
+        ("tools", list, "a list"),
+        ("reasoning_effort", str, "a string"),
+        ("response_format", dict, "an object"),
+    ):
+        value = values.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise InvalidRequest(f"{key} must be {words}.", param=key)
+
+
+def _check_message(message: Any, param: str) -> None:
+    if not isinstance(message, dict):
+        raise InvalidRequest(f"{param} must be an object.", param=param)
+    if not isinstance(message.get("role"), str):
+        raise InvalidRequest(f"{param}.role is required and must be a string.", param=f"{param}.role")
+    content = message.get("content")
+    if isinstance(content, list):
+        for index, part in enumerate(content):
+            if not isinstance(part, dict):
+                raise InvalidRequest(
+                    f"{param}.content.{index} must be an object with a type.",
+                    param=f"{param}.content.{index}",
+                )
+    elif content is not None and not isinstance(content, str):
+        raise InvalidRequest(f"{param}.content must be a string or a list of parts.", param=f"{param}.content")
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+        return
+    for part in content or ():
+        for key in ("text", "content", "results"):
+            value = part.get(key)
+            if isinstance(value, str):
+                yield value
+            elif isinstance(value, list):
+                yield json.dumps(value)
+
+
+def _utf8_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def _last_user_turn(messages: list[Any]) -> str:
+    for message in reversed(messages):
+        if message["role"] == "user":
+            text = "\n".join(_texts(message.get("content")))
+            if len(text) > MAX_TURN_CHARS:
+                half = MAX_TURN_CHARS // 2
+                text = f"{text[:half]}\n{text[-half:]}"
+            return storable(text)
+    return ""
+
+
+def _has_image(content: Any) -> bool:
+    return isinstance(content, list) and any(
+        part.get("type") in ("image_url", "image", "input_image") for part in content
+    )
+
+
+def _reasoning_effort(values: Mapping[str, Any]) -> str | None:
+    effort = values.get("reasoning_effort")
+    if effort is None and isinstance(values.get("reasoning"), dict):
+        effort = values["reasoning"].get("effort")
+    return storable(effort)[:32] if isinstance(effort, str) else None
+
+
+def _structured(response_format: Any) -> bool:
+    return isinstance(response_format, dict) and response_format.get("type") not in (None, "text")

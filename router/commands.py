@@ -1,0 +1,193 @@
+"""`locum serve`, `locum check`, `locum explain`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from policies.chain import Evaluation
+from router import server
+from router.app import Parts, build_app
+from router.chat import ChatRequest
+from router.config import Config, ConfigError, load
+from router.errors import LocumError
+
+WRONG_INPUT = 2
+CONFIG_OPTION = click.option(
+    "-c", "--config", "path", required=True, type=click.Path(path_type=Path), help="The configuration, a TOML file."
+)
+
+
+@click.command()
+@CONFIG_OPTION
+@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+def serve(path: Path, log_level: str) -> None:
+    """Run the gateway (and the student, with [student.vllm]).
+
+    Example: locum serve -c locum.toml
+    """
+
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    config = _load(path)
+    unset = config.unset_secrets()
+    if unset:
+        _wrong_input(*unset)
+    try:
+        app = build_app(config, background=lambda: _supervised_student(config))
+        listener = server.bind(config.server)
+    except (ConfigError, server.CannotListen) as exc:
+        _wrong_input(str(exc))
+    if not server.serve(app, config.server, listener, lambda url: click.echo(f"Locum listens on {url}", err=True)):
+        raise SystemExit(1)
+
+
+def _supervised_student(config: Config) -> contextlib.AbstractAsyncContextManager[object]:
+    if config.student.vllm is None:
+        return contextlib.nullcontext()
+    from serving.supervisor import StudentProcess  # noqa: PLC0415
+
+    return StudentProcess(config.student.vllm)
+
+
+@click.command()
+@CONFIG_OPTION
+@click.option("--json", "as_json", is_flag=True, help="Print the resolved configuration as JSON.")
+def check(path: Path, as_json: bool) -> None:
+    """Validate a configuration and print it with every default, without secrets.
+
+    Exit code 2 and the exact key when something is wrong. Example: locum check -c locum.toml
+    """
+
+    config = _load(path)
+    try:
+        Parts(config, environ=_Placeholders(config))
+    except ConfigError as exc:
+        _wrong_input(str(exc))
+    resolved = config.model_dump(mode="json", exclude_none=True)
+    if as_json:
+        click.echo(json.dumps(resolved, indent=2))
+    else:
+        for line in _toml_lines(resolved):
+            click.echo(line)
+    for warning in config.unset_secrets():
+        click.echo(f"warning: {warning}", err=True)
+
+
+class _Placeholders(dict[str, str]):
+    """Stands in for the environment while a configuration is checked: every named secret looks set."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__({name: "checked=placeholder-only" for _, name in config.secret_env_names()})
+
+
+@click.command()
+@CONFIG_OPTION
+@click.option("--tenant", default="default", show_default=True, help="Decide as for this tenant.")
+@click.option("--json", "as_json", is_flag=True, help="Print the decision and all votes as JSON.")
+@click.argument("request_file", type=click.File("rb"))
+def explain(path: Path, tenant: str, as_json: bool, request_file: BinaryIO) -> None:
+    """Show the decision on a request and every policy's vote, without calling a backend for an answer.
+
+    The student's window is asked from the backend if the configuration does not state it.
+    Example: locum explain -c locum.toml request.json
+    """
+
+    config = _load(path)
+    try:
+        parts = Parts(config, environ=_Placeholders(config))
+        request = ChatRequest.parse(request_file.read(), [])
+        evaluation = asyncio.run(_explained(parts, request, tenant))
+    except ConfigError as exc:
+        _wrong_input(str(exc))
+    except LocumError as exc:
+        _wrong_input(f"{request_file.name}: {exc}")
+    if as_json:
+        click.echo(
+            msgspec.json.format(
+                msgspec.json.encode({"decision": evaluation.decision, "votes": evaluation.votes}), indent=2
+            )
+        )
+        return
+    _print_evaluation(evaluation)
+
+
+async def _explained(parts: Parts, request: ChatRequest, tenant: str) -> Evaluation:
+    if parts.student.window_tokens is None:
+        await parts.prober.once()
+    return await parts.decider.decide(request, tenant=tenant, every_vote=True)
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+
+    decision = evaluation.decision
+    table = Table("policy", "vote", "reason", "score", "threshold")
+    for vote in evaluation.votes:
+        decides = vote.policy == decision.policy
+        table.add_row(
+            vote.policy,
+            (vote.route or "abstains") + (" (decides)" if decides else ""),
+            vote.reason,
+            "-" if vote.score is None else f"{vote.score:.3f}",
+            "-" if vote.threshold is None else f"{vote.threshold:.3f}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"route [bold]{decision.route}[/bold], reason {decision.reason}, policy {decision.policy}, "
+        f"version {decision.version}"
+    )
+
+
+def _load(path: Path) -> Config:
+    try:
+        return load(path)
+    except ConfigError as exc:
+        _wrong_input(str(exc))
+
+
+def _wrong_input(*problems: str) -> NoReturn:
+    for problem in problems:
+        click.echo(f"error: {problem}", err=True)
+    raise SystemExit(WRONG_INPUT)
+
+
+def _toml_lines(table: dict[str, Any], prefix: str = "") -> list[str]:
+    """A resolved configuration as TOML."""
+    plain = {k: v for k, v in table.items() if not isinstance(v, dict) and not _is_table_list(v)}
+    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in plain.items()]
+    for key, value in table.items():
+        name = f"{prefix}{_toml_key(key)}"
+        if isinstance(value, dict):
+            lines += ["", f"[{name}]", *_toml_lines(value, f"{name}.")]
+        elif _is_table_list(value):
+            for item in value:
+                lines += ["", f"[[{name}]]", *_toml_lines(item, f"{name}.")]
+    return lines
+
+
+def _is_table_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False) if not isinstance(value, float) else repr(value)

@@ -1,0 +1,94 @@
+"""The endpoints beside the hot path: models, health, readiness, metrics, and errors in OpenAI's form."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from router.backends import Backend
+from router.errors import InvalidRequest, LocumError, ModelNotFound, error_body
+from router.routing import model_names
+
+if TYPE_CHECKING:
+    from router.app import Parts
+
+
+def add_endpoints(app: FastAPI, parts: Parts) -> None:
+    """Register everything but the hot path."""
+    names = model_names(parts.config)
+    started_s = int(time.time())
+
+    def card(name: str) -> dict[str, Any]:
+        backend = {"student": parts.student, "teacher": parts.teacher}.get(names[name])
+        window = {"max_model_len": backend.window_tokens} if backend and backend.window_tokens else {}
+        return {"id": name, "object": "model", "created": started_s, "owned_by": "locum", **window}
+
+    def authenticate(request: Request) -> None:
+        header = request.headers.get("authorization")
+        parts.keyring.tenant_of(header.encode("latin-1") if header else None)
+
+    @app.get("/v1/models")
+    async def list_models(request: Request) -> JSONResponse:
+        """The names that a request may use."""
+        authenticate(request)
+        return JSONResponse({"object": "list", "data": [card(name) for name in names]})
+
+    @app.get("/v1/models/{name:path}")
+    async def get_model(name: str, request: Request) -> JSONResponse:
+        """One of them."""
+        authenticate(request)
+        if name not in names:
+            raise ModelNotFound(name, list(names))
+        return JSONResponse(card(name))
+
+    @app.get("/healthz")
+    async def healthz() -> JSONResponse:
+        """Whether the process is alive."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """Whether requests can be routed: at least one backend was there at the last probe."""
+        ready = bool(parts.student.reachable or parts.teacher.reachable)
+        detail = {
+            "status": "ready" if ready else "not_ready",
+            "policy_version": parts.chain.version,
+            "student": _state(parts.student),
+            "teacher": _state(parts.teacher),
+            "state": parts.config.state.url,
+        }
+        return JSONResponse(detail, status_code=200 if ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus exposition."""
+        return Response(parts.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.exception_handler(LocumError)
+    async def locum_error(request: Request, error: LocumError) -> Response:
+        return _error_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:
+            wrong = InvalidRequest(f"{request.method} is not allowed here.", code="method_not_allowed")
+        else:
+            wrong = InvalidRequest(f"There is no endpoint {request.url.path[:100]}.", code="not_found")
+        wrong.status = error.status_code
+        return _error_response(wrong, dict(error.headers or {}))
+
+
+def _state(backend: Backend) -> dict[str, Any]:
+    return {
+        "model": backend.config.model,
+        "reachable": backend.reachable,
+        "context_window_tokens": backend.window_tokens,
+    }
+
+
+def _error_response(error: LocumError, headers: dict[str, str] | None = None) -> Response:
+    return Response(error_body(error), status_code=error.status, headers=headers, media_type="application/json")

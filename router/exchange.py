@@ -1,0 +1,104 @@
+"""The client's side of one HTTP exchange: reads the body, notices that the client left, sends the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from router.backends import Headers
+from router.errors import BodyTooLarge, InvalidRequest
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class ClientGone(Exception):
+    """The client closed the connection before it had its answer."""
+
+
+class Exchange:
+    """One request and its response, on raw ASGI."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers: Headers = scope["headers"]
+        self.path: str = scope["path"]
+        self.started = False
+        self.client_gone = False
+        self._receive = receive
+        self._send = send
+        self._watcher: asyncio.Task[None] | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    async def read_body(self, *, limit_bytes: int, timeout_s: float) -> bytes:
+        """The whole request body.
+
+        Raises:
+            BodyTooLarge, InvalidRequest (too slow), ClientGone.
+        """
+        declared = self.header(b"content-length")
+        if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
+            raise BodyTooLarge(limit_bytes)
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    chunk = message.get("body", b"")
+                    size += len(chunk)
+                    if size > limit_bytes:
+                        raise BodyTooLarge(limit_bytes)
+                    chunks.append(chunk)
+                    if not message.get("more_body", False):
+                        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        except TimeoutError as exc:
+            raise InvalidRequest(
+                f"The request body did not arrive within {timeout_s:g} s (server.body_timeout_s).", code="body_timeout"
+            ) from exc
+
+    def watch(self) -> None:
+        """From now on a client that leaves cancels the current task, and `client_gone` says so."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - ASGI servers run every request in a task
+        self._watcher = asyncio.create_task(self._watch(task))
+
+    async def _watch(self, task: asyncio.Task[Any]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.client_gone = True
+        task.cancel()
+
+    def stop_watching(self) -> None:
+        """To be called before the last byte: the end of the response looks like a disconnect."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes) -> None:
+        """Part of the body. Waits while the client reads slowly: this is the stream's backpressure."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """The last part of the body."""
+        self.stop_watching()
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole response."""
+        length = (b"content-length", b"%d" % len(body))
+        await self.start(status, [*headers, length])
+        await self.end(body)

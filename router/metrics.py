@@ -1,0 +1,131 @@
+"""Prometheus metrics. Every label comes from a closed set: no tenant, prompt, model name of a client or URL."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from policies.record import DecisionRecord
+
+_LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+_ITL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+NOT_A_POLICY = frozenset({"request", "default"})
+"""Who stands in a decision's `policy` when no policy decided."""
+
+
+class Metrics:
+    """All metrics of one gateway process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter(
+            "router_requests",
+            "Requests by the backend that answered, the reason and the outcome.",
+            ("route", "reason", "outcome"),
+        )
+        self.duration = self._histogram(
+            "router_request_duration_seconds",
+            "From the request's arrival to the end of the answer.",
+            _LATENCY_BUCKETS_S,
+            ("route",),
+        )
+        self.ttft = self._histogram(
+            "router_time_to_first_token_seconds",
+            "Streams: from arrival to the first event for the client.",
+            _LATENCY_BUCKETS_S,
+            ("route",),
+        )
+        self.itl = self._histogram(
+            "router_inter_token_latency_seconds",
+            "Streams: gap between two reads with events.",
+            _ITL_BUCKETS_S,
+            ("route",),
+        )
+        self.overhead = self._histogram(
+            "router_overhead_seconds",
+            "From the end of the request body to the first call of a backend.",
+            _OVERHEAD_BUCKETS_S,
+            (),
+        )
+        self.tokens = self._counter("router_tokens", "Tokens as the backends counted them.", ("route", "direction"))
+        self.cost = self._counter("router_cost_usd", "Cost of answers whose price is known.", ("route",))
+        self.counterfactual = self._counter(
+            "router_counterfactual_cost_usd", "What the teacher would have charged for the same tokens.", ()
+        )
+        self.unpriced = self._counter(
+            "router_unpriced_requests",
+            "Answers without a cost: the price or the usage is unknown.",
+            ("route",),
+        )
+        self.escalations = self._counter(
+            "router_escalations", "Requests that a policy sent to the teacher.", ("policy", "reason")
+        )
+        self.abstentions = self._counter(
+            "router_policy_abstentions", "Votes without an opinion, by reason.", ("policy", "reason")
+        )
+        self.fallbacks = self._counter("router_fallbacks", "Backends that failed before the first byte.", ("cause",))
+        self.policy_errors = self._counter("router_policy_errors", "Policies that raised.", ("policy",))
+        self.signals_unavailable = self._counter(
+            "router_signals_unavailable",
+            "Signals that a policy asked for and did not get in time.",
+            ("signal",),
+        )
+        self.inflight = Gauge("router_inflight_requests", "Requests being answered.", registry=self.registry)
+        self.spool_lag = Gauge(
+            "router_spool_lag_records", "Decision records waiting for the disk.", registry=self.registry
+        )
+        self.spool_dropped = self._counter(
+            "router_spool_dropped", "Answers that went out before their record was written.", ("cause",)
+        )
+        self.backend_up = Gauge(
+            "router_backend_up",
+            "Whether the last probe reached the backend.",
+            ("route",),
+            registry=self.registry,
+        )
+        self.student_info = Info("router_student", "The student that serves.", registry=self.registry)
+
+    def observe(self, record: DecisionRecord) -> None:
+        """Count one finished request."""
+        route = record.route or "none"
+        self.requests.labels(route, record.reason, record.outcome).inc()
+        self.duration.labels(route).observe(record.latency_s)
+        self.overhead.observe(record.overhead_s)
+        if record.ttft_s is not None:
+            self.ttft.labels(route).observe(record.ttft_s)
+        self._observe_cost(record, route)
+        self._observe_votes(record)
+
+    def _observe_cost(self, record: DecisionRecord, route: str) -> None:
+        if record.usage is not None:
+            self.tokens.labels(route, "input").inc(record.usage.prompt_tokens)
+            self.tokens.labels(route, "output").inc(record.usage.completion_tokens)
+        if record.cost_usd is not None:
+            self.cost.labels(route).inc(record.cost_usd)
+        elif record.route is not None:
+            self.unpriced.labels(route).inc()
+        if record.counterfactual_cost_usd is not None:
+            self.counterfactual.inc(record.counterfactual_cost_usd)
+
+    def _observe_votes(self, record: DecisionRecord) -> None:
+        decision = record.decision
+        if decision.route == "teacher" and decision.policy not in NOT_A_POLICY:
+            self.escalations.labels(decision.policy, decision.reason).inc()
+        for vote in record.votes:
+            if vote.reason == "policy_error":
+                self.policy_errors.labels(vote.policy).inc()
+            elif vote.route is None:
+                self.abstentions.labels(vote.policy, vote.reason).inc()
+        if record.features is not None:
+            for signal in record.features.signals.unavailable:
+                self.signals_unavailable.labels(signal.value).inc()
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...]) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)

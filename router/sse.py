@@ -1,0 +1,185 @@
+"""Server-sent events as bytes: frames are cut apart, looked at and passed on; they are never re-encoded."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import msgspec
+
+from policies.record import Usage
+from router.body import JsonBody
+from router.errors import InvalidRequest
+
+MAX_FRAME_BYTES = 16 * 2**20
+
+_blank_line = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n").search
+_finish_reason = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]{1,64})"').search
+_null_usage = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,\s*')
+_decode = msgspec.json.Decoder().decode
+
+DONE_FRAME = b"data: [DONE]\n\n"
+
+
+class FrameTooLarge(ValueError):
+    """A backend sends an event that never ends."""
+
+
+class FrameSplitter:
+    """Cuts a byte stream into frames, each with the blank line that ends it. Holds at most one open frame."""
+
+    def __init__(self) -> None:
+        self._open = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The frames that `data` completes.
+
+        Raises:
+            FrameTooLarge: the open frame exceeds MAX_FRAME_BYTES.
+        """
+        if self._open:
+            data = self._open + data
+        if b"\r" not in data:  # the usual line end, without a regular expression
+            parts = data.split(b"\n\n")
+            self._open = parts.pop()
+            frames = [part + b"\n\n" for part in parts]
+        else:
+            frames, self._open = _split_any(data)
+        if len(self._open) > MAX_FRAME_BYTES:
+            raise FrameTooLarge
+        return frames
+
+    def rest(self) -> bytes:
+        """What was received after the last complete frame."""
+        return self._open
+
+
+def _split_any(data: bytes) -> tuple[list[bytes], bytes]:
+    frames = []
+    start = 0
+    while (blank := _blank_line(data, start)) is not None:
+        if blank.end() == len(data) and blank.group() in (b"\r\r", b"\n\r"):
+            break
+        frames.append(data[start : blank.end()])
+        start = blank.end()
+    return frames, data[start:]
+
+
+def payload(frame: bytes) -> bytes | None:
+    """The data of a frame; None for comments and frames without data."""
+    if frame.startswith(b"data:") and frame.count(b"\n") <= 2 and b"\r" not in frame:
+        return frame[5:].strip()
+    lines = [line[5:].strip() for line in frame.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None
+
+
+class Delta(NamedTuple):
+    """What one frame of a chat stream means to the router."""
+
+    frame: bytes | None
+    """What the client gets; None when the frame was only ours."""
+    done: bool = False
+    error: str | None = None
+    """The backend's error message, when the frame is an error."""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    data: bytes | None = None
+
+    @property
+    def is_event(self) -> bool:
+        """Whether this is more than a comment."""
+        return self.data is not None or self.done or self.error is not None
+
+
+class ChatStreamReader:
+    """Reads the frames of one chat completion stream.
+
+    Args:
+        hide_usage: the router asked for usage and the client did not: the usage frame, and the field `usage` in
+            other frames, are cut out.
+    """
+
+    def __init__(self, *, hide_usage: bool) -> None:
+        self._hide_usage = hide_usage
+
+    def read(self, frame: bytes) -> Delta:
+        data = payload(frame)
+        if data is None:
+            return Delta(frame)
+        if data == b"[DONE]":
+            return Delta(frame, done=True)
+        if b'"error"' in data:
+            message = _error_message(data)
+            if message is not None:
+                return Delta(frame, error=message)
+        found = _finish_reason(data) if b'"finish_reason"' in data else None
+        finish_reason = found[1].decode("ascii", "replace") if found else None
+        if b'"usage"' not in data:
+            return Delta(frame, finish_reason=finish_reason, data=data)
+        return self._with_usage(frame, data, finish_reason)
+
+    def _with_usage(self, frame: bytes, data: bytes, finish_reason: str | None) -> Delta:
+        chunk = _object(data)
+        usage = usage_of(chunk)
+        if not self._hide_usage:
+            return Delta(frame, finish_reason=finish_reason, usage=usage, data=data)
+        if usage is None:
+            return Delta(_null_usage.sub(b"", frame, count=1), finish_reason=finish_reason, data=data)
+        if not chunk.get("choices"):
+            return Delta(None, finish_reason=finish_reason, usage=usage, data=data)
+        try:
+            shown = frame.replace(data, JsonBody.parse(data).splice(remove=["usage"]), 1)
+        except InvalidRequest:
+            shown = frame
+        return Delta(shown, finish_reason=finish_reason, usage=usage, data=data)
+
+
+def usage_of(answer: dict[str, Any]) -> Usage | None:
+    """The `usage` object of an answer or a chunk; None when it is missing or not one."""
+    usage = answer.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        return None
+    return Usage(
+        prompt_tokens=counts[0],  # type: ignore[arg-type]  # checked in the loop above
+        completion_tokens=counts[1],  # type: ignore[arg-type]
+        cached_tokens=_detail(usage, "prompt_tokens_details", "cached_tokens"),
+        reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
+    )
+
+
+def delta_text(data: bytes) -> str:
+    """The content that a frame's data adds to the first choice."""
+    if b'"content"' not in data:
+        return ""
+    choices = _object(data).get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return ""
+    delta = choices[0].get("delta")
+    content = delta.get("content") if isinstance(delta, dict) else None
+    return content if isinstance(content, str) else ""
+
+
+def _detail(usage: dict[str, Any], group: str, key: str) -> int:
+    details = usage.get(group)
+    value = details.get(key) if isinstance(details, dict) else None
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _error_message(data: bytes) -> str | None:
+    chunk = _object(data)
+    error = chunk.get("error")
+    if not error or chunk.get("choices"):
+        return None
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        value = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

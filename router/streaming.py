@@ -1,0 +1,158 @@
+"""One chat stream from a backend to the client: peeked before it is committed, then passed on byte for byte.
+
+Before the commit everything that goes wrong is a `BackendError`, and another backend may answer. After it the client
+gets either a complete stream that ends in `[DONE]`, or an error event and the close: never both, never neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from router.backends import Answer, Backend
+from router.errors import BackendBroken, BackendError, BackendTimeout, BackendUnreachable, error_frame
+from router.exchange import Exchange
+from router.metrics import Metrics
+from router.outcome import Draft
+from router.sse import DONE_FRAME, ChatStreamReader, Delta, FrameSplitter, FrameTooLarge, delta_text
+
+MAX_CAPTURED_BYTES = 4 * 2**20
+"""Of one answer's frames; a longer answer is logged without its text."""
+MAX_ERROR_CHARS = 500
+
+
+class Step(NamedTuple):
+    """What one read means for the client."""
+
+    visible: bytes
+    last: bool
+
+
+class ChatStream:
+    """An open stream of one backend: `peek`, then `relay`. The caller closes the answer."""
+
+    def __init__(self, backend: Backend, answer: Answer, *, hide_usage: bool, capture: bool) -> None:
+        self._backend = backend
+        self._answer = answer
+        self._splitter = FrameSplitter()
+        self._reader = ChatStreamReader(hide_usage=hide_usage)
+        self._captured: list[bytes] | None = [] if capture else None
+        self._captured_bytes = 0
+        self._peeked: list[Delta] = []
+        self._unsent: list[bytes] = []
+
+    async def peek(self) -> None:
+        """Wait for the first event.
+
+        Raises:
+            BackendError: an error event, the end of the stream or a reset came first.
+        """
+        while not any(delta.is_event for delta in self._peeked):
+            deltas = await self._read()
+            if deltas is None:
+                raise BackendBroken("the stream ended before its first event", cause="invalid_response")
+            self._peeked += deltas
+        first = next(delta for delta in self._peeked if delta.is_event)
+        if first.error is not None:
+            raise BackendBroken("the first event is an error", cause="stream_error")
+        if first.done:
+            raise BackendBroken("the stream is empty", cause="invalid_response")
+
+    async def relay(
+        self, exchange: Exchange, draft: Draft, metrics: Metrics, settle: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Pass the stream on until it ends, one way or the other; `settle` is awaited before the last byte."""
+        try:
+            tail = await self._relay_events(exchange, draft, metrics)
+            draft.outcome = "degraded" if draft.degraded else "ok"
+        except BackendError as error:
+            tail = b"".join(self._unsent) + error_frame(error)
+            draft.outcome = "timeout" if isinstance(error, BackendTimeout) else "backend_error"
+            draft.error_code = error.code
+            self._answer.close()
+        self.record_text(draft)
+        await settle()
+        await exchange.end(tail)
+        await self._answer.release()
+
+    async def _relay_events(self, exchange: Exchange, draft: Draft, metrics: Metrics) -> bytes:
+        """Everything but the last bytes, which are returned. Raises: BackendError."""
+        clock = asyncio.get_running_loop().time
+        gaps = metrics.itl.labels(self._backend.route)
+        draft.first_event_s = draft.last_event_s = clock()
+        step = self._absorb(self._peeked, draft)
+        while not step.last:
+            if step.visible:
+                await exchange.write(step.visible)
+            deltas = await self._read_within(self._backend.config.idle_timeout_s)
+            if deltas is None:
+                return self._end_without_done(draft)
+            now_s = clock()
+            gaps.observe(now_s - draft.last_event_s)
+            draft.last_event_s = now_s
+            step = self._absorb(deltas, draft)
+        return step.visible
+
+    def _absorb(self, deltas: list[Delta], draft: Draft) -> Step:
+        """Note what the frames say. Raises: BackendBroken for an error event."""
+        self._unsent = visible = []
+        for delta in deltas:
+            if delta.error is not None:
+                raise BackendBroken(delta.error[:MAX_ERROR_CHARS], cause="stream_error")
+            if delta.frame is not None:
+                visible.append(delta.frame)
+            if delta.done:
+                return Step(b"".join(visible), last=True)
+            if delta.finish_reason is not None:
+                draft.finish_reason = delta.finish_reason
+            if delta.usage is not None:
+                draft.usage = delta.usage
+            if delta.data is not None and self._captured is not None:
+                self._capture(delta.data)
+        self._unsent = []
+        return Step(b"".join(visible), last=False)
+
+    def _end_without_done(self, draft: Draft) -> bytes:
+        """A stream with a finish reason is complete and only lacks its `[DONE]`; without one it was cut off."""
+        rest = self._splitter.rest()
+        if draft.finish_reason is None:
+            raise BackendUnreachable(
+                f"The {self._backend.route}'s stream ended before it was finished.", cause="disconnected"
+            )
+        return (rest + b"\n\n" if rest.strip() else b"") + DONE_FRAME
+
+    async def _read_within(self, timeout_s: float) -> list[Delta] | None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._read()
+        except TimeoutError as exc:
+            raise BackendTimeout(
+                f"The {self._backend.route} sent nothing for {timeout_s:g} s.", cause="timeout"
+            ) from exc
+
+    async def _read(self) -> list[Delta] | None:
+        """The next complete frames, or None at the end. Raises: BackendError."""
+        while data := await self._answer.read():
+            try:
+                frames = self._splitter.feed(data)
+            except FrameTooLarge as exc:
+                raise BackendBroken("an event is too large", cause="invalid_response") from exc
+            if frames:
+                return [self._reader.read(frame) for frame in frames]
+        return None
+
+    def _capture(self, data: bytes) -> None:
+        if self._captured is None:
+            return
+        self._captured_bytes += len(data)
+        if self._captured_bytes > MAX_CAPTURED_BYTES:
+            self._captured = None
+        else:
+            self._captured.append(data)
+
+    def record_text(self, draft: Draft) -> None:
+        """Note the text that has been passed on so far; only the first call has an effect."""
+        captured, self._captured = self._captured, None
+        if captured is not None:
+            draft.completion = "".join(map(delta_text, captured))
