@@ -39,8 +39,11 @@ def build(type_name: str, options: Mapping[str, Any]) -> Policy:
         raise
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "options"
-        raise PolicyConfigError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from exc
+        message = first["msg"].removeprefix("Value error, ")
+        key = ".".join(str(part) for part in first["loc"])
+        if isinstance(first.get("ctx", {}).get("error"), PolicyConfigError):
+            raise PolicyConfigError(message) from exc
+        raise PolicyConfigError(f"{key or 'options'}: {message}") from exc
     except Exception as exc:  # a third-party constructor may raise anything; the user gets the key and the cause
         raise PolicyConfigError(f"type: {type_name!r} cannot be built: {_describe(exc)}") from exc
     return adapt(policy, type_name=type_name)

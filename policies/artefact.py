@@ -1,0 +1,58 @@
+"""Fitted numbers as JSON files: readable, diffable, verified by a hash, refused when they do not fit the code.
+
+No pickle: loading a policy's weights must not run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+DATA_FOLDER = Path(__file__).parent / "data"
+"""Artefacts that come with the package."""
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class ArtefactError(ValueError):
+    """The file cannot be used; the message names it and says what to do."""
+
+
+def read(path: Path, kind: type[T]) -> T:
+    """Read an artefact of the struct type `kind` and verify its hash.
+
+    Raises:
+        ArtefactError: missing, damaged, edited by hand, or of another kind.
+    """
+    try:
+        fields = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        stated = fields.pop("sha256", None)
+        artefact = msgspec.convert(fields, kind)
+    except OSError as exc:
+        raise ArtefactError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except msgspec.MsgspecError as exc:
+        raise ArtefactError(f"{path}: not an artefact of the kind {kind.__name__}: {exc}") from exc
+    actual = digest(fields)
+    if stated != actual:
+        raise ArtefactError(
+            f"{path}: its sha256 is {actual} but it states {stated}: it is damaged or was edited; fit it again"
+        )
+    return artefact
+
+
+def write(path: Path, artefact: msgspec.Struct) -> str:
+    """Write an artefact with its hash, and return the hash."""
+    fields: dict[str, Any] = msgspec.to_builtins(artefact)
+    sha256 = digest(fields)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = msgspec.json.format(msgspec.json.encode({"sha256": sha256, **fields}), indent=1)
+    path.write_bytes(text + b"\n")
+    return sha256
+
+
+def digest(fields: dict[str, Any]) -> str:
+    """sha256 of the content as canonical JSON: sorted keys, no blanks, the hash itself left out."""
+    return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
