@@ -32,7 +32,7 @@ _SCENARIO_HELP = "; ".join(f"{scenario.name}: {scenario.summary}" for scenario i
 @click.option("--rate", type=click.FloatRange(0, MAX_RATE_PER_S, min_open=True), help="Open loop: so many a second.")
 @click.option("--api-key-env", help="Environment variable with the key to send.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def loadtest(
+def loadtest(  # noqa: PLR0913 - one parameter an option
     *,
     url: str,
     scenario: str,
