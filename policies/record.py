@@ -74,8 +74,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     capture: CaptureLevel
     distillation: Literal["allowed", "conditional", "denied"] = "denied"
     """The teacher's licence flag at the time of the request."""
-    request: msgspec.Raw | None = None
-    """The request body as the client sent it; only at capture level `full`."""
+    request: str | None = None
+    """The request body, a JSON text, exactly as the client sent it; only at capture level `full`."""
     completion: str | None = None
     """The answer's text; only at capture level `full`."""
 

@@ -19,6 +19,7 @@ from router.backends import Backend
 from router.config import Config, ConfigError
 from router.encoder import Encoder, EncoderUnavailable
 from router.endpoints import add_endpoints
+from router.exchange import Receive, Scope, Send
 from router.gateway import Gateway
 from router.metrics import Metrics
 from router.outcome import Outcomes
@@ -94,11 +95,27 @@ def build_app(
             parts.metrics.student_info.info({"student": config.student.model})
             yield
 
-    app = FastAPI(title="Locum", summary="An OpenAI-compatible inference router.", lifespan=lifespan)
-    # The hot path: raw ASGI, found first, with no validation of models between the socket and the gateway.
-    app.router.routes.insert(0, Route("/v1/chat/completions", endpoint=parts.gateway, methods=["POST"]))
+    app = Application(title="Locum", summary="An OpenAI-compatible inference router.", lifespan=lifespan)
+    app.add_hot_route("/v1/chat/completions", parts.gateway)
     add_endpoints(app, parts)
     return app
+
+
+class Application(FastAPI):
+    """FastAPI with hot routes: raw ASGI endpoints that are found before the middleware stack, which would cost a
+    seventh of the time that such a request takes."""
+
+    def add_hot_route(self, path: str, endpoint: Gateway) -> None:
+        self._hot = {**getattr(self, "_hot", {}), path: endpoint}
+        self.router.routes.append(Route(path, endpoint=endpoint, methods=["POST"]))  # answers other methods with 405
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = self._hot.get(scope["path"])
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 def _tokenizer(config: Config) -> PromptTokenizer | None:

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 def add_endpoints(app: FastAPI, parts: Parts) -> None:
     """Register everything but the hot path."""
+    _add_models(app, parts)
+    _add_health(app, parts)
+    app.add_exception_handler(LocumError, _on_locum_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+
+
+def _add_models(app: FastAPI, parts: Parts) -> None:
     names = model_names(parts.config)
     started_s = int(time.time())
 
@@ -45,6 +52,8 @@ def add_endpoints(app: FastAPI, parts: Parts) -> None:
             raise ModelNotFound(name, list(names))
         return JSONResponse(card(name))
 
+
+def _add_health(app: FastAPI, parts: Parts) -> None:
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
         """Whether the process is alive."""
@@ -68,18 +77,21 @@ def add_endpoints(app: FastAPI, parts: Parts) -> None:
         """Prometheus exposition."""
         return Response(parts.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.exception_handler(LocumError)
-    async def locum_error(request: Request, error: LocumError) -> Response:
-        return _error_response(error)
 
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 405:
-            wrong = InvalidRequest(f"{request.method} is not allowed here.", code="method_not_allowed")
-        else:
-            wrong = InvalidRequest(f"There is no endpoint {request.url.path[:100]}.", code="not_found")
-        wrong.status = error.status_code
-        return _error_response(wrong, dict(error.headers or {}))
+async def _on_locum_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LocumError)  # noqa: S101 - registered for it
+    return _error_response(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405, in OpenAI's form."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    if error.status_code == 405:
+        wrong = InvalidRequest(f"{request.method} is not allowed here.", code="method_not_allowed")
+    else:
+        wrong = InvalidRequest(f"There is no endpoint {request.url.path[:100]}.", code="not_found")
+    wrong.status = error.status_code
+    return _error_response(wrong, dict(error.headers or {}))
 
 
 def _state(backend: Backend) -> dict[str, Any]:

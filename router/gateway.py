@@ -33,7 +33,7 @@ from router.errors import (
 )
 from router.exchange import ClientGone, Exchange, Receive, Scope, Send
 from router.metrics import Metrics
-from router.outcome import Draft, Outcomes
+from router.outcome import DecisionIds, Draft, Outcomes
 from router.routing import FORCED_POLICY, Decider
 from router.streaming import ChatStream
 
@@ -72,12 +72,13 @@ class Gateway:
         self._keyring = keyring
         self._outcomes = outcomes
         self._metrics = metrics
+        self._ids = DecisionIds()
         self._inflight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, and end it in exactly one record whatever happens."""
         exchange = Exchange(scope, receive, send)
-        draft = Draft(started_s=time.monotonic(), endpoint=exchange.path)
+        draft = Draft(self._ids.next(), time.monotonic(), endpoint=exchange.path)
         self._inflight += 1
         self._metrics.inflight.inc()
         try:

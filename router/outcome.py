@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import secrets
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,11 +29,11 @@ REJECTED = RouteDecision(route="student", reason="rejected", policy="request")
 class Draft:
     """What is known about a request so far. Filled on the way, turned into the record at the end."""
 
+    decision_id: str
     started_s: float
     """Monotonic, like every time in here but `created_s`."""
     endpoint: str
     created_s: float = field(default_factory=time.time)
-    decision_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tenant: str = "default"
     request: ChatRequest | None = None
     evaluation: Evaluation | None = None
@@ -52,6 +53,17 @@ class Draft:
     last_event_s: float | None = None
     completion: str | None = None
     settled: bool = False
+
+
+class DecisionIds:
+    """Unique ids: 96 random bits a process, and a counter."""
+
+    def __init__(self) -> None:
+        self._prefix = secrets.token_hex(12)
+        self._count = itertools.count()
+
+    def next(self) -> str:
+        return f"{self._prefix}{next(self._count):08x}"
 
 
 class Outcomes:
@@ -125,7 +137,7 @@ class Outcomes:
             tags={storable(k): storable(v) for k, v in (request.directives.tags or {}).items()} if request else {},
             capture=capture,
             distillation=self._distillation,
-            request=_one_line(request.body.text) if request and full else None,
+            request=request.body.text if request and full else None,
             completion=storable(draft.completion) if full and draft.completion is not None else None,
         )
 
@@ -153,7 +165,3 @@ def _tpot_s(draft: Draft) -> float | None:
     gaps = draft.usage.completion_tokens - 1
     return (draft.last_event_s - draft.first_event_s) / gaps if gaps > 0 else None
 
-
-def _one_line(text: str) -> msgspec.Raw:
-    """A JSON text for a line of the log: line breaks can only stand between its tokens, where a blank does as well."""
-    return msgspec.Raw(text.replace("\n", " ").replace("\r", " ").encode("utf-8"))

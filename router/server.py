@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import sys
@@ -17,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 75
 """Idle client connections live longer than clients keep them, so that they, not we, close first."""
+
+
+BACKLOG = 2048
 
 
 class CannotListen(OSError):
@@ -36,8 +38,45 @@ def bind(config: ServerConfig) -> socket.socket:
             f"server.port: cannot listen on {config.host}:{config.port}: {exc.strerror}; "
             "stop the other process or choose another port"
         ) from exc
-    listener.listen(2048)
+    listener.listen(BACKLOG)
     return listener
+
+
+class AnnouncedServer(uvicorn.Server):
+    """Says when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
+
+
+def build(
+    app: FastAPI, config: ServerConfig, listener: socket.socket, announce: Callable[[str], None]
+) -> AnnouncedServer:
+    """A server for `run(sockets=[listener])`; `announce` gets its URL when it accepts connections."""
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return AnnouncedServer(
+        uvicorn.Config(
+            app,
+            loop="asyncio" if sys.platform == "win32" else "uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
+        ),
+        lambda: announce(url),
+    )
 
 
 def serve(app: FastAPI, config: ServerConfig, listener: socket.socket, announce: Callable[[str], None]) -> bool:
@@ -46,32 +85,6 @@ def serve(app: FastAPI, config: ServerConfig, listener: socket.socket, announce:
     Returns:
         False when the application could not start.
     """
-    uvloop = sys.platform != "win32"
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            loop="uvloop" if uvloop else "asyncio",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=2048,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
-        )
-    )
-    host, port = listener.getsockname()[:2]
-
-    async def run() -> None:
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.02)
-        if server.started:
-            announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        await serving
-
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(run())
-    return server.started
+    running = build(app, config, listener, announce)
+    running.run(sockets=[listener])
+    return running.started

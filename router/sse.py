@@ -86,9 +86,11 @@ class Delta(NamedTuple):
     data: bytes | None = None
 
     @property
-    def is_event(self) -> bool:
-        """Whether this is more than a comment."""
-        return self.data is not None or self.done or self.error is not None
+    def commits(self) -> bool:
+        """Whether the answer begins or ends here: not a comment, and not the chunk that only names the role."""
+        if self.done or self.error is not None:
+            return True
+        return self.data is not None and not _only_names_the_role(self.data)
 
 
 class ChatStreamReader:
@@ -166,6 +168,20 @@ def _detail(usage: dict[str, Any], group: str, key: str) -> int:
     details = usage.get(group)
     value = details.get(key) if isinstance(details, dict) else None
     return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _only_names_the_role(data: bytes) -> bool:
+    """vLLM sends such a chunk before its first token, other servers before the prefill."""
+    choices = _object(data).get("choices")
+    if not isinstance(choices, list) or not choices:
+        return False
+    return all(
+        isinstance(choice, dict)
+        and choice.get("finish_reason") is None
+        and isinstance(choice.get("delta"), dict)
+        and not any(value for key, value in choice["delta"].items() if key != "role")
+        for choice in choices
+    )
 
 
 def _error_message(data: bytes) -> str | None:

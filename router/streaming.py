@@ -43,17 +43,18 @@ class ChatStream:
         self._unsent: list[bytes] = []
 
     async def peek(self) -> None:
-        """Wait for the first event.
+        """Wait for the first event with a part of the answer; comments and the role may come before it.
 
         Raises:
             BackendError: an error event, the end of the stream or a reset came first.
         """
-        while not any(delta.is_event for delta in self._peeked):
+        first = None
+        while first is None:
             deltas = await self._read()
             if deltas is None:
                 raise BackendBroken("the stream ended before its first event", cause="invalid_response")
             self._peeked += deltas
-        first = next(delta for delta in self._peeked if delta.is_event)
+            first = next((delta for delta in deltas if delta.commits), None)
         if first.error is not None:
             raise BackendBroken("the first event is an error", cause="stream_error")
         if first.done:

@@ -13,6 +13,7 @@ import fcntl
 import logging
 import os
 import queue
+import secrets
 import threading
 import time
 import zlib
@@ -196,7 +197,6 @@ class Segment:
         self._limit_bytes = limit_bytes
         self._fd = -1
         self._size = 0
-        self._number = 0
         self._lock = threading.Lock()
         self._dirty = False
 
@@ -248,9 +248,8 @@ class Segment:
         self._open()
 
     def _open(self) -> None:
-        self._number += 1
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        path = self._folder / f"{stamp}-{os.getpid()}-{self._number:05d}{SUFFIX}"
+        path = self._folder / f"{stamp}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._size = 0
