@@ -24,7 +24,7 @@ from loadtests import systems
 from loadtests.children import ChildError, ForeignCpu
 from loadtests.client import Target
 from loadtests.environment import describe_environment
-from loadtests.measure import MeasurementError, Sample, System, check, measure
+from loadtests.measure import MeasurementError, Sample, System, check, measure, warm_up
 from loadtests.report import Report, goals, medians, print_report
 from loadtests.scenarios import SCENARIOS, calls
 from loadtests.wrk import WrkError
@@ -83,6 +83,8 @@ def run_benchmark(
     ):
         for system in running:
             check(system, bodies["plain"], bodies["stream"])
+            warm_up(system, bodies["plain"])
+            warm_up(system, bodies["stream"])
         foreign = ForeignCpu(load_cores | system_cores)
         for round_number in range(1, rounds + 1):
             for scenario_name in COMPARED:

@@ -12,7 +12,7 @@ import msgspec
 from loadtests.client import Target, TargetError
 from loadtests.load import Limits, LoadResult, closed_loop, open_loop
 from loadtests.loop import run
-from loadtests.scenarios import SCENARIOS, Scenario, calls
+from loadtests.scenarios import SCENARIOS, UNIQUE_CALLS, Scenario, calls
 
 MAX_SECONDS = 600.0
 MAX_REQUESTS = 1_000_000
@@ -73,7 +73,7 @@ def _run(
     rate: float | None,
     api_key: str | None,
 ) -> Coroutine[Any, Any, LoadResult]:
-    bodies = calls(scenario.name, model)
+    bodies = calls(scenario.name, model, count=min(UNIQUE_CALLS, limits.max_requests))
     rate_per_s = rate if rate is not None else (None if connections else scenario.rate_per_s)
     if rate_per_s is not None:
         return open_loop(target, bodies, rate_per_s=rate_per_s, limits=limits, api_key=api_key)

@@ -52,7 +52,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(system: System, plain: Sequence[Call], stream: Sequence[Call]) -> None:
-    """One plain answer and one stream must come through in full; then the caches are warmed.
+    """One plain answer and one stream must come through in full.
 
     Raises:
         MeasurementError: they do not.
@@ -70,11 +70,14 @@ def check(system: System, plain: Sequence[Call], stream: Sequence[Call]) -> None
                     )
         finally:
             connection.close()
-        limits = Limits(duration_s=WARM_UP_S, max_requests=MAX_REQUESTS)
-        for calls in (plain, stream):
-            await closed_loop(system.target, calls, connections=8, limits=limits)
 
     run(ask())
+
+
+def warm_up(system: System, calls: Sequence[Call]) -> None:
+    """Fill caches and connection pools; nothing is counted."""
+    limits = Limits(duration_s=WARM_UP_S, max_requests=MAX_REQUESTS)
+    run(closed_loop(system.target, calls, connections=8, limits=limits))
 
 
 def measure(system: System, scenario: Scenario, calls: Sequence[Call], *, seconds: float, folder: Path) -> Sample:
