@@ -25,11 +25,10 @@ class Prober:
         self._interval_s = interval_s
 
     async def run(self) -> None:
-        """Probe until cancelled."""
-        async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False) as client:
-            while True:
-                await asyncio.gather(*(self.probe(client, backend) for backend in self._backends))
-                await asyncio.sleep(self._interval_s)
+        """Probe at every interval until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self.once()
 
     async def once(self) -> None:
         """One round, so that a gateway knows its backends before its first request."""

@@ -50,7 +50,7 @@ class RunningGateway:
     def __init__(self, config: Config, environ: dict[str, str]) -> None:
         self.config = config
         self._listener = server.bind(config.server)
-        self.origin = "http://127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.origin = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._started = threading.Event()
         app = build_app(config, environ=environ)
         self._server = server.build(app, config.server, self._listener, lambda _: self._started.set())
@@ -85,6 +85,11 @@ class RunningGateway:
             if line.startswith(line_start):
                 return float(line.rpartition(" ")[2])
         return 0.0
+
+
+def chats(backend: BackendThread) -> int:
+    """How many chat requests a backend has seen; the gateway's probes are not among them."""
+    return sum(received.path.endswith("/chat/completions") for received in backend.state.received)
 
 
 StartGateway = Callable[..., RunningGateway]

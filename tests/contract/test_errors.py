@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from loadtests.fake_backend import BackendThread
-from tests.contract.conftest import RunningGateway, StartGateway
+from tests.contract.conftest import RunningGateway, StartGateway, chats
 
 HI = [{"role": "user", "content": "hi"}]
 NOBODY = "http://127.0.0.1:9/v1"
@@ -193,7 +193,7 @@ def test_clients_own_mistake_is_passed_on_when_the_backend_finds_it(
     assert response.status_code == 422
     assert response.json()["error"]["message"]
     assert response.headers["x-router-route"] == "student"
-    assert teacher.state.requests == 0
+    assert chats(teacher) == 0
 
 
 @pytest.mark.parametrize("fault", ["fault-reset-mid-3", "fault-truncate-3", "fault-cut-3", "fault-error-frame-mid-3"])
