@@ -28,9 +28,9 @@ from policies.reasoning import (
 )
 from trainer.logistic import SparseRow, auroc, fit
 
-MIN_SOURCES_PER_WORD = 3
-WORD_PENALTY = 0.1
-STRUCTURE_PENALTY = 4.0
+MIN_SOURCES_PER_WORD = 4
+WORD_PENALTY = 2.0
+STRUCTURE_PENALTY = 10.0
 EMBEDDING_PENALTY = 2.0
 DIRECT_ESCALATION_SHARE = 0.10
 THRESHOLD_RULE = (

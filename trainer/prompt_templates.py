@@ -39,6 +39,34 @@ _CODE = (
     "async def fetch(urls):\n    results = []\n    for url in urls:\n        results.append(await get(url))\n"
     "    return results",
 )
+_FACTS = (
+    ("Which of these is a noble gas?", "helium", "iron", "sulfur", "chlorine"),
+    ("Which organ pumps blood through the body?", "the heart", "the liver", "the lungs", "the spleen"),
+    ("Who painted the ceiling of the Sistine Chapel?", "Michelangelo", "Raphael", "Titian", "Giotto"),
+    ("Which planet is known for its large rings?", "Saturn", "Mars", "Venus", "Mercury"),
+    ("What do bees collect from flowers?", "nectar", "resin", "salt", "clay"),
+    ("Which document limits the power of a government?", "a constitution", "an invoice", "a menu", "a diary"),
+    ("In marketing, what does the letter P not stand for?", "patience", "price", "place", "promotion"),
+    ("Which vitamin does the skin make in sunlight?", "vitamin D", "vitamin C", "vitamin B12", "vitamin K"),
+    ("According to historians, who built Machu Picchu?", "the Inca", "the Maya", "the Aztecs", "the Moche"),
+    ("A person is tired after work. Where are they most likely to go?", "home", "to a gym", "to a mine", "to sea"),
+    ("What is the term for a word that means the opposite of another?", "antonym", "synonym", "acronym", "eponym"),
+    ("Where would you most likely find a stapler?", "on a desk", "in a pond", "on a roof", "in an oven"),
+    ("Which of the following is a primary colour of light?", "green", "brown", "pink", "black"),
+    ("The mitochondria are found in which part of the cell?", "cytoplasm", "nucleus", "membrane", "cell wall"),
+    ("Which nerve carries signals from the eye?", "optic nerve", "vagus nerve", "ulnar nerve", "facial nerve"),
+    ("Which treaty ended the First World War?", "Versailles", "Tordesillas", "Westphalia", "Utrecht"),
+    ("An early sign of dehydration in an older patient is:", "thirst", "fever", "rash", "cough"),
+    ("Which religion follows the Eightfold Path?", "Buddhism", "Judaism", "Shinto", "Sikhism"),
+)
+
+
+def _multiple_choice(rng: random.Random) -> str:
+    question, *options = rng.choice(_FACTS)
+    rng.shuffle(options)
+    form = rng.choice(("{letter}. {option}", "{letter}) {option}", "({letter}) {option}"))
+    lines = [form.format(letter=letter, option=option) for letter, option in zip("ABCD", options, strict=True)]
+    return question + "\n" + "\n".join(lines)
 
 
 def _pick(*options: str) -> Fill:
@@ -55,6 +83,7 @@ _SLOTS: dict[str, Fill] = {
     "code_language": _pick(*_CODE_LANGUAGES), "sentence": _pick(*_SENTENCES), "code": _pick(*_CODE),
     "small": _number(2, 9), "few": _number(3, 12), "dozen": _number(11, 40), "hundred": _number(60, 900),
     "big": _number(1_000, 90_000), "percent": _number(3, 45), "year": _number(1850, 2024),
+    "multiple_choice": _multiple_choice,
     "weekday": _pick("Monday", "Tuesday", "Wednesday", "Thursday", "Friday"),
 }  # fmt: skip
 
@@ -80,6 +109,17 @@ REASONING: dict[str, tuple[str, ...]] = {
         "finish a book of {hundred} pages, and how many pages are left for that day?",
         "The price of {goods} rose by {percent}% and later fell by {percent}%. {name} paid ${hundred} at the peak. "
         "What did the same amount cost before the rise and after the fall?",
+    ),
+    "multiple_choice_reasoning": (
+        "A train covers {hundred} km in {small} hours and then {dozen} km in {few} hours. What is its mean speed?\n"
+        "A. {dozen} km/h\nB. {few} km/h\nC. {hundred} km/h\nD. none of these",
+        "If x + {few} = {small}y and y = {dozen} - x, what is x?\n(A) {small}\n(B) {few}\n(C) {dozen}\n(D) {percent}",
+        "{name} is taller than {other}, who is not the shortest. Of three people, who is the shortest?\nA. {name}\n"
+        "B. {other}\nC. the third\nD. it cannot be determined",
+        "The probability of rain is {percent}% on each of {few} days. What is the chance that it rains at least "
+        "once?\nA) below a half\nB) about a half\nC) above a half\nD) certain",
+        "A loan of ${big} at {small}% is repaid in {few} equal parts. How much interest is paid in total?\n"
+        "A. ${hundred}\nB. ${dozen}\nC. ${big}\nD. ${percent}",
     ),
     "planning": (
         "Plan {few} days in {city} and {town} for {small} people with a budget of ${big}. Each city needs at least two "
@@ -158,6 +198,12 @@ DIRECT: dict[str, tuple[str, ...]] = {
         "What time is it in {city} when my calendar says {few}:30?",
         "How long is the warranty of order {big}?",
         "Which version of {code_language} came out in {year}?",
+    ),
+    "multiple_choice": (
+        "{multiple_choice}",
+        "Answer the question with one letter.\n\n{multiple_choice}",
+        "{multiple_choice}\nAnswer:",
+        "Question: {multiple_choice}",
     ),
     "edits": (
         "Fix the grammar: {sentence}",

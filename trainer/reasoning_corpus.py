@@ -82,6 +82,27 @@ _DOC_REASONING = (
     "Prove or refute: {name} followed by {other} gives the same result in either order. Give a counterexample if "
     "there is one.\n\n{doc}",
 )
+_PASSAGE_DIRECT = (
+    "What is this passage about?",
+    "Does the text mention an exception?",
+    "According to the passage, is this allowed?",
+    "Which method is named first?",
+    "Answer the question from the text: what is the default?",
+    "Rewrite this for beginners.",
+    "Translate this paragraph into Portuguese.",
+    "is there a difference between the two",
+    "Give the passage a title.",
+    "Summarize in two sentences.",
+)
+_PASSAGE_REASONING = (
+    "Construct a program for which the rule in this passage gives a surprising result, and derive the result step by "
+    "step.",
+    "Which two statements of the passage could conflict? Work out a case and determine what must happen.",
+    "Suppose the rule were reversed. Which programs would still be right, which not, and why?",
+    "Design a test plan that distinguishes every case of the passage with as few tests as possible, and explain why "
+    "fewer cannot be enough.",
+    "If this is applied {n} times in a row, what is the final result, and is it the same in any order? Justify.",
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,7 @@ def build(checkouts: Path) -> list[Row]:
         _seed_tasks(checkouts / "self-instruct"),
         _clinc(checkouts / "oos-eval"),
         _python_docs(),
+        _python_reference(),
     ]
     rows: dict[str, Row] = {}
     for source in sources:
@@ -191,6 +213,25 @@ def _python_docs() -> Iterator[Row]:
                 name=name, other=functions[index + 1][0], doc=doc[: rng.choice((200, 500, 1_200))], n=rng.randint(2, 90)
             )
             yield Row(filled, label, "python_docs", "PSF-2.0")
+
+
+def _python_reference() -> Iterator[Row]:
+    """Passages of the language reference with a question that is answered by reading, or by thinking about them."""
+    rng = _seeded()
+    topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+    passages = [
+        " ".join(paragraph.split())
+        for _, text in sorted(topics.items())
+        for paragraph in text.split("\n\n")
+        if 250 <= len(paragraph) <= 1_400 and "::=" not in paragraph
+    ]
+    rng.shuffle(passages)
+    for label, questions in ((0, _PASSAGE_DIRECT), (1, _PASSAGE_REASONING)):
+        for index in range(ROWS_PER_SOURCE // 2):
+            question = questions[index % len(questions)]
+            question = question.replace("{n}", str(rng.randint(2, 90)))
+            pair = (passages[2 * index], question) if index % 2 else (question, passages[2 * index + 1])
+            yield Row("\n\n".join(pair), label, "python_reference", "PSF-2.0")
 
 
 def write(rows: list[Row], out: Path) -> None:
