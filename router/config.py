@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from policies.base import Policy, PolicyConfigError
 from policies.registry import DEFAULT_POLICY_TYPES, build_all
 from serving.options import VllmOptions
 
+
+def _env_name(value: str) -> str:
+    """A secret that was written here by mistake must not be repeated in an error message."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("must be the name of an environment variable, not the secret itself")
+    return value
+
+
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+EnvName = Annotated[str, Field(max_length=128), AfterValidator(_env_name)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 RouteName = Literal["student", "teacher"]
 
@@ -64,7 +74,7 @@ class BackendConfig(Table):
 
     base_url: str = Field(description="Up to and including `/v1`; http or https.")
     model: ModelName = Field(description="The name that the backend knows the model by.")
-    api_key_env: str | None = Field(None, description="Environment variable that holds the backend's key.")
+    api_key_env: EnvName | None = Field(None, description="Environment variable that holds the backend's key.")
     context_window_tokens: int | None = Field(
         None, ge=1, description="Context window; default: asked from the backend's `/v1/models`."
     )
@@ -124,6 +134,7 @@ class StudentConfig(BackendConfig):
             "vllm": options,
             "base_url": options.base_url,
             "model": data.get("model", options.served_model_name),
+            "context_window_tokens": data.get("context_window_tokens", options.context_window_tokens),
         }
 
 
@@ -212,8 +223,8 @@ class LogConfig(Table):
 class AuthConfig(Table):
     """API keys, by environment variable."""
 
-    keys_env: str = Field("LOCUM_API_KEYS", description="Variable with comma-separated `tenant=key` pairs.")
-    admin_key_env: str | None = Field(None, description="Variable with the key of `/admin`.")
+    keys_env: EnvName = Field("LOCUM_API_KEYS", description="Variable with comma-separated `tenant=key` pairs.")
+    admin_key_env: EnvName | None = Field(None, description="Variable with the key of `/admin`.")
 
 
 class Config(Table):

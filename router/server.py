@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -86,5 +87,7 @@ def serve(app: FastAPI, config: ServerConfig, listener: socket.socket, announce:
         False when the application could not start.
     """
     running = build(app, config, listener, announce)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has drained: that is success
+        signal.signal(number, lambda *_: sys.exit(0))
     running.run(sockets=[listener])
     return running.started

@@ -105,14 +105,14 @@ class TrafficLog:
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._open_batch: Batch | None = None
         self._waiting_bytes = 0
-        self._segment = Segment(Path(config.dir), config.segment_bytes)
+        self.segment = Segment(Path(config.dir), config.segment_bytes)
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
 
     async def start(self) -> None:
         """Repair what a crash left, open a segment, start the threads. Raises: OSError."""
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._segment.prepare)
+        await asyncio.to_thread(self.segment.prepare)
         for target in (self._write_batches, self._fsync_regularly):
             thread = threading.Thread(target=target, name=f"traffic-log-{target.__name__}", daemon=True)
             thread.start()
@@ -125,7 +125,7 @@ class TrafficLog:
         self._queue.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 10)
-        await asyncio.to_thread(self._segment.close)
+        await asyncio.to_thread(self.segment.close)
 
     async def append(self, payload: bytes) -> bool:
         """Hand a record to the operating system.
@@ -172,7 +172,7 @@ class TrafficLog:
         while (batch := self._queue.get()) is not None:
             cause = None
             try:
-                self._segment.write(b"".join(batch.lines))
+                self.segment.write(b"".join(batch.lines))
             except OSError as exc:
                 cause = "disk_full" if exc.errno in _FULL else "write_error"
                 if time.monotonic() - complained_at_s > 60:  # a full disk must not fill the log of the process too
@@ -183,7 +183,7 @@ class TrafficLog:
 
     def _fsync_regularly(self) -> None:
         while not self._stopped.wait(self._config.fsync_interval_s):
-            self._segment.sync()
+            self.segment.sync()
 
 
 _FULL = (28, 122)  # ENOSPC, EDQUOT
@@ -195,7 +195,7 @@ class Segment:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
         self._limit_bytes = limit_bytes
-        self._fd = -1
+        self.descriptor = -1
         self._size = 0
         self._lock = threading.Lock()
         self._dirty = False
@@ -211,15 +211,15 @@ class Segment:
         Raises:
             OSError: disk full and the like; a part that was written is cut off again.
         """
-        if self._fd < 0 or (self._size + len(data) > self._limit_bytes and self._size):
+        if self.descriptor < 0 or (self._size + len(data) > self._limit_bytes and self._size):
             self._rotate()
         done = 0
         try:
             while done < len(data):
-                done += os.write(self._fd, data[done:] if done else data)
+                done += os.write(self.descriptor, data[done:] if done else data)
         except OSError:
             if done:
-                os.ftruncate(self._fd, self._size)
+                os.ftruncate(self.descriptor, self._size)
             raise
         self._size += done
         self._dirty = True
@@ -230,18 +230,18 @@ class Segment:
             return
         self._dirty = False
         with self._lock:
-            if self._fd >= 0:
+            if self.descriptor >= 0:
                 try:
-                    os.fsync(self._fd)
+                    os.fsync(self.descriptor)
                 except OSError as exc:
                     logger.error("traffic log: fsync failed: %s", exc.strerror)
 
     def close(self) -> None:
         self.sync()
         with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            if self.descriptor >= 0:
+                os.close(self.descriptor)
+                self.descriptor = -1
 
     def _rotate(self) -> None:
         self.close()
@@ -254,4 +254,4 @@ class Segment:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._size = 0
         with self._lock:
-            self._fd = fd
+            self.descriptor = fd
