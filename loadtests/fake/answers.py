@@ -144,11 +144,11 @@ class Answer:
         before, middle, after = self._plain
         return before + answer_id + middle + created + after
 
-    def events(self, answer_id: bytes, created: bytes) -> list[bytes]:
-        """The stream's events without line ends: role, contents, finish reason, usage if asked; no `[DONE]`."""
+    def events(self, answer_id: bytes, created: bytes, end: bytes) -> list[bytes]:
+        """The stream's events, each closed by `end`: role, contents, finish reason, usage if asked; no `[DONE]`."""
         if self._events is None:
             self._events = [_parts(event) for event in _Renderer(self._shape).events()]
-        return [before + answer_id + middle + created + after for before, middle, after in self._events]
+        return [b"".join((before, answer_id, middle, created, after, end)) for before, middle, after in self._events]
 
 
 class _Renderer:

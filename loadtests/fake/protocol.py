@@ -195,10 +195,7 @@ class BackendProtocol(asyncio.Protocol):
         mid_fault = scenario.fault if scenario.fault in ("reset", "truncate", "cut", "hang") else None
         if mid_fault and scenario.after_chunks is not None:
             last = min(last, reply.lead_events + scenario.after_chunks)
-        step = FRAMES_PER_SEGMENT if scenario.merge else 1
-        segments = [b"".join(events[start : min(start + step, last)]) for start in range(0, last, step)]
-        if scenario.split:
-            segments = [piece for segment in segments for piece in _split(segment)]
+        segments = _segments(events[:last], merge=scenario.merge, split=scenario.split)
         if not segments:
             await self._send(head)
             head = b""
@@ -206,8 +203,11 @@ class BackendProtocol(asyncio.Protocol):
             if index and scenario.gap_s:
                 await asyncio.sleep(scenario.gap_s)
             request.response.append(segment)
-            await self._send(head + b"%x\r\n%b\r\n" % (len(segment), segment))
+            self._transport.write(b"%b%x\r\n%b\r\n" % (head, len(segment), segment))
             head = b""
+            if self._drained is not None:
+                await self._drained
+            await asyncio.sleep(0)  # keeps this segment apart from the next, as a generating backend does
         if mid_fault and mid_fault != "cut":
             await self._strike(mid_fault)
             return
@@ -247,6 +247,16 @@ def _head(reply: Reply, keep_alive: bool) -> bytes:
     for name, value in reply.headers:
         head += b"%b: %b\r\n" % (name, value)
     return head + (b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
+
+
+def _segments(events: list[bytes], *, merge: bool, split: bool) -> list[bytes]:
+    """What is written at a time: an event, unless told otherwise."""
+    if merge:
+        groups = range(0, len(events), FRAMES_PER_SEGMENT)
+        events = [b"".join(events[start : start + FRAMES_PER_SEGMENT]) for start in groups]
+    if split:
+        return [piece for event in events for piece in _split(event)]
+    return events
 
 
 def _split(data: bytes) -> list[bytes]:

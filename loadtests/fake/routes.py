@@ -126,7 +126,7 @@ def _stream(body: Body, scenario: Scenario, state: BackendState) -> Reply:
         events = [b"<!doctype html>\n\x00\xff this is not an event stream {" + end]
     else:
         answer_id, created = state.identity(chat=body.is_chat, fixed=scenario.fixed)
-        events = [event + end for event in answer.events(answer_id, created)]
+        events = answer.events(answer_id, created, end)
         if scenario.fault == "error_frame":
             kept = 0 if scenario.after_chunks is None else lead + scenario.after_chunks
             events[kept:] = [b"data: " + _engine_error() + end]
