@@ -1,0 +1,55 @@
+# Each target installs what it needs. Environments that cannot live together are separate:
+#   .venv/          the gateway, the tests and, after install-semantic, sentence-transformers
+#   .venv-serving/  vLLM, llama.cpp's server and the conversion of models
+SHELL := /bin/bash
+PYTHON ?= python3.11
+ENV := PYTHON=$(PYTHON) bash deploy/install/env.sh
+BIN := .venv/bin
+KEEP ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: help install install-semantic install-serving demo check lint types fast-tests test slow-tests docs bench clean
+
+help:            ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
+
+install:         ## .venv with the locum command and the tools of the fast tests (no torch)
+	@$(ENV) dev
+
+install-semantic: ## .venv with sentence-transformers and CPU torch as well
+	@$(ENV) semantic
+
+install-serving: ## .venv-serving with vLLM (its CPU build without a GPU) and llama.cpp's server
+	@$(ENV) serving
+
+demo: install-semantic install-serving ## the main job on real models; KEEP=1 leaves everything running
+	@$(BIN)/locum demo $(if $(KEEP),--keep) $(DEMO_ARGS)
+
+check: install lint types fast-tests ## lint, types and the tests without models: about 2 minutes
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+fast-tests:
+	$(BIN)/pytest
+
+slow-tests: install-semantic install-serving
+	$(BIN)/pytest -m "slow or semantic"
+
+test: install-semantic install-serving check slow-tests ## everything, with real models
+
+docs: install    ## the tests of README and docs
+	$(BIN)/pytest tests/docs
+
+bench: install   ## nginx, the bare backend and Locum side by side on pinned cores
+	@command -v nginx >/dev/null && command -v wrk >/dev/null || apt-get install -y -qq nginx wrk
+	$(BIN)/python -m loadtests.bench $(BENCH_ARGS)
+
+clean:           ## remove the environments and what runs leave behind; the model cache stays
+	rm -rf .venv .venv-* .cache traffic demo.json bench.json build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
