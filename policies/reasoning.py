@@ -60,14 +60,12 @@ PHRASES = (
     (b"how", b"how many"),
     (b"how", b"how much"),
     (b"how", b"how long"),
-    (b"how", b"how do"),
-    (b"what", b"what is"),
     (b"such", b"such that"),
     (b"that", b"show that"),
 )
 """Phrases, each with a word of it: the text is only searched for a phrase whose word it has."""
 
-LIST_ITEMS = (b"\n- ", b"\n* ", b"\n1", b"\n2", b"\n3")
+LIST_ITEMS = (b"\n- ", b"\n2")
 
 STRUCTURE_NAMES = (
     "log_chars",
@@ -175,7 +173,7 @@ class LinearScorer:
         features = extract(text)
         lexical = sum(map(self._words.__getitem__, features.words)) * WEIGHT_UNIT
         logit = self._intercept + lexical / math.sqrt(len(features.words) or 1)
-        logit += sum(map(float.__mul__, self._structure, features.structure))
+        logit += sum(map(mul, self._structure, features.structure))
         return sigmoid(self._slope * logit + self._shift)
 
 
