@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from router.traffic_log import TrafficLog
 logger = logging.getLogger(__name__)
 
 ENCODER_SIGNALS = frozenset({Signal.CHUNK_SIMILARITIES, Signal.PROMPT_EMBEDDING})
-Background = Callable[[], AbstractAsyncContextManager[object]]
+Background = AbstractAsyncContextManager[object]
 """Something that runs beside the gateway for as long as it serves, such as a supervised student."""
 
 
@@ -73,7 +72,7 @@ class Parts:
 
 
 def build_app(
-    config: Config, *, environ: Mapping[str, str] = os.environ, background: Background = contextlib.nullcontext
+    config: Config, *, environ: Mapping[str, str] = os.environ, background: Background | None = None
 ) -> FastAPI:
     """The gateway as an ASGI application. Raises: ConfigError."""
     parts = Parts(config, environ)
@@ -89,7 +88,8 @@ def build_app(
             if parts.encoder is not None:
                 running.push_async_callback(parts.encoder.close)
                 await parts.encoder.warm()
-            await running.enter_async_context(background())
+            if background is not None:
+                await running.enter_async_context(background)
             await parts.prober.once()
             running.push_async_callback(_cancelled, asyncio.create_task(parts.prober.run()))
             parts.metrics.student_info.info({"student": config.student.model})

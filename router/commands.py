@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import sys
@@ -21,6 +20,10 @@ from router.app import Parts, build_app
 from router.chat import ChatRequest
 from router.config import Config, ConfigError, load
 from router.errors import LocumError
+from serving.errors import ServingError
+from serving.student import StudentProcess
+
+logger = logging.getLogger(__name__)
 
 WRONG_INPUT = 2
 CONFIG_OPTION = click.option(
@@ -47,20 +50,20 @@ def serve(path: Path, log_level: str) -> None:
     if unset:
         _wrong_input(*unset)
     try:
-        app = build_app(config, background=lambda: _supervised_student(config))
+        student = _student_process(config)
+        app = build_app(config, background=student)
         listener = server.bind(config.server)
-    except (ConfigError, server.CannotListen) as exc:
+    except (ConfigError, ServingError, server.CannotListen) as exc:
         _wrong_input(str(exc))
     if not server.serve(app, config.server, listener, lambda url: click.echo(f"Locum listens on {url}", err=True)):
         raise SystemExit(1)
 
 
-def _supervised_student(config: Config) -> contextlib.AbstractAsyncContextManager[object]:
+def _student_process(config: Config) -> StudentProcess | None:
+    """The supervised student of [student.vllm], checked but not started. Raises: ServingError."""
     if config.student.vllm is None:
-        return contextlib.nullcontext()
-    from serving.supervisor import StudentProcess  # noqa: PLC0415
-
-    return StudentProcess(config.student.vllm)
+        return None
+    return StudentProcess(config.student.vllm, observer=lambda event: logger.info("student: %s", event.message))
 
 
 @click.command()

@@ -134,6 +134,7 @@ class StudentConfig(BackendConfig):
             "vllm": options,
             "base_url": options.base_url,
             "model": data.get("model", options.served_model_name),
+            "api_key_env": data.get("api_key_env", options.api_key_env),
             "context_window_tokens": data.get("context_window_tokens", options.context_window_tokens),
         }
 
