@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Creates the project's environments from the lock files; does nothing, quickly, when they are up to date.
+#
+#   deploy/install/env.sh dev        .venv: the gateway, the `locum` command, tests and linters
+#   deploy/install/env.sh semantic   the same .venv with the local sentence encoder (torch's CPU build)
+#   deploy/install/env.sh train      the same .venv with what fits the policies' models
+#   deploy/install/env.sh serving    .venv-serving: vLLM, llama.cpp's server, the conversion of models
+#
+# Variables:
+#   PYTHON              the interpreter to build on (default: python3.11, else python3)
+#   LOCUM_SERVING       cpu | gpu (default: gpu where nvidia-smi works). The GPU environment is not locked: its
+#                       versions follow the driver.
+#   LOCUM_TORCH_INDEX   index that has torch's CPU build, where PIP_FIND_LINKS does not already lead to it
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+name=${1:-}
+venv=.venv
+serving=""
+case $name in
+  dev | semantic | train) lock=deploy/locks/$name.txt ;;
+  serving)
+    venv=.venv-serving
+    serving=${LOCUM_SERVING:-}
+    if [ -z "$serving" ]; then
+      if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then serving=gpu; else serving=cpu; fi
+    fi
+    case $serving in
+      cpu) lock=deploy/locks/serving-cpu.txt ;;
+      gpu) lock=pyproject.toml ;;
+      *) echo "LOCUM_SERVING is '$serving'; it must be cpu or gpu" >&2 && exit 2 ;;
+    esac
+    ;;
+  *) sed -n '2,7p' "$0" >&2 && exit 2 ;;
+esac
+[ -f "$lock" ] || { echo "$lock is missing; write it with deploy/locks/update.sh" >&2 && exit 2; }
+
+# The stamp is written last: a half-done install is done again. The folder is part of it, since a virtual environment
+# and an editable install do not survive a move.
+stamp=$venv/.stamp-$name
+wanted=$({ sha256sum "$lock" deploy/install/env.sh && sed -n '/^\[build-system\]/,/^\[tool\./p' pyproject.toml && pwd; } \
+  | sha256sum | cut -d' ' -f1)$serving
+up_to_date() { [ -x "$venv/bin/python" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; }
+up_to_date && exit 0
+
+if [ "${LOCUM_ENV_LOCKED:-}" != 1 ] && command -v flock >/dev/null; then
+  mkdir -p .cache
+  LOCUM_ENV_LOCKED=1 exec flock ".cache/env$venv.lock" "$0" "$@"
+fi
+up_to_date && exit 0 # another run has done it meanwhile
+
+python=${PYTHON:-$(command -v python3.11 || command -v python3 || true)}
+[ -n "$python" ] || { echo "Python 3.11 is needed; set PYTHON to its interpreter" >&2 && exit 2; }
+if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
+  echo "$python is not Python 3.11, for which the lock files are made; set PYTHON" >&2
+  exit 2
+fi
+if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
+  echo "creating $venv"
+  rm -rf "$venv"
+  "$python" -m venv "$venv"
+fi
+rm -f "$stamp"
+
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+if [ -n "${LOCUM_TORCH_INDEX:-}" ]; then
+  export PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-} $LOCUM_TORCH_INDEX"
+fi
+pip() { "$venv/bin/python" -m pip "$@" 2> >(grep -v '^WARNING: Location .* is ignored' >&2); }
+
+started=$(date +%s)
+if [ "$serving" = gpu ]; then
+  echo "installing $name (GPU) into $venv: several GB; this takes minutes"
+  pip install --quiet 'vllm>=0.32' accelerate gguf xllamacpp
+else
+  echo "installing $name into $venv ($(grep -c '==' "$lock") packages)"
+  pip install --quiet --no-deps --require-hashes -r "$lock"
+  [ "$venv" != .venv ] || pip install --quiet --no-deps --no-build-isolation -e .
+fi
+echo "$wanted" >"$stamp"
+echo "$name is ready in $venv ($(($(date +%s) - started)) s)"
