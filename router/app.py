@@ -76,6 +76,8 @@ def build_app(
 ) -> FastAPI:
     """The gateway as an ASGI application. Raises: ConfigError."""
     parts = Parts(config, environ)
+    if parts.log is not None:
+        parts.log.check()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -85,6 +87,7 @@ def build_app(
             if parts.log is not None:
                 await parts.log.start()
                 running.push_async_callback(parts.log.stop)
+            running.push_async_callback(parts.gateway.drained)
             if parts.encoder is not None:
                 running.push_async_callback(parts.encoder.close)
                 await parts.encoder.warm()

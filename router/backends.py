@@ -109,7 +109,6 @@ class Backend:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self.config.max_connections, keepalive_timeout=self.KEEP_ALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
             trust_env=False,
             timeout=ClientTimeout(total=None, sock_connect=self.config.connect_timeout_s),
             skip_auto_headers=("user-agent", "accept"),

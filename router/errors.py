@@ -6,7 +6,8 @@ LocumError
 │   └── ModelNotFound         404
 ├── Unauthorized              401
 ├── NoRoute                   503  no backend can answer now; carries Retry-After
-│   └── Overloaded            503  the gateway itself is full
+│   ├── Overloaded            503  the gateway itself is full
+    │   └── ShuttingDown          503  the drain time is over
 └── BackendError                   a backend failed; `cause` is one of CAUSES, never free text
     ├── BackendUnreachable         connection refused, reset, name not found
     ├── BackendTimeout             a phase took too long
@@ -103,6 +104,10 @@ class NoRoute(LocumError):
 
 class Overloaded(NoRoute):
     code = "overloaded"
+
+
+class ShuttingDown(NoRoute):
+    code = "shutting_down"
 
 
 class BackendError(LocumError):

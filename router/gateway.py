@@ -28,6 +28,7 @@ from router.errors import (
     NoRoute,
     Overloaded,
     RateLimited,
+    ShuttingDown,
     error_body,
     error_frame,
 )
@@ -41,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 """Status in the record of a request whose client left; nobody receives it."""
+
+
+DRAIN_S = 2.0
 
 
 class Attempt(NamedTuple):
@@ -92,10 +96,12 @@ class Gateway:
         except ClientGone:
             await self._end_without_client(draft)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not exchange.client_gone or task is None:
+            if not exchange.client_gone:  # the server's drain time is over
+                await self._end_with(ShuttingDown("The gateway is shutting down.", retry_after_s=1), exchange, draft)
                 raise
-            task.uncancel()
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
             await self._end_without_client(draft)
         except Exception:
             logger.exception("request %s failed inside the gateway", draft.decision_id)
@@ -104,6 +110,12 @@ class Gateway:
             exchange.stop_watching()
             self._inflight -= 1
             self._metrics.inflight.dec()
+
+    async def drained(self) -> None:
+        """Wait until every request has left its record; cancelled ones take a moment."""
+        deadline_s = time.monotonic() + DRAIN_S
+        while self._inflight and time.monotonic() < deadline_s:  # noqa: ASYNC110 - an event would cost every request
+            await asyncio.sleep(0.01)
 
     async def _serve(self, exchange: Exchange, draft: Draft) -> None:
         server = self._server
@@ -224,7 +236,7 @@ class Gateway:
         draft.error_code = error.code
         if isinstance(error, BackendTimeout):
             draft.outcome = "timeout"
-        elif isinstance(error, BackendError | NoRoute) and not isinstance(error, Overloaded):
+        elif isinstance(error, BackendError | NoRoute) and not isinstance(error, Overloaded | ShuttingDown):
             draft.outcome = "backend_error"
         else:
             draft.outcome = "client_error" if isinstance(error, InvalidRequest) else "rejected"
@@ -232,8 +244,9 @@ class Gateway:
             draft.status = error.status
         await self._outcomes.settle(draft, time.monotonic())
         if exchange.started:
-            await exchange.end(error_frame(error) if draft.request and draft.request.stream else b"")
-            return
+            if draft.request and draft.request.stream:
+                await exchange.end(error_frame(error))
+            return  # of a plain answer a part is missing: the server closes the connection
         headers = [*self._headers(draft), (b"content-type", b"application/json")]
         if error.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % error.retry_after_s))

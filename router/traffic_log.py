@@ -14,6 +14,7 @@ import logging
 import os
 import queue
 import secrets
+import tempfile
 import threading
 import time
 import zlib
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from router.config import LogConfig
+from router.config import ConfigError, LogConfig
 from router.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -117,6 +118,16 @@ class TrafficLog:
             thread = threading.Thread(target=target, name=f"traffic-log-{target.__name__}", daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def check(self) -> None:
+        """Raises: ConfigError when the folder cannot be written."""
+        folder = Path(self._config.dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as exc:
+            raise ConfigError("log.dir", [f"{folder} cannot be written: {exc.strerror}"]) from exc
 
     async def stop(self) -> None:
         """Write what waits, fsync, close."""

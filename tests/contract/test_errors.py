@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from loadtests.fake_backend import BackendThread
+from router.config import ConfigError
 from tests.contract.conftest import RunningGateway, StartGateway, chats
 
 HI = [{"role": "user", "content": "hi"}]
@@ -254,3 +255,22 @@ def test_other_methods_and_paths_are_answered_in_openai_form(gateway: RunningGat
     assert (wrong_method.status_code, wrong_method.json()["error"]["code"]) == (405, "method_not_allowed")
     wrong_path = httpx.get(f"{gateway.origin}/v2/chat")
     assert (wrong_path.status_code, wrong_path.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_log_folder_that_cannot_be_written_is_named_before_anything_starts(start_gateway: StartGateway) -> None:
+    with pytest.raises(ConfigError, match=r"log\.dir"):
+        start_gateway(log_dir="/proc/no-such-folder")
+
+
+def test_running_stream_gets_an_error_event_and_a_record_when_the_drain_time_is_over(
+    start_gateway: StartGateway, student: BackendThread, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    gateway = start_gateway(student_model="fault-hang-mid-3", server="drain_timeout_s = 1")
+    with httpx.stream("POST", f"{gateway.origin}/v1/chat/completions", json=STREAM, timeout=20) as response:
+        lines = response.iter_lines()
+        next(lines)
+        gateway.stop()
+        rest = [line for line in lines if line]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
+    assert gateway.records()[-1].error_code == "shutting_down"
+    wait_until(lambda: student.state.in_flight == 0)

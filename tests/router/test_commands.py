@@ -101,7 +101,7 @@ def test_explain_asks_the_backend_for_its_window_when_the_file_does_not_say(tmp_
         config.write_text(SMALLEST.format(student=student.base_url))
         request = request_file(tmp_path, max_tokens=200)
         result = CliRunner().invoke(main, ["explain", "--json", "-c", str(config), request])
-        assert json.loads(result.stdout)["decision"]["reason"] == "exceeds_window"
+        assert json.loads(result.stdout)["decision"]["policy"] == "long_context"
         assert student.state.completed <= 1  # the question for its models
 
 
