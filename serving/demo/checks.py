@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from serving.demo.questions import Check, Question
 
 RULES: dict[Check, str] = {
-    "identifier": "the expected name occurs as a whole word, and no other shown name stands before it",
+    "identifier": "the expected name occurs as a whole word, and no other retrieved name stands before it",
     "word": "the expected word or number occurs as a whole word (upper and lower case are the same)",
     "number": "the last number of the answer is the expected one",
 }
@@ -25,7 +25,8 @@ def check_answer(question: Question, answer: str, shown_names: Sequence[str] = (
         return None
     if question.check == "number":
         return _last_number(answer) == float(question.expected[0])
-    found = [position for word in question.expected if (position := _position(word, answer)) is not None]
+    flags = re.NOFLAG if question.check == "identifier" else re.IGNORECASE
+    found = [position for word in question.expected if (position := _position(word, answer, flags)) is not None]
     if not found:
         return False
     if question.check == "word":
@@ -34,8 +35,8 @@ def check_answer(question: Question, answer: str, shown_names: Sequence[str] = (
     return all((position := _named(name, answer)) is None or position > min(found) for name in others)
 
 
-def _position(word: str, answer: str) -> int | None:
-    found = re.search(rf"(?<![\w]){re.escape(word)}(?![\w])", answer, re.IGNORECASE)
+def _position(word: str, answer: str, flags: re.RegexFlag) -> int | None:
+    found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, flags)
     return found.start() if found else None
 
 

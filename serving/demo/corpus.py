@@ -58,9 +58,7 @@ def build_corpus(modules: Sequence[str] = MODULES, classes: Sequence[str] = CLAS
     return chunks
 
 
-def split_document(
-    name: str, heading: str, doc: str, max_chars: int = MAX_CHUNK_CHARS
-) -> list[CorpusChunk]:
+def split_document(name: str, heading: str, doc: str, max_chars: int = MAX_CHUNK_CHARS) -> list[CorpusChunk]:
     """Cut at paragraphs, then at lines, then anywhere; every piece is led by the heading.
 
     A piece is longer than `max_chars` only when the heading alone nearly is.
@@ -101,7 +99,7 @@ def _objects(modules: Sequence[str], classes: Sequence[str]) -> Iterator[tuple[s
         module = importlib.import_module(module_name)
         exported = getattr(module, "__all__", None)
         prefix = "" if module_name == "builtins" else f"{module_name}."
-        for name, member in inspect.getmembers(module, callable):
+        for name, member in inspect.getmembers(module, _is_described):
             if name.startswith("_") or (exported is not None and name not in exported):
                 continue
             if isinstance(member, type) and issubclass(member, BaseException):
@@ -114,6 +112,10 @@ def _objects(modules: Sequence[str], classes: Sequence[str]) -> Iterator[tuple[s
         for name, member in inspect.getmembers(described, callable):
             if not name.startswith("_"):
                 yield f"{prefix}.{name}", member
+
+
+def _is_described(member: object) -> bool:
+    return inspect.isroutine(member) or inspect.isclass(member)
 
 
 def _heading(name: str, described: object) -> str:

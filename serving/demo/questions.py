@@ -77,14 +77,16 @@ _OFF_TOPIC: tuple[tuple[str, tuple[str, ...], Carrier], ...] = (
     ("In which year did the Berlin Wall fall?", ("1989",), "tool"),
 )
 
-_LONG: tuple[tuple[str, str, Check, tuple[str, ...]], ...] = (
-    ("shutil", "By default, which function does copytree() use to copy each file?", "identifier", ("copy2",)),
-    ("shutil", "How many columns does the default fallback of get_terminal_size() have?", "word", ("80",)),
-    ("statistics", "Which exception does fmean() raise if the input dataset is empty?", "identifier",
-     ("StatisticsError",)),
-    ("statistics", "A car travels 40 km/hr for 5 km and 60 km/hr for another 5 km. Which average speed in km/hr does "
-     "the documentation of harmonic_mean() give?", "word", ("48", "48.0")),
-)  # fmt: skip
+LONG_DOCUMENT = "shutil"
+"""One document for all long questions, as when somebody asks several things about what they are reading: the
+teacher's prefix cache then spares it the same prefill four times."""
+
+_LONG: tuple[tuple[str, Check, tuple[str, ...]], ...] = (
+    ("By default, which function does copytree() use to copy each file?", "identifier", ("copy2",)),
+    ("How many columns does the default fallback of get_terminal_size() have?", "word", ("80",)),
+    ("Which environment variable does get_terminal_size() check for the number of lines?", "identifier", ("LINES",)),
+    ("Which error is raised by copy() if source and destination are the same file?", "identifier", ("SameFileError",)),
+)
 
 _REASONING: tuple[tuple[str, str, str | None], ...] = (
     ("A shop sells pens in packs of 12 for 9 dollars each. A school needs 150 pens and can only buy whole packs. It "
@@ -95,12 +97,8 @@ _REASONING: tuple[tuple[str, str, str | None], ...] = (
      "step.", "20", "high"),
     ("A tank holds 240 litres. One pipe fills it in 6 hours and a leak empties the full tank in 12 hours. With both "
      "open and the tank empty at the start, how many hours does it take to fill? Show your reasoning.", "12", None),
-    ("A number is multiplied by 3, then 14 is added, and the result is divided by 5 to give 10. What is the number? "
-     "Solve it step by step.", "12", None),
     ("A rectangle is 4 cm longer than it is wide and has a perimeter of 40 cm. First find both sides, then calculate "
      "its area in square centimetres.", "96", "high"),
-    ("A salary of 2000 dollars rises by 10 percent and then falls by 10 percent. By how many dollars is it lower than "
-     "at the start? Reason step by step.", "20", None),
     ("Five machines make 5 parts in 5 minutes. At the same rate, how many parts do 20 machines make in 15 minutes? "
      "Derive the result step by step.", "60", None),
     ("A box holds 3 red and 5 blue balls. How many balls are in the box?", "8", "low"),
@@ -111,9 +109,13 @@ _PLAIN: tuple[tuple[str, Check | None, tuple[str, ...]], ...] = (
     ("How many days are in a week?", "word", ("7", "seven")),
     ("What colour do you get when you mix blue and yellow?", "word", ("green",)),
     ("What is the opposite of hot?", "word", ("cold",)),
-    ("Translate 'good morning' into French.", "word", ("bonjour",)),
+    ("Which animal barks?", "word", ("dog", "dogs")),
     ("Name the largest ocean on Earth.", "word", ("Pacific",)),
     ("What is the chemical formula of water?", "word", ("H2O", "H₂O")),
+    ("Who painted the Mona Lisa?", "word", ("Leonardo", "Vinci")),
+    ("Which planet is known as the Red Planet?", "word", ("Mars",)),
+    ("How many legs does a spider have?", "word", ("8", "eight")),
+    ("What is the currency of the United States?", "word", ("dollar", "dollars")),
     ("Write one friendly sentence that thanks a colleague for a code review.", None, ()),
     ("Suggest a short title for a blog post about unit tests.", None, ()),
     ("Say in one sentence what a Python list is.", None, ()),
@@ -123,7 +125,7 @@ _FORCED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("student", "What is the capital of Italy?", ("Rome",)),
     ("teacher", "What is the capital of Norway?", ("Oslo",)),
     (ALIAS, "What is the capital of Spain?", ("Madrid",)),
-    (ALIAS, "Which season comes after winter?", ("spring",)),
+    (ALIAS, "What is the capital of Portugal?", ("Lisbon",)),
 )
 
 
@@ -140,9 +142,9 @@ def question_bank() -> tuple[Question, ...]:
         for n, (text, expected, carrier) in enumerate(_OFF_TOPIC, start=1)
     )  # fmt: skip
     long = tuple(
-        Question(id=f"long-{n:02}", kind="long", text=text, source=module, check=check, expected=expected,
+        Question(id=f"long-{n:02}", kind="long", text=text, source=LONG_DOCUMENT, check=check, expected=expected,
                  max_tokens=40)
-        for n, (module, text, check, expected) in enumerate(_LONG, start=1)
+        for n, (text, check, expected) in enumerate(_LONG, start=1)
     )  # fmt: skip
     reasoning = tuple(
         Question(id=f"reason-{n:02}", kind="reasoning", text=text, check="number", expected=(expected,),

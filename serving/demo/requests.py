@@ -19,17 +19,20 @@ from serving.demo.retrieval import Hit
 
 RETRIEVED_CHUNKS = 3
 STUDENT_WINDOW_TOKENS = 2048
-LONG_DOCUMENT_TOKENS = 2180
+LONG_DOCUMENT_TOKENS = 2100
 """A little more than the student's window: the teacher's prefill is slow on two cores."""
 
 CountTokens = Callable[[str], int]
 Search = Callable[[str, int], list[Hit]]
 
+_ASSISTANT = (
+    "You are a documentation assistant for Python. Answer in one short sentence. If a function, method or class is "
+    "asked for, give its full name. Use the documentation if it helps."
+)
 _INSTRUCTIONS: dict[Kind, str] = {
-    "docs": "You answer questions about Python from its documentation. Reply with the full name of the one function, "
-    "method or class that is asked for.",
-    "off_topic": "You answer questions. Use the documentation below if it helps. Reply in one short sentence.",
-    "long": "You answer questions about the documentation that the user gives. Reply in one short sentence.",
+    "docs": _ASSISTANT,
+    "off_topic": _ASSISTANT,
+    "long": _ASSISTANT,
     "reasoning": "You solve problems. Be brief, and end with a line 'Answer: ' and the number alone.",
     "plain": "You are a helpful assistant. Reply in one short sentence.",
     "forced": "You are a helpful assistant. Reply in one short sentence.",
@@ -45,6 +48,8 @@ class DemoRequest(msgspec.Struct, frozen=True, kw_only=True):
     extra_body: dict[str, Any]
     """What the client library has no argument for: `router`, `documents`."""
     stream: bool
+    session: str | None = None
+    """Requests of one session are sent one after the other, as by one person."""
     shown_names: tuple[str, ...] = ()
     """Dotted names of the chunks in the prompt, best first."""
 
@@ -87,26 +92,34 @@ def cut_document(text: str, tokens: int, count_tokens: CountTokens) -> str:
     return "".join(lines[:low])
 
 
-def _request(
-    question: Question, search: Search, documents: dict[str, str], *, stream: bool
-) -> DemoRequest:
+def _request(question: Question, search: Search, documents: dict[str, str], *, stream: bool) -> DemoRequest:
     system = {"role": "system", "content": _INSTRUCTIONS[question.kind]}
     user = {"role": "user", "content": question.text}
     if question.kind == "long" and question.source is not None:
         user["content"] = f"{documents[question.source]}\n\nQuestion: {question.text}"
+        session = f"reading-{question.source}"
+        return DemoRequest(
+            question=question,
+            messages=(system, user),
+            extra_body={"router": {"session": session}},
+            stream=stream,
+            session=session,
+        )
     if question.carrier is None:
         return DemoRequest(question=question, messages=(system, user), extra_body={}, stream=stream)
     hits = search(question.text, RETRIEVED_CHUNKS)
     names = tuple(dict.fromkeys(hit.chunk.name for hit in hits))
     if question.carrier == "tool":
         messages: tuple[dict[str, Any], ...] = (system, user, *_tool_messages(question, hits))
-        return DemoRequest(
-            question=question, messages=messages, extra_body={}, stream=stream, shown_names=names
-        )
+        return DemoRequest(question=question, messages=messages, extra_body={}, stream=stream, shown_names=names)
     shown = "\n\n".join(hit.chunk.text for hit in hits)
     system["content"] += f"\n\nDocumentation:\n{shown}"
     return DemoRequest(
-        question=question, messages=(system, user), extra_body=_evidence(question, hits), stream=stream, shown_names=names
+        question=question,
+        messages=(system, user),
+        extra_body=_evidence(question, hits),
+        stream=stream,
+        shown_names=names,
     )
 
 

@@ -60,8 +60,8 @@ class MiniLm:
             )
         folder = Path(spec.origin).parent / "model"
         version = importlib.metadata.version("sentence-transformers")
-        weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        self.identity = f"sentence-transformers {version}, all-MiniLM-L6-v2 sha256:{weights}"
+        self.sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        self.identity = f"sentence-transformers {version}, all-MiniLM-L6-v2 sha256:{self.sha256}"
         with _offline():
             library = importlib.import_module("sentence_transformers")
             self._model = library.SentenceTransformer(str(folder), device="cpu")

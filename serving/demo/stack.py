@@ -1,0 +1,148 @@
+"""Starts what the demo talks to: the student (vLLM), the teacher (llama.cpp's server or any API), the gateway.
+
+The gateway is `locum serve` with a configuration file, exactly as a user runs it. Every child runs below
+`serving/guard.py`, so that nothing of it outlives the demo, however the demo ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from serving.demo.progress import Steps
+from serving.demo.requests import STUDENT_WINDOW_TOKENS
+from serving.demo.results import Prices
+from serving.demo.settings import Endpoint, free_port, locum_toml
+from serving.launch import Command
+from serving.options import VllmOptions
+from serving.probe import Report
+from serving.process import GuardedLauncher
+from serving.student import StudentProcess
+from serving.supervisor import Event, Observer, Runtime, State, Supervisor, Timing
+
+GATEWAY_START_TIMEOUT_S = 180.0
+CHILD_STOP_TIMEOUT_S = 5.0
+"""The demo stops its children after its last answer, or because it was interrupted: nobody waits for more."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """The student to launch."""
+
+    model: Path
+    python: str | None
+    cores: tuple[int, ...]
+
+
+@asynccontextmanager
+async def running_student(student: Student, folder: Path, steps: Steps) -> AsyncIterator[Supervisor]:
+    """vLLM, starting; `ready()` of the yielded supervisor waits for it.
+
+    Raises:
+        ModelError, LaunchError: before anything is started.
+    """
+    options = VllmOptions(
+        model=str(student.model),
+        port=free_port(),
+        python=student.python,
+        context_window_tokens=STUDENT_WINDOW_TOKENS,
+        cpu_omp_threads_bind=",".join(map(str, student.cores)) or None,
+        shutdown_timeout_s=CHILD_STOP_TIMEOUT_S,
+        max_restarts=0,
+        log_file=str(fresh_log(folder, "student")),
+    )
+    async with StudentProcess(options, observer=_observer(steps, "start the student (vLLM)")) as process:
+        yield process
+
+
+@asynccontextmanager
+async def running_gateway(
+    folder: Path, *, port: int, student: Endpoint, teacher: Endpoint, tokenizer: Path, prices: Prices, steps: Steps
+) -> AsyncIterator[str]:
+    """`locum serve`, ready: both models reachable and the student's window known. Yields its URL.
+
+    Raises:
+        ProcessFailed: it died or did not become ready; the message ends with its log.
+    """
+    config = folder / "locum.toml"
+    config.write_text(
+        locum_toml(
+            port=port, student=student, teacher=teacher, tokenizer=tokenizer, traffic=folder / "traffic", prices=prices
+        ),
+        encoding="utf-8",
+    )
+    url = f"http://127.0.0.1:{port}"
+    process = Supervisor(
+        "gateway",
+        gateway_command(config, os.environ),
+        Timing(
+            startup_timeout_s=GATEWAY_START_TIMEOUT_S, shutdown_timeout_s=CHILD_STOP_TIMEOUT_S, max_restarts=0
+        ),
+        Runtime(
+            launcher=GuardedLauncher(log_file=fresh_log(folder, "gateway")),
+            probe=GatewayProbe(url),
+            observer=_observer(steps, "start the gateway (locum serve)"),
+        ),
+    )
+    async with process:
+        await process.ready()
+        yield url
+
+
+def gateway_command(config: Path, environ: Mapping[str, str]) -> Command:
+    """`locum serve -c FILE` with this interpreter, whatever is first on the PATH."""
+    main = "from router.cli import main; main(prog_name='locum')"
+    return Command(
+        argv=(sys.executable, "-c", main, "serve", "-c", str(config)),
+        env={**environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"},
+    )
+
+
+class GatewayProbe:
+    """`/readyz`, and more than it asks: the demo needs both models at once."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def __call__(self, timeout_s: float) -> Report:
+        try:
+            async with httpx.AsyncClient(timeout=timeout_s, trust_env=False) as client:
+                answer = await client.get(f"{self._url}/readyz")
+                detail = answer.json()
+        except (httpx.HTTPError, ValueError) as exc:
+            return Report(healthy=False, problem=str(exc) or type(exc).__name__)
+        away = [name for name in ("student", "teacher") if not detail.get(name, {}).get("reachable")]
+        if away:
+            return Report(healthy=True, problem=f"it does not reach the {' and the '.join(away)} yet")
+        return Report(healthy=True)
+
+
+async def ready_together(stack: AsyncExitStack, *processes: Supervisor) -> None:
+    """Wait until all serve; the first that dies ends the wait. Raises: ProcessFailed."""
+    waits = [asyncio.ensure_future(process.ready()) for process in processes]
+    stack.callback(lambda: [wait.cancel() for wait in waits])
+    await asyncio.gather(*waits)
+
+
+def fresh_log(folder: Path, name: str) -> Path:
+    """Where a child writes, without what an earlier run left."""
+    path = folder / f"{name}.log"
+    path.unlink(missing_ok=True)
+    return path
+
+
+def _observer(steps: Steps, step: str) -> Observer:
+    def show(event: Event) -> None:
+        if event.state is State.READY:
+            steps.done(step, f"ready after {event.elapsed_s:.0f} s")
+        elif event.state in (State.STARTING, State.FAILED, State.RESTARTING):
+            steps.update(step, event.message)
+
+    return show
