@@ -114,7 +114,7 @@ def test_clipped_maps_the_ends_of_its_scale() -> None:
     ],
 )
 def test_curves_that_make_no_sense_are_refused(build: object) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         build()  # type: ignore[operator]
 
 

@@ -157,8 +157,8 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any], message: str) 
 
 def test_calibrator_of_another_aggregate_or_schema_is_refused(tmp_path: Path) -> None:
     other = fitted(tmp_path / "margin.json", aggregate="margin")
-    with pytest.raises(PolicyConfigError, match="^calibrator: margin.json was fitted on aggregate 'margin'"):
+    with pytest.raises(PolicyConfigError, match=r"^calibrator: margin.json was fitted on aggregate 'margin'"):
         build("retrieval_confidence", {"calibrator": other})
     old = fitted(tmp_path / "old.json", schema=0)
-    with pytest.raises(PolicyConfigError, match="^calibrator: .*schema 0, this version reads 1"):
+    with pytest.raises(PolicyConfigError, match=r"^calibrator: .*schema 0, this version reads 1"):
         build("retrieval_confidence", {"calibrator": old})
