@@ -179,7 +179,7 @@ def vllm_environment(
     return env
 
 
-def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def clean_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """For a child that runs models: no model hub, no usage reports, none of the gateway's secrets or Python paths."""
     kept = {
         name: value for name, value in environ.items() if name not in DROPPED_VARIABLES and not SECRET_NAME.search(name)
