@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -75,8 +76,43 @@ def metric_families() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
             yield described.name + suffix, described.type, tuple(metric._labelnames), described.documentation
 
 
+PACKAGES = {
+    "router": "the gateway process",
+    "policies": "pure decisions: features in, a decision out",
+    "serving": "the student and the demo's teacher as supervised processes; the demo",
+    "trainer": "offline: what learned policies are trained with",
+    "loadtests": "the fake backend, the load generator, the benchmark",
+}
+
+
+def file_tree() -> str:
+    """Every module with the first line of its docstring."""
+    lines = ["```text"]
+    for package, about in PACKAGES.items():
+        lines.append(f"{package + '/':24}{about}")
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = str(path.relative_to(ROOT / package))
+            if path.name != "__init__.py":
+                lines.append(f"  {name:22}{_first_line(path)}")
+    lines += [f"{name:24}{about}" for name, about in OTHER_FOLDERS.items()]
+    return "\n".join([*lines, "```"])
+
+
+OTHER_FOLDERS = {
+    "tests/": "mirrors the packages; contract/, property/, architecture/, docs/, slow/ (real models)",
+    "deploy/": "example configuration, locked environments and their installer",
+    "docs/": "reference of endpoints, headers, errors, policies and metrics",
+    "dev/LOG.md": "what was measured and tried, negative results included",
+}
+
+
+def _first_line(path: Path) -> str:
+    documentation = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return documentation.partition("\n")[0]
+
+
 SECTIONS = {
-    "README.md": {"configuration": configuration_table},
+    "README.md": {"tree": file_tree, "configuration": configuration_table},
     "docs/reference.md": {"policies": policy_sections, "metrics": metrics_table},
 }
 
