@@ -254,4 +254,3 @@ def prepare(role: ModelRole, progress: Progress, *, python: str | None = None, v
     if role == "student":
         return prepare_student(progress, python=python, verify=verify)
     return prepare_teacher(progress, verify=verify)
-
