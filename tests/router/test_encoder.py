@@ -194,7 +194,7 @@ needs_library = pytest.mark.skipif(
 @pytest.mark.semantic
 @needs_library
 def test_folder_without_a_model_is_refused_before_anything_is_loaded(tmp_path: Any) -> None:
-    with pytest.raises(EncoderUnavailable, match=r"encoder\.model: .* no modules\.json"):
+    with pytest.raises(EncoderUnavailable, match=r"encoder\.model: .*no modules\.json"):
         load_model(str(tmp_path), threads=1)
 
 
