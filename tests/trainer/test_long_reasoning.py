@@ -42,7 +42,7 @@ def prompts(n: int, seed: int = 0) -> list[dict[str, Any]]:
         topic, number = rng.choice(TOPICS), rng.randint(2, 99)
         hard = f"Prove step by step how many {topic} remain if {number} are lost and the total then doubles each day."
         text = hard if label else f"What colour are {topic} number {number}?"
-        rows.append({"text": f"mark{origin} {text}", "label": label, "source": f"{origin}:{index // 6 % 4}"})
+        rows.append({"text": f"mark{origin} {text}", "label": label, "source": f"{origin}:{index // 6 % 3}"})
     return rows
 
 
@@ -70,7 +70,7 @@ def test_command_writes_weights_that_the_policy_uses(tmp_path: Path) -> None:
     assert (weights.n, weights.n_positive, weights.note) == (240, 120, "a test")
     assert weights.training_data_sha256 == hashlib.sha256(data.read_bytes()).hexdigest()
     assert weights.auroc_held_out > 0.95
-    assert set(weights.sources) == {f"{origin}:{half}" for origin in ("one", "two", "three") for half in range(4)}
+    assert set(weights.sources) == {f"{origin}:{half}" for origin in ("one", "two", "three") for half in range(3)}
     policy = build("long_reasoning", {"weights": str(out)})
     hard = RequestFeatures(
         prompt_bytes=1, message_count=1, approx_prompt_tokens=1, requested_output_tokens=1,
