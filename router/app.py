@@ -93,6 +93,7 @@ def build_app(
                 await parts.encoder.warm()
             if background is not None:
                 await running.enter_async_context(background)
+            await running.enter_async_context(parts.prober)
             await parts.prober.once()
             running.push_async_callback(_cancelled, asyncio.create_task(parts.prober.run()))
             parts.metrics.student_info.info({"student": config.student.model})

@@ -8,23 +8,22 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-import aiohttp
 import msgspec
-from aiohttp import ClientTimeout, hdrs
 
 from policies.base import Route
 from router.config import BackendConfig
-from router.errors import BackendBroken, BackendRefused, BackendTimeout, BackendUnreachable, Cause
+from router.errors import BackendBroken, BackendRefused, BackendUnreachable, Cause
+from router.http_client import Headers, HttpClient, HttpError, Response
 from router.pricing import price_of
-
-Headers = list[tuple[bytes, bytes]]
 
 _REQUEST_HEADERS = frozenset({b"traceparent", b"tracestate", b"x-request-id", b"openai-beta"})
 """Headers of a client that reach a backend. Never its authorization: that is between the client and us."""
-_RESPONSE_HEADERS = ("x-request-id", "openai-", "x-ratelimit-", "retry-after")
+_RESPONSE_HEADERS = (b"x-request-id", b"openai-", b"x-ratelimit-", b"retry-after")
 _REFUSALS: dict[int, Cause] = {401: "unauthorized", 403: "unauthorized", 404: "model_not_found", 429: "rate_limited"}
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 MAX_RETRY_AFTER_S = 3600
+KEEP_ALIVE_S = 4.0
+"""Idle connections expire before servers close them; the race that remains is retried."""
 LINGER_S = 0.5
 """How long a backend may take to end a body whose last event has arrived, before its connection is given up."""
 
@@ -32,28 +31,29 @@ LINGER_S = 0.5
 class Answer:
     """A backend's response whose status has arrived and which can be passed on."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: Response) -> None:
         self._response = response
         self.status = response.status
-        self.headers: Headers = [
-            (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
-            for name, value in response.headers.items()
-            if name.lower().startswith(_RESPONSE_HEADERS)
-        ]
-        self.content_type = response.headers.get(hdrs.CONTENT_TYPE, "application/json")
+        headers = dict(response.headers)
+        self.headers: Headers = [header for header in response.headers if header[0].startswith(_RESPONSE_HEADERS)]
+        self.content_type = headers.get(b"content-type", b"application/json")
+        self.retry_after_s = parse_retry_after(headers.get(b"retry-after"))
         self.refusal: bytes | None = None
         """The body, when it had to be read to sort a refusal."""
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            response.close()
+            raise BackendBroken("the answer is compressed, which was not asked for", cause="invalid_response")
 
     @property
     def is_event_stream(self) -> bool:
-        return self.content_type.startswith("text/event-stream")
+        return self.content_type.startswith(b"text/event-stream")
 
     async def read(self) -> bytes:
         """The bytes that have arrived, at least one; empty at the end. Raises: BackendUnreachable."""
         try:
-            return await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as exc:
-            raise BackendUnreachable(_kind(exc), cause="disconnected") from exc
+            return await self._response.read()
+        except HttpError as exc:
+            raise BackendUnreachable(str(exc), cause="disconnected") from exc
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body. Raises: BackendBroken when it exceeds the limit, BackendUnreachable when it breaks off."""
@@ -70,14 +70,14 @@ class Answer:
 
     async def release(self) -> None:
         """Let the connection be used again if the backend ends the body promptly; else give it up."""
-        if not self._response.content.at_eof():
-            try:
-                async with asyncio.timeout(LINGER_S):
-                    if await self._response.content.readany():
-                        self._response.close()
-            except (TimeoutError, aiohttp.ClientError, OSError):
-                self._response.close()
-        self._response.release()
+        if self._response.ended:
+            return
+        try:
+            async with asyncio.timeout(LINGER_S):
+                await self._response.read()
+        except (TimeoutError, HttpError):
+            pass
+        self._response.close()
 
     def close(self) -> None:
         """Give the connection up, which cancels an unfinished generation; nothing happens after the end."""
@@ -85,13 +85,7 @@ class Answer:
 
 
 class Backend:
-    """One model behind one base URL.
-
-    The connection pool expires idle connections after `KEEP_ALIVE_S`, before servers do; the race that remains is
-    covered by one retry on a connection that broke before any answer.
-    """
-
-    KEEP_ALIVE_S = 4.0
+    """One model behind one base URL."""
 
     def __init__(self, route: Route, config: BackendConfig, environ: Mapping[str, str] = os.environ) -> None:
         self.route: Route = route
@@ -100,26 +94,25 @@ class Backend:
         self.window_tokens = config.context_window_tokens
         self.reachable: bool | None = None
         """What the last probe saw; None before the first."""
-        self._url = f"{config.base_url}/chat/completions"
         key = environ.get(config.api_key_env) if config.api_key_env else None
         self.auth_headers: dict[str, str] = {"authorization": f"Bearer {key}"} if key else {}
-        self._fixed_headers = {"content-type": "application/json", "accept-encoding": "identity", **self.auth_headers}
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self.config.max_connections, keepalive_timeout=self.KEEP_ALIVE_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            timeout=ClientTimeout(total=None, sock_connect=self.config.connect_timeout_s),
-            skip_auto_headers=("user-agent", "accept"),
-            read_bufsize=2**16,
+        self._client = HttpClient(
+            self.config.base_url,
+            connect_timeout_s=self.config.connect_timeout_s,
+            max_connections=self.config.max_connections,
+            keep_alive_s=KEEP_ALIVE_S,
         )
+        fixed = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
+        fixed += [(name.encode(), value.encode("latin-1")) for name, value in self.auth_headers.items()]
+        self._head = self._client.head(b"/chat/completions", fixed)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._session.close()
+        await self._client.close()
 
     def call(self, body: bytes, client_headers: Headers) -> Call:
         """`async with backend.call(...) as answer`: leaving the block gives up what was not read to its end."""
@@ -134,47 +127,40 @@ class Backend:
         Raises:
             BackendError: another backend may do better.
         """
-        headers = self._fixed_headers
-        passed = {name.decode(): value.decode("latin-1") for name, value in client_headers if name in _REQUEST_HEADERS}
-        if passed:
-            headers = headers | passed
+        headers = [header for header in client_headers if header[0] in _REQUEST_HEADERS]
         try:
-            response = await self._post(body, headers)
-        except TimeoutError as exc:
-            raise BackendTimeout(f"no connection within {self.config.connect_timeout_s} s", cause="timeout") from exc
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
-            connected = isinstance(exc, _BROKEN) and not isinstance(exc, aiohttp.ClientConnectorError)
-            cause: Cause = "disconnected" if connected else "connect_error"
-            raise BackendUnreachable(_kind(exc), cause=cause) from exc
-        if response.status < 300:
-            return Answer(response)
-        return await self._refusal(response)
+            response = await self._post(headers, body)
+        except HttpError as exc:
+            raise BackendUnreachable(str(exc), cause="disconnected" if exc.connected else "connect_error") from exc
+        answer = Answer(response)
+        return answer if answer.status < 300 else await self._refusal(answer)
 
-    async def _post(self, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        for last_try in (False, True):
+    async def _post(self, headers: Headers, body: bytes) -> Response:
+        """A kept-alive connection may turn out to be closed: that costs one more try, on another connection."""
+        while True:
             try:
-                return await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
-            except _BROKEN:
-                if last_try:
+                return await self._client.post(self._head, headers, body)
+            except HttpError as exc:
+                if not exc.retriable:
                     raise
-        raise AssertionError("unreachable")
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> Answer:
+    async def _refusal(self, answer: Answer) -> Answer:
         """Sort a status of 300 and above: this backend's trouble is raised, the client's own is returned."""
-        retry_after_s = parse_retry_after(response.headers.get(hdrs.RETRY_AFTER))
-        if response.status in (400, 413) and self.route == "student":
-            answer = Answer(response)
-            answer.refusal = await answer.body(limit_bytes=2**20)
+        if answer.status in (400, 413) and self.route == "student":
+            try:
+                answer.refusal = await answer.body(limit_bytes=2**20)
+            finally:
+                answer.close()
             if _is_context_overflow(answer.refusal):
                 raise BackendRefused("the request exceeds the context window", cause="context_overflow")
             return answer
-        cause = _REFUSALS.get(response.status)
-        if cause is None and (response.status >= 500 or response.status < 400 or response.status == 408):
+        cause = _REFUSALS.get(answer.status)
+        if cause is None and (answer.status >= 500 or answer.status < 400 or answer.status == 408):
             cause = "server_error"
         if cause is None:
-            return Answer(response)
-        response.close()
-        raise BackendRefused(f"status {response.status}", cause=cause, retry_after_s=retry_after_s)
+            return answer
+        answer.close()
+        raise BackendRefused(f"status {answer.status}", cause=cause, retry_after_s=answer.retry_after_s)
 
 
 class Call:
@@ -197,12 +183,9 @@ class Call:
         self._answer.close()
 
 
-_BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-
-
-def parse_retry_after(value: str | None) -> int | None:
+def parse_retry_after(value: bytes | None) -> int | None:
     """Seconds of a Retry-After header, bounded; HTTP dates are not used by model servers and count as absent."""
-    if value is None or not value.strip().isdecimal():
+    if value is None or not value.strip().isdigit():
         return None
     return min(int(value.strip()[:6]), MAX_RETRY_AFTER_S)
 
@@ -215,8 +198,3 @@ def _is_context_overflow(body: bytes) -> bool:
         return bool(known) or error.get("param") == "input_tokens" or "context length" in str(error.get("message"))
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _kind(exc: BaseException) -> str:
-    """An exception without its details, which may hold addresses."""
-    return type(exc).__name__

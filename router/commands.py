@@ -130,7 +130,8 @@ def explain(path: Path, tenant: str, as_json: bool, request_file: BinaryIO) -> N
 
 async def _explained(parts: Parts, request: ChatRequest, tenant: str) -> Evaluation:
     if parts.student.window_tokens is None:
-        await parts.prober.once()
+        async with parts.prober as prober:
+            await prober.once()
     return await parts.decider.decide(request, tenant=tenant, every_vote=True)
 
 

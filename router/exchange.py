@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from router.backends import Headers
 from router.errors import BodyTooLarge, InvalidRequest
+from router.http_client import Headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -16,7 +16,7 @@ import msgspec
 from policies.base import RouteDecision
 from router.answers import meaning_of
 from router.auth import Keyring
-from router.backends import Answer, Backend, Call, Headers
+from router.backends import Answer, Backend, Call
 from router.chat import ChatRequest
 from router.config import Config
 from router.errors import (
@@ -33,6 +33,7 @@ from router.errors import (
     error_frame,
 )
 from router.exchange import ClientGone, Exchange, Receive, Scope, Send
+from router.http_client import Headers
 from router.metrics import Metrics
 from router.outcome import DecisionIds, Draft, Outcomes
 from router.routing import FORCED_POLICY, Decider
@@ -276,7 +277,7 @@ class Gateway:
             headers.append((b"x-router-explain", _header_text(msgspec.json.encode(explained).decode())))
         if answer is not None:
             headers += answer.headers
-            headers.append((b"content-type", answer.content_type.encode("latin-1", "replace")))
+            headers.append((b"content-type", answer.content_type))
         return headers
 
 

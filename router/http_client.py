@@ -1,0 +1,325 @@
+"""A lean HTTP/1.1 client for the hot path: one origin, a pool of kept-alive connections, bodies as they arrive.
+
+It does what a gateway needs and no more: POST with a body in memory, any framing of the answer, backpressure, TLS. A
+cancelled or closed answer closes its connection at once, which is what makes a model server stop generating.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+
+Headers = list[tuple[bytes, bytes]]
+
+MAX_BUFFERED_BYTES = 256 * 1024
+"""What a connection reads ahead of its consumer; then the socket is left alone."""
+MAX_HEADER_BYTES = 64 * 1024
+ONE_WRITE_BYTES = 64 * 1024
+"""Up to this size head and body are joined, so that they leave in one segment."""
+
+
+class HttpError(Exception):
+    """The answer cannot be had.
+
+    Attributes:
+        connected: False when no connection could be opened.
+        retriable: a kept-alive connection turned out to be closed before a byte of the answer came.
+    """
+
+    def __init__(self, message: str, *, connected: bool = True, retriable: bool = False) -> None:
+        super().__init__(message)
+        self.connected = connected
+        self.retriable = retriable
+
+
+class Response:
+    """One answer. `read` gives its body as it arrives; `close` gives up what has not come yet."""
+
+    __slots__ = ("_buffered", "_chunks", "_connection", "_error", "_waiter", "ended", "headers", "status")
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.headers: Headers = []
+        self.ended = False
+        self._connection = connection
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._error: HttpError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def read(self) -> bytes:
+        """All bytes that have arrived, at least one; empty at the end. Raises: HttpError."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self.ended:
+                return b""
+            await self._wait()
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        if self._buffered > MAX_BUFFERED_BYTES:
+            self._connection.resume()
+        self._buffered = 0
+        return data
+
+    def close(self) -> None:
+        """Close the connection unless the answer has come to its end."""
+        if not self.ended:
+            self._connection.abort()
+
+    async def started(self) -> None:
+        """Wait for the status and the headers. Raises: HttpError."""
+        while not self.status:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # Called by the connection.
+
+    def begin(self, status: int, headers: Headers) -> None:
+        self.headers = headers
+        self.status = status
+        self._wake()
+
+    def feed(self, data: bytes) -> bool:
+        """Returns False when the consumer lags behind and reading should pause."""
+        self._chunks.append(data)
+        self._buffered += len(data)
+        self._wake()
+        return self._buffered <= MAX_BUFFERED_BYTES
+
+    def end(self) -> None:
+        self.ended = True
+        self._wake()
+
+    def fail(self, error: HttpError) -> None:
+        self._error = error
+        self._wake()
+
+
+class Connection(asyncio.Protocol):
+    """One connection, with one request under way at most. It calls `pool` when it can be used again or is gone."""
+
+    def __init__(self, pool: HttpClient) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._response: Response | None = None
+        self._headers: Headers = []
+        self._header_bytes = 0
+        self._framed = False
+        self._reused = False
+        self.idle_since_s = 0.0
+        self.in_use = True
+
+    @property
+    def open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, head: bytes, body: bytes) -> Response:
+        response = self._response = Response(self)
+        self._headers, self._header_bytes, self._framed = [], 0, False
+        if not self.open:
+            self._fail("the connection was closed", retriable=True)
+            return response
+        transport = cast(asyncio.Transport, self._transport)
+        if len(body) <= ONE_WRITE_BYTES:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+        return response
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def resume(self) -> None:
+        if self.open:
+            cast(asyncio.Transport, self._transport).resume_reading()
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses of it
+
+    def data_received(self, data: bytes) -> None:
+        if self._response is None:  # nobody asked: what comes now must not become the answer to the next request
+            self.abort()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, httptools.HttpParserCallbackError):
+            self._fail("the answer is not HTTP")
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        response = self._response
+        if response is not None and response.status and not self._framed and exc is None:
+            self._response = None
+            response.end()  # an answer without a length ends with its connection
+        else:
+            retriable = self._reused and response is not None and not response.status and not self._headers
+            self._fail("the connection was closed before the end of the answer", retriable=retriable)
+        self._pool.lost(self)
+
+    # httptools' callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > MAX_HEADER_BYTES:
+            raise ValueError("too many headers")
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
+            self._framed = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # 100 Continue and its like come before the answer
+            self._headers = []
+        elif self._response is not None:
+            self._response.begin(status, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        if self._response is not None and not self._response.feed(data) and self.open:
+            cast(asyncio.Transport, self._transport).pause_reading()
+
+    def on_message_complete(self) -> None:
+        response = self._response
+        if response is None or not response.status:
+            return
+        self._response = None
+        response.end()
+        if self._parser.should_keep_alive() and self.open:
+            self._reused = True
+            self.resume()
+            self._pool.give_back(self)
+        else:
+            self.abort()
+
+    def _fail(self, message: str, *, retriable: bool = False) -> None:
+        response, self._response = self._response, None
+        if response is not None:
+            response.fail(HttpError(message, retriable=retriable))
+
+
+class HttpClient:
+    """Posts to one origin.
+
+    Args:
+        base_url: scheme, host, port and the beginning of every path.
+        max_connections: more requests wait for one to end.
+        keep_alive_s: an idle connection older than this is not used again; to be below the server's own limit.
+    """
+
+    def __init__(self, base_url: str, *, connect_timeout_s: float, max_connections: int, keep_alive_s: float) -> None:
+        parts = urlsplit(base_url)
+        self._host = parts.hostname or ""
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._tls else 80)
+        self._prefix = parts.path.rstrip("/").encode("latin-1")
+        self._authority = parts.netloc.encode("idna" if not parts.netloc.isascii() else "ascii")
+        self._connect_timeout_s = connect_timeout_s
+        self._keep_alive_s = keep_alive_s
+        self._slots = asyncio.Semaphore(max_connections)
+        self._idle: list[Connection] = []
+        self._connections: set[Connection] = set()
+
+    def head(self, path: bytes, headers: Headers) -> bytes:
+        """The constant part of a request's head, for `post`."""
+        lines = [b"POST %b%b HTTP/1.1" % (self._prefix, path), b"host: " + self._authority]
+        lines += [b"%b: %b" % header for header in headers]
+        return b"\r\n".join(lines)
+
+    async def post(self, head: bytes, headers: Headers, body: bytes) -> Response:
+        """Send a request and wait for the head of its answer.
+
+        Args:
+            head: from `head`.
+            headers: more of them; names and values must be free of line breaks.
+        Raises:
+            HttpError. On cancellation the connection is closed.
+        """
+        more = b"".join(b"\r\n%b: %b" % header for header in headers)
+        whole_head = b"%b%b\r\ncontent-length: %d\r\n\r\n" % (head, more, len(body))
+        connection = await self._acquire()
+        response = connection.send(whole_head, body)
+        try:
+            await response.started()
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for connection in tuple(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)  # transports report their end in the next turn of the loop
+
+    async def _acquire(self) -> Connection:
+        await self._slots.acquire()
+        oldest_s = asyncio.get_running_loop().time() - self._keep_alive_s
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open and connection.idle_since_s > oldest_s:
+                connection.in_use = True
+                return connection
+            connection.abort()
+        try:
+            return await self._connect()
+        except BaseException:
+            self._slots.release()
+            raise
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        connection = Connection(self)
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
+        except TimeoutError as exc:
+            raise HttpError(f"no connection within {self._connect_timeout_s:g} s", connected=False) from exc
+        except (OSError, ValueError) as exc:
+            raise HttpError(type(exc).__name__, connected=False) from exc
+        except asyncio.CancelledError:
+            connection.in_use = False  # its slot is released by the caller
+            connection.abort()
+            raise
+        self._connections.add(connection)
+        return connection
+
+    # Called by connections.
+
+    def give_back(self, connection: Connection) -> None:
+        """Its answer has ended and it can be used again."""
+        connection.in_use = False
+        connection.idle_since_s = asyncio.get_running_loop().time()
+        self._idle.append(connection)
+        self._slots.release()
+
+    def lost(self, connection: Connection) -> None:
+        """It is closed."""
+        if connection in self._connections:
+            self._connections.discard(connection)
+            if connection.in_use:
+                self._slots.release()
+            elif connection in self._idle:
+                self._idle.remove(connection)
