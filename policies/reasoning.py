@@ -19,8 +19,8 @@ from policies.calibration import ReliabilityBin, sigmoid
 FEATURE_SCHEMA = 1
 """Version of everything in this file that changes a feature's value; weights of another version are refused."""
 
-HEAD_CHARS = 512
-TAIL_CHARS = 512
+HEAD_CHARS = 400
+TAIL_CHARS = 400
 """Of a longer text only this much of both ends is looked at: the task is stated at the start or at the end."""
 BUCKETS = 2**14
 WEIGHT_UNIT = 1e-4
