@@ -195,13 +195,10 @@ def cores_of(bind: str | None) -> tuple[int, ...]:
     """
     cores: set[int] = set()
     for part in re.split(r"[,|]", bind) if bind else ():
-        first, _, last = part.partition("-")
-        try:
-            span = range(int(first), int(last or first) + 1)
-        except ValueError as exc:
-            raise LaunchError(f"cpu_omp_threads_bind: {bind!r} is not a list of cores like 0-3 or 0,2") from exc
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        span = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
         if not span:
-            raise LaunchError(f"cpu_omp_threads_bind: {part!r} counts backwards")
+            raise LaunchError(f"cpu_omp_threads_bind: {part!r} in {bind!r} is not a core or a range like 0-3")
         cores.update(span)
     return tuple(sorted(cores))
 

@@ -106,7 +106,7 @@ class VllmOptions(BaseModel):
     cpu_kv_cache_gib: int = Field(1, ge=1, description="KV cache of the CPU build; ignored with a GPU.")
     cpu_omp_threads_bind: str | None = Field(
         None,
-        pattern=r"^[0-9,|-]+$",
+        pattern=r"^\d+(-\d+)?([,|]\d+(-\d+)?)*$",
         description="Cores of the CPU build, like `0-3` or `0,2`; with `|` between memory nodes; ignored with a GPU.",
     )
     startup_timeout_s: Seconds = Field(900.0, description="Time from launch until it must be ready.")
