@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from router.errors import BodyTooLarge, InvalidRequest
+from router.errors import BodyTooLarge
 from router.http_client import Headers
 
 Scope = MutableMapping[str, Any]
@@ -37,34 +37,28 @@ class Exchange:
                 return value
         return None
 
-    async def read_body(self, *, limit_bytes: int, timeout_s: float) -> bytes:
+    async def read_body(self, *, limit_bytes: int) -> bytes:
         """The whole request body.
 
         Raises:
-            BodyTooLarge, InvalidRequest (too slow), ClientGone.
+            BodyTooLarge, ClientGone.
         """
         declared = self.header(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
             raise BodyTooLarge(limit_bytes)
         chunks: list[bytes] = []
         size = 0
-        try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    chunk = message.get("body", b"")
-                    size += len(chunk)
-                    if size > limit_bytes:
-                        raise BodyTooLarge(limit_bytes)
-                    chunks.append(chunk)
-                    if not message.get("more_body", False):
-                        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        except TimeoutError as exc:
-            raise InvalidRequest(
-                f"The request body did not arrive within {timeout_s:g} s (server.body_timeout_s).", code="body_timeout"
-            ) from exc
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit_bytes:
+                raise BodyTooLarge(limit_bytes)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def watch(self) -> None:
         """From now on a client that leaves cancels the current task, and `client_gone` says so."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -87,13 +88,12 @@ class Gateway:
         self._inflight += 1
         self._metrics.inflight.inc()
         try:
-            async with asyncio.timeout(self._server.request_timeout_s):
-                await self._serve(exchange, draft)
+            async with asyncio.timeout(self._server.body_timeout_s) as limit:
+                await self._serve(exchange, draft, limit)
         except LocumError as error:
             await self._end_with(error, exchange, draft)
         except TimeoutError:
-            limit = BackendTimeout("Not answered within server.request_timeout_s.", cause="timeout")
-            await self._end_with(limit, exchange, draft)
+            await self._end_with(_too_slow(draft), exchange, draft)
         except ClientGone:
             await self._end_without_client(draft)
         except asyncio.CancelledError:
@@ -118,13 +118,14 @@ class Gateway:
         while self._inflight and time.monotonic() < deadline_s:  # noqa: ASYNC110 - an event would cost every request
             await asyncio.sleep(0.01)
 
-    async def _serve(self, exchange: Exchange, draft: Draft) -> None:
+    async def _serve(self, exchange: Exchange, draft: Draft, limit: asyncio.Timeout) -> None:
         server = self._server
         draft.tenant = self._keyring.tenant_of(exchange.header(b"authorization"))
         if self._inflight > server.max_inflight_requests:
             raise Overloaded("The gateway is full; try again soon.", retry_after_s=server.retry_after_s)
-        data = await exchange.read_body(limit_bytes=server.max_body_bytes, timeout_s=server.body_timeout_s)
+        data = await exchange.read_body(limit_bytes=server.max_body_bytes)
         draft.body_read_s = time.monotonic()
+        limit.reschedule(asyncio.get_running_loop().time() + server.request_timeout_s)
         exchange.watch()
         request = draft.request = ChatRequest.parse(data, exchange.headers)
         explain = request.directives.explain is True
@@ -263,12 +264,12 @@ class Gateway:
         """The `x-router-*` headers of every response, and what of the backend's headers is passed on."""
         decision = draft.evaluation.decision if draft.evaluation else None
         headers = [
-            (b"x-router-route", (draft.route or "none").encode()),
-            (b"x-router-reason", _header_text(draft.reason)),
+            (b"x-router-route", _header_name(draft.route or "none")),
+            (b"x-router-reason", _header_name(draft.reason)),
             (b"x-router-decision-id", draft.decision_id.encode()),
-            (b"x-router-policy", _header_text(decision.policy if decision else FORCED_POLICY)),
-            (b"x-router-policy-version", _header_text(self._decider.version)),
-            (b"x-router-student", _header_text(self._student.config.model)),
+            (b"x-router-policy", _header_name(decision.policy if decision else FORCED_POLICY)),
+            (b"x-router-policy-version", _header_name(self._decider.version)),
+            (b"x-router-student", _header_name(self._student.config.model)),
         ]
         if draft.degraded is not None:
             headers.append((b"x-router-degraded", draft.degraded.encode()))
@@ -279,6 +280,18 @@ class Gateway:
             headers += answer.headers
             headers.append((b"content-type", answer.content_type))
         return headers
+
+
+def _too_slow(draft: Draft) -> LocumError:
+    if draft.body_read_s is None:
+        return InvalidRequest("The request body did not arrive within server.body_timeout_s.", code="body_timeout")
+    return BackendTimeout("Not answered within server.request_timeout_s.", cause="timeout")
+
+
+@lru_cache(maxsize=1024)
+def _header_name(text: str) -> bytes:
+    """`_header_text` for the closed sets of routes, reasons and policies."""
+    return _header_text(text)
 
 
 def _header_text(text: str) -> bytes:

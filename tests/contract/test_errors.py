@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 
 import httpx
@@ -274,3 +275,10 @@ def test_running_stream_gets_an_error_event_and_a_record_when_the_drain_time_is_
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
     assert gateway.records()[-1].error_code == "shutting_down"
     wait_until(lambda: student.state.in_flight == 0)
+
+
+def test_client_that_does_not_send_its_body_is_told_so_when_its_time_is_over(start_gateway: StartGateway) -> None:
+    gateway = start_gateway(server="body_timeout_s = 0.3")
+    with socket.create_connection(("127.0.0.1", int(gateway.origin.rpartition(":")[2])), timeout=10) as client:
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n{")
+        assert b"body_timeout" in client.recv(65536)
