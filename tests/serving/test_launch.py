@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ GPU = VllmBuild(python="/venv/bin/python", flavour="gpu", version="0.33.0")
 
 
 def pairs(arguments: tuple[str, ...]) -> dict[str, str]:
-    return {flag: value for flag, value in zip(arguments, arguments[1:], strict=False) if flag.startswith("--")}
+    return {flag: value for flag, value in itertools.pairwise(arguments) if flag.startswith("--")}
 
 
 def test_arguments_leave_vllms_defaults_alone_when_options_are_left_out() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvloop
 
 from serving.errors import ProcessFailed
 from serving.launch import Command
@@ -28,7 +29,7 @@ def alive(pid: int) -> bool:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the child's state has no event
             await asyncio.sleep(0.01)
 
 
@@ -169,7 +170,7 @@ async def test_supervisor_leaves_nothing_behind_when_its_own_process_is_killed(t
         "from serving.process import GuardedLauncher\n"
         "from tests.serving.conftest import fake_command, free_port\n"
         "async def main():\n"
-        f"    await GuardedLauncher()(fake_command(free_port(), 'engine', {str(engine)!r}, 'stubborn'))\n"
+        f"    await GuardedLauncher(orphan_grace_s=0.2)(fake_command(free_port(), 'engine', {str(engine)!r}, 'stubborn'))\n"
         f"    while not os.path.exists({str(engine)!r}): await asyncio.sleep(0.01)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "asyncio.run(main())\n"
@@ -196,6 +197,20 @@ async def test_child_is_confined_to_its_cores(make_fake: MakeFake) -> None:
         await supervisor.ready()
         async with httpx.AsyncClient(trust_env=False) as client:
             assert (await client.post(f"{fake.url}/well")).json()["affinity"] == [0]
+
+
+def test_supervisor_works_when_the_loop_is_uvloop(make_fake: MakeFake) -> None:
+    """The gateway runs on uvloop, and builds its supervisor before there is a loop."""
+    fake = make_fake()
+
+    async def live() -> int | None:
+        async with fake.supervisor as supervisor:
+            await supervisor.ready()
+            return supervisor.pid
+
+    pid = uvloop.run(live())
+    assert pid is not None
+    assert not alive(pid)
 
 
 async def test_stop_is_harmless_when_called_twice_or_before_start(make_fake: MakeFake) -> None:
@@ -243,7 +258,7 @@ class ShortLife:
         self._clock, self._ends_at = clock, clock.now + life_s
 
     async def wait(self) -> int:
-        while self._clock.now < self._ends_at:
+        while self._clock.now < self._ends_at:  # noqa: ASYNC110 - fake time passes elsewhere
             await asyncio.sleep(0)
         return 1
 
@@ -282,9 +297,9 @@ async def run_short_lives(life_s: float, timing: Timing, *, launches: int) -> tu
 
 
 async def test_restarts_wait_longer_each_time_up_to_the_limit() -> None:
-    timing = Timing(health_interval_s=2.0, restart_backoff_s=1.0, restart_backoff_max_s=5.0, max_restarts=5)
+    timing = Timing(health_interval_s=0.75, restart_backoff_s=1.0, restart_backoff_max_s=5.0, max_restarts=5)
     events, clock, supervisor = await run_short_lives(4.0, timing, launches=99)
-    assert [delay for delay in clock.slept if delay != timing.health_interval_s] == [1.0, 4.0, 5.0, 5.0]
+    assert [delay for delay in clock.slept if delay != timing.health_interval_s] == [1.0, 2.0, 4.0, 5.0, 5.0]
     assert sum(event.state is State.RESTARTING for event in events) == 5
     assert supervisor.state is State.FAILED
 
