@@ -22,6 +22,9 @@ from tests.slow.conftest import STUDENT_CORE, STUDENT_WINDOW_TOKENS, core, free_
 
 pytestmark = pytest.mark.slow
 
+ANY_FOLDER = str(Path(__file__).parent)
+"""The parser asks only that the model is a folder."""
+
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "cpu": ("cpu", {"context_window_tokens": 2048, "cpu_omp_threads_bind": "0"}),
     "gpu defaults": ("gpu", {}),
@@ -40,7 +43,7 @@ def parsed(serving_python: str) -> dict[str, dict[str, Any]]:
     """What vLLM's own parser makes of each setting; one start of its interpreter for all."""
     argvs = []
     for flavour, options in SETTINGS.values():
-        vllm = VllmOptions.model_validate({"model": "/models/student", "port": 8123, **options})
+        vllm = VllmOptions.model_validate({"model": ANY_FOLDER, "port": 8123, **options})
         argvs.append(vllm_arguments(vllm, "cpu" if flavour == "cpu" else "gpu"))
     script = Path(__file__).with_name("vllm_parser.py")
     done = subprocess.run(
@@ -61,7 +64,7 @@ def test_vllms_parser_reads_our_arguments_as_meant(parsed: dict[str, dict[str, A
     flavour, options = SETTINGS[name]
     seen = parsed[name]
     assert (seen["model"], seen["served_model_name"], seen["host"], seen["port"]) == (
-        "/models/student",
+        ANY_FOLDER,
         ["student"],
         "127.0.0.1",
         8123,
@@ -106,10 +109,14 @@ def test_students_tokenizer_splits_digits_and_ends_turns(student_url: str) -> No
     body = {"model": "student", "prompt": "a 2026", "add_special_tokens": False, "return_token_strs": True}
     strings = httpx.post(f"{root}/tokenize", json=body, timeout=60, trust_env=False).json()["token_strs"]
     assert [text for text in strings if any(sign.isdigit() for sign in text)] == ["2", "0", "2", "6"]
-    body = {"model": "student", "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 60}
     with httpx.Client(base_url=student_url, timeout=120, trust_env=False) as client:
-        answer = client.post("/chat/completions", json={**body, "temperature": 0}).json()
-    assert answer["choices"][0]["finish_reason"] == "stop"
+        endings = []
+        for question in ("What is 2+2?", "Name the largest planet."):
+            body = {"model": "student", "messages": [{"role": "user", "content": question}], "max_tokens": 100}
+            answer = client.post("/chat/completions", json={**body, "temperature": 0}).json()
+            endings.append(answer["choices"][0]["finish_reason"])
+    # A small model may ramble on; without the right end token it always would.
+    assert "stop" in endings
 
 
 def test_teacher_answers_plain_and_as_a_stream_with_usage(teacher_url: str) -> None:
