@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from policies.record import DecisionRecord
@@ -14,7 +16,11 @@ NOT_A_POLICY = frozenset({"request", "default"})
 
 
 class Metrics:
-    """All metrics of one gateway process, in a registry of their own."""
+    """All metrics of one gateway process, in a registry of their own.
+
+    `observe` finds the child of a label set in a dictionary of its own (`functools.cache`): `labels()` checks and
+    locks, and costs three times the increment. The dictionaries are bounded because the labels are closed sets.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -84,38 +90,46 @@ class Metrics:
             registry=self.registry,
         )
         self.student_info = Info("router_student", "The student that serves.", registry=self.registry)
+        self._requests_of = cache(self.requests.labels)
+        self._duration_of = cache(self.duration.labels)
+        self._ttft_of = cache(self.ttft.labels)
+        self._tokens_of = cache(self.tokens.labels)
+        self._cost_of = cache(self.cost.labels)
+        self._unpriced_of = cache(self.unpriced.labels)
+        self._escalations_of = cache(self.escalations.labels)
+        self._abstentions_of = cache(self.abstentions.labels)
 
     def observe(self, record: DecisionRecord) -> None:
         """Count one finished request."""
         route = record.route or "none"
-        self.requests.labels(route, record.reason, record.outcome).inc()
-        self.duration.labels(route).observe(record.latency_s)
+        self._requests_of(route, record.reason, record.outcome).inc()
+        self._duration_of(route).observe(record.latency_s)
         self.overhead.observe(record.overhead_s)
         if record.ttft_s is not None:
-            self.ttft.labels(route).observe(record.ttft_s)
+            self._ttft_of(route).observe(record.ttft_s)
         self._observe_cost(record, route)
         self._observe_votes(record)
 
     def _observe_cost(self, record: DecisionRecord, route: str) -> None:
         if record.usage is not None:
-            self.tokens.labels(route, "input").inc(record.usage.prompt_tokens)
-            self.tokens.labels(route, "output").inc(record.usage.completion_tokens)
+            self._tokens_of(route, "input").inc(record.usage.prompt_tokens)
+            self._tokens_of(route, "output").inc(record.usage.completion_tokens)
         if record.cost_usd is not None:
-            self.cost.labels(route).inc(record.cost_usd)
+            self._cost_of(route).inc(record.cost_usd)
         elif record.route is not None:
-            self.unpriced.labels(route).inc()
+            self._unpriced_of(route).inc()
         if record.counterfactual_cost_usd is not None:
             self.counterfactual.inc(record.counterfactual_cost_usd)
 
     def _observe_votes(self, record: DecisionRecord) -> None:
         decision = record.decision
         if decision.route == "teacher" and decision.policy not in NOT_A_POLICY:
-            self.escalations.labels(decision.policy, decision.reason).inc()
+            self._escalations_of(decision.policy, decision.reason).inc()
         for vote in record.votes:
             if vote.reason == "policy_error":
                 self.policy_errors.labels(vote.policy).inc()
             elif vote.route is None:
-                self.abstentions.labels(vote.policy, vote.reason).inc()
+                self._abstentions_of(vote.policy, vote.reason).inc()
         if record.features is not None:
             for signal in record.features.signals.unavailable:
                 self.signals_unavailable.labels(signal.value).inc()

@@ -1,8 +1,9 @@
 """The traffic log: append-only segments, one checksummed line a record, written by a thread in groups.
 
-A line is `<crc32 of the JSON, 8 hex digits> <JSON>\\n`. Requests that finish in the same turn of the event loop
-share one write(2). `append` resolves when the operating system has the bytes, so that killing this process loses no
-record of an answered request; fsync follows on its own thread within `fsync_interval_s`.
+A line is `<crc32 of the JSON, 8 hex digits> <JSON>\\n`. Requests that finish in the same turn of the event loop, or
+while the write before is under way, share one write(2). `append` resolves when the operating system has the bytes, so
+that killing this process loses no record of an answered request; fsync follows on its own thread within
+`fsync_interval_s`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +30,8 @@ from router.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".seg"
+FRAME_OVERHEAD_BYTES = 10
+"""The checksum, the space and the line end around a record."""
 
 
 def frame(payload: bytes) -> bytes:
@@ -89,23 +93,57 @@ def _sound_end(file: BinaryIO) -> int:
 
 
 class Batch:
-    """Records that share one write. `written` resolves to True, or to False when the answer must not wait longer."""
+    """Records that share one write, and the answers that wait for it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.lines: list[bytes] = []
-        self.written: asyncio.Future[bool] = loop.create_future()
-        self.timer: asyncio.TimerHandle | None = None
+    def __init__(self, deadline_s: float) -> None:
+        self.payloads: list[bytes] = []
+        self.size_bytes = 0
+        self.deadline_s = deadline_s
+        """Loop time at which its answers go out, written or not."""
+        self._waiting: list[asyncio.Future[bool]] = []
+
+    def add(self, payload: bytes, size_bytes: int, loop: asyncio.AbstractEventLoop) -> asyncio.Future[bool]:
+        """What resolves when the record is written; a future of its own, because its request may be cancelled."""
+        self.payloads.append(payload)
+        self.size_bytes += size_bytes
+        written = loop.create_future()
+        self._waiting.append(written)
+        return written
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether its answers went out before it was written."""
+        return not self._waiting
+
+    def release(self, *, written: bool) -> None:
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(written)
+        self._waiting.clear()
 
 
 class TrafficLog:
-    """Writes decision records. One instance a process; start and stop it inside the event loop."""
+    """Writes decision records. One instance a process; start and stop it inside the event loop.
+
+    One write is under way at a time. Records that finish meanwhile gather for the next one, so that a busy gateway
+    wakes the writing thread seldom and an idle one waits for nothing. The event loop itself never touches the file.
+    """
 
     def __init__(self, config: LogConfig, metrics: Metrics) -> None:
         self._config = config
         self._metrics = metrics
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
-        self._open_batch: Batch | None = None
+        self._batches: deque[Batch] = deque()
+        """What is not written yet, oldest first."""
+        self._writing = False
+        """Whether the oldest batch is with the writing thread."""
+        self._open: Batch | None = None
+        """The batch that takes the next record. One that is being written, or whose answers have gone out unwritten,
+        takes no more: later answers wait their own time."""
+        self._watch: asyncio.TimerHandle | None = None
         self._waiting_bytes = 0
+        self._waiting_records = 0
+        metrics.spool_lag.set_function(lambda: self._waiting_records)
         self.segment = Segment(Path(config.dir), config.segment_bytes)
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -131,8 +169,10 @@ class TrafficLog:
 
     async def stop(self) -> None:
         """Write what waits, fsync, close."""
-        self._hand_over()
         self._stopped.set()
+        self._open = None
+        for batch in list(self._batches)[self._writing :]:
+            self._queue.put(batch)
         self._queue.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 10)
@@ -144,53 +184,72 @@ class TrafficLog:
         Returns:
             False when it was not written within `write_timeout_s` (counted by cause); it may still be written later.
         """
-        line = frame(payload)
-        if self._waiting_bytes + len(line) > self._config.max_queue_bytes:
+        size_bytes = len(payload) + FRAME_OVERHEAD_BYTES
+        if self._waiting_bytes + size_bytes > self._config.max_queue_bytes:
             self._metrics.spool_dropped.labels("queue_full").inc()
             return False
-        batch = self._open_batch
-        if batch is None:
-            batch = self._open_batch = Batch(self._loop)
-            self._loop.call_soon(self._hand_over)
-        batch.lines.append(line)
-        self._waiting_bytes += len(line)
-        self._metrics.spool_lag.inc()
-        return await asyncio.shield(batch.written)
+        self._waiting_bytes += size_bytes
+        self._waiting_records += 1
+        batch = self._open or self._new_batch()
+        return await batch.add(payload, size_bytes, self._loop)
+
+    def _new_batch(self) -> Batch:
+        batch = self._open = Batch(self._loop.time() + self._config.write_timeout_s)
+        self._batches.append(batch)
+        if self._watch is None:
+            self._watch = self._loop.call_at(batch.deadline_s, self._release_late_answers)
+        if not self._writing:
+            self._loop.call_soon(self._hand_over)  # not at once: what finishes in this turn of the loop joins it
+        return batch
 
     def _hand_over(self) -> None:
-        batch, self._open_batch = self._open_batch, None
-        if batch is not None:
-            batch.timer = self._loop.call_later(self._config.write_timeout_s, self._give_up_waiting, batch)
+        if self._batches and not self._writing and not self._stopped.is_set():
+            self._writing = True
+            batch = self._batches[0]
+            self._close(batch)
             self._queue.put(batch)
 
-    def _give_up_waiting(self, batch: Batch) -> None:
-        if not batch.written.done():
-            self._metrics.spool_dropped.labels("slow").inc(len(batch.lines))
-            batch.written.set_result(False)
+    def _close(self, batch: Batch) -> None:
+        if batch is self._open:
+            self._open = None
 
-    def _finished(self, batch: Batch, cause: str | None) -> None:
-        self._metrics.spool_lag.dec(len(batch.lines))
-        self._waiting_bytes -= sum(map(len, batch.lines))
-        if batch.timer is not None:
-            batch.timer.cancel()
-        if cause is not None and not batch.written.done():
-            self._metrics.spool_dropped.labels(cause).inc(len(batch.lines))
-        if not batch.written.done():
-            batch.written.set_result(cause is None)
+    def _release_late_answers(self) -> None:
+        """One timer serves all batches: it looks at those that are left, and goes to sleep when there are none."""
+        self._watch = None
+        now_s = self._loop.time()
+        for batch in self._batches:
+            if batch.abandoned:
+                continue
+            if batch.deadline_s > now_s:
+                self._watch = self._loop.call_at(batch.deadline_s, self._release_late_answers)
+                return
+            self._metrics.spool_dropped.labels("slow").inc(len(batch.payloads))
+            batch.release(written=False)
+            self._close(batch)
+
+    def _finished(self, cause: str | None) -> None:
+        batch = self._batches.popleft()
+        self._writing = False
+        self._waiting_records -= len(batch.payloads)
+        self._waiting_bytes -= batch.size_bytes
+        if cause is not None and not batch.abandoned:
+            self._metrics.spool_dropped.labels(cause).inc(len(batch.payloads))
+        batch.release(written=cause is None)
+        self._hand_over()
 
     def _write_batches(self) -> None:
         complained_at_s = float("-inf")
         while (batch := self._queue.get()) is not None:
             cause = None
             try:
-                self.segment.write(b"".join(batch.lines))
+                self.segment.write(b"".join(map(frame, batch.payloads)))
             except OSError as exc:
                 cause = "disk_full" if exc.errno in _FULL else "write_error"
                 if time.monotonic() - complained_at_s > 60:  # a full disk must not fill the log of the process too
                     complained_at_s = time.monotonic()
                     logger.error("traffic log: a batch was not written: %s", exc.strerror)
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._finished, batch, cause)
+                self._loop.call_soon_threadsafe(self._finished, cause)
 
     def _fsync_regularly(self) -> None:
         while not self._stopped.wait(self._config.fsync_interval_s):
@@ -201,12 +260,18 @@ _FULL = (28, 122)  # ENOSPC, EDQUOT
 
 
 class Segment:
-    """The file that this process appends to; a new one starts at `limit_bytes`."""
+    """The file that one thread appends to and another one fsyncs; a new file starts at `limit_bytes`.
+
+    The lock guards the descriptors and is never held over a system call that may take long: the writer does not
+    wait for the other thread's fsync, not even when it changes files.
+    """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
         self._limit_bytes = limit_bytes
         self.descriptor = -1
+        self._full: list[int] = []
+        """Descriptors of earlier files that are still to be fsynced and closed."""
         self._size = 0
         self._lock = threading.Lock()
         self._dirty = False
@@ -223,40 +288,41 @@ class Segment:
             OSError: disk full and the like; a part that was written is cut off again.
         """
         if self.descriptor < 0 or (self._size + len(data) > self._limit_bytes and self._size):
-            self._rotate()
+            self._open()
         done = 0
         try:
             while done < len(data):
                 done += os.write(self.descriptor, data[done:] if done else data)
         except OSError:
             if done:
-                os.ftruncate(self.descriptor, self._size)
+                self._cut_off_rest()
             raise
         self._size += done
         self._dirty = True
 
+    def _cut_off_rest(self) -> None:
+        """What is torn must stay the end of its file: if it cannot be cut off, the next write opens another one."""
+        try:
+            os.ftruncate(self.descriptor, self._size)
+        except OSError:
+            self._set_descriptor(-1)
+
     def sync(self) -> None:
-        """fsync if something was written since the last one; runs beside `write`."""
-        if not self._dirty:
-            return
-        self._dirty = False
+        """fsync what was written since the last time, and close files that are full; runs beside `write`."""
         with self._lock:
-            if self.descriptor >= 0:
-                try:
-                    os.fsync(self.descriptor)
-                except OSError as exc:
-                    logger.error("traffic log: fsync failed: %s", exc.strerror)
+            full, self._full = self._full, []
+            current = self.descriptor if self._dirty else -1
+            self._dirty = False
+        for descriptor in full:
+            _fsync(descriptor)
+            os.close(descriptor)
+        if current >= 0:
+            _fsync(current)
 
     def close(self) -> None:
+        """To be called when both threads have ended."""
+        self._set_descriptor(-1)
         self.sync()
-        with self._lock:
-            if self.descriptor >= 0:
-                os.close(self.descriptor)
-                self.descriptor = -1
-
-    def _rotate(self) -> None:
-        self.close()
-        self._open()
 
     def _open(self) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
@@ -264,5 +330,17 @@ class Segment:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._size = 0
+        self._set_descriptor(fd)
+
+    def _set_descriptor(self, descriptor: int) -> None:
         with self._lock:
-            self.descriptor = fd
+            if self.descriptor >= 0:
+                self._full.append(self.descriptor)
+            self.descriptor = descriptor
+
+
+def _fsync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        logger.error("traffic log: fsync failed: %s", exc.strerror)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -100,6 +103,110 @@ async def test_record_is_refused_and_counted_when_too_many_wait(tmp_path: Path) 
     dropped = metrics.registry.get_sample_value("router_spool_dropped_total", {"cause": "queue_full"})
     assert dropped == results.count(False)
     assert len(payloads(tmp_path)) == results.count(True)
+
+
+def blocked_fifo(path: Path) -> int:
+    """The descriptor of a full FIFO: the next write(2) to it blocks until somebody reads."""
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, b"\n" * 4096)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def read_some(fifo: int, size_bytes: int) -> bytes:
+    data = b""
+    while len(data) < size_bytes:
+        data += os.read(fifo, size_bytes - len(data))
+    return data
+
+
+@pytest.fixture
+async def blocked(tmp_path: Path) -> AsyncIterator[tuple[TrafficLog, Metrics, int]]:
+    """A log whose writes block, its metrics, and the full FIFO that it writes to."""
+    metrics = Metrics()
+    log = TrafficLog(config(tmp_path / "log", write_timeout_s=0.3), metrics)
+    await log.start()
+    fifo = blocked_fifo(tmp_path / "fifo")
+    os.close(log.segment.descriptor)
+    log.segment.descriptor = os.dup(fifo)
+    rescue = threading.Timer(20, read_some, (fifo, 2**16))  # a loop that waits for the write would hang for ever
+    rescue.start()
+    yield log, metrics, fifo
+    rescue.cancel()
+    os.set_blocking(fifo, False)
+    with contextlib.suppress(BlockingIOError):
+        os.read(fifo, 2**20)
+    await log.stop()
+    os.close(fifo)
+
+
+async def test_loop_goes_on_and_answers_go_out_when_the_write_blocks(
+    blocked: tuple[TrafficLog, Metrics, int],
+) -> None:
+    log, metrics, fifo = blocked
+    turns = 0
+    early = [asyncio.create_task(log.append(b'{"n":%d}' % n)) for n in range(3)]
+    while not all(task.done() for task in early):
+        turns += 1
+        await asyncio.sleep(0.001)
+    assert turns > 5
+    assert [task.result() for task in early] == [False] * 3
+    assert not await log.append(b'{"n":3}')  # waits behind the blocked write, for as long as the first ones
+    assert metrics.registry.get_sample_value("router_spool_dropped_total", {"cause": "slow"}) == 4
+    assert metrics.registry.get_sample_value("router_spool_lag_records") == 4
+
+    lines = b"".join(frame(b'{"n":%d}' % n) for n in range(4))
+    last = asyncio.create_task(log.append(b'{"n":4}'))
+    filler = await asyncio.to_thread(read_some, fifo, 2**16)
+    assert not filler.strip()
+    assert await last  # the disk is back: this one is written in time,
+    assert os.read(fifo, 2**16) == lines + frame(b'{"n":4}')  # and those that nobody waited for were not lost
+    assert metrics.registry.get_sample_value("router_spool_lag_records") == 0
+    assert metrics.registry.get_sample_value("router_spool_dropped_total", {"cause": "slow"}) == 4
+
+
+async def test_other_answers_wait_on_when_one_request_is_cancelled(blocked: tuple[TrafficLog, Metrics, int]) -> None:
+    log, _, fifo = blocked
+    cancelled, other = (asyncio.create_task(log.append(b'{"n":%d}' % n)) for n in range(2))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.to_thread(read_some, fifo, 2**16)
+    assert await other
+    assert cancelled.cancelled()
+    assert os.read(fifo, 2**16) == frame(b'{"n":0}') + frame(b'{"n":1}')
+
+
+async def test_what_still_waits_is_written_when_the_log_stops(blocked: tuple[TrafficLog, Metrics, int]) -> None:
+    log, _, fifo = blocked
+    tasks = []
+    for n in range(3):
+        tasks.append(asyncio.create_task(log.append(b'{"n":%d}' % n)))
+        await asyncio.sleep(0)  # so that the first is with the writer when the others come
+        await asyncio.sleep(0)
+    stopping = asyncio.create_task(log.stop())
+    await asyncio.sleep(0)
+    await asyncio.to_thread(read_some, fifo, 2**16)
+    await stopping
+    assert os.read(fifo, 2**16) == b"".join(frame(b'{"n":%d}' % n) for n in range(3))
+    await asyncio.gather(*tasks)
+
+
+def test_writer_does_not_wait_for_fsync_when_it_opens_the_next_file(tmp_path: Path) -> None:
+    segment = Segment(tmp_path, 4096)
+    segment.prepare()
+    first = segment.descriptor
+    segment.write(b"x" * 4000 + b"\n")
+    segment.write(b"y" * 4000 + b"\n")
+    assert segment.descriptor != first
+    os.fstat(first)  # still open: the other thread fsyncs and closes it
+    segment.sync()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(first)
+    segment.close()
+    assert sorted(path.read_bytes()[:1] for path in tmp_path.glob("*.seg")) == [b"x", b"y"]
 
 
 WRITER = """
