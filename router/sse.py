@@ -1,4 +1,8 @@
-"""Server-sent events as bytes: frames are cut apart, looked at and passed on; they are never re-encoded."""
+"""Server-sent events as bytes: they are looked at and passed on, never re-encoded.
+
+A *frame* is one event with the blank line that ends it, a *block* is the whole frames that arrived together. Most
+blocks are nothing but text on its way to the client: `is_ordinary` recognises them without cutting them apart.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +30,13 @@ class FrameTooLarge(ValueError):
 
 
 class FrameSplitter:
-    """Cuts a byte stream into frames, each with the blank line that ends it. Holds at most one open frame."""
+    """Cuts a byte stream where frames end. Holds at most one open frame."""
 
     def __init__(self) -> None:
         self._open = b""
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The frames that `data` completes.
+    def feed(self, data: bytes) -> bytes:
+        """The block of frames that `data` completes; empty when it completes none.
 
         Raises:
             FrameTooLarge: the open frame exceeds MAX_FRAME_BYTES.
@@ -40,21 +44,32 @@ class FrameSplitter:
         if self._open:
             data = self._open + data
         if b"\r" not in data:  # the usual line end, without a regular expression
-            parts = data.split(b"\n\n")
-            self._open = parts.pop()
-            frames = [part + b"\n\n" for part in parts]
+            end = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
         else:
-            frames, self._open = _split_any(data)
+            end = len(data) - len(_split_any(data)[1])
+        self._open = data[end:]
         if len(self._open) > MAX_FRAME_BYTES:
             raise FrameTooLarge
-        return frames
+        return data[:end]
 
     def rest(self) -> bytes:
         """What was received after the last complete frame."""
         return self._open
 
 
+def frames_of(block: bytes) -> list[bytes]:
+    """The frames of a block, each with its blank line. Surplus newlines stay with a neighbour."""
+    if b"\r" in block:
+        frames, rest = _split_any(block)
+    else:
+        parts = block.split(b"\n\n")
+        rest = parts.pop()
+        frames = [part + b"\n\n" for part in parts]
+    return [*frames, rest] if rest else frames
+
+
 def _split_any(data: bytes) -> tuple[list[bytes], bytes]:
+    """Frames with any line ends, and the open rest. At the end of the data some blank lines may still grow."""
     frames = []
     start = 0
     while (blank := _blank_line(data, start)) is not None:
@@ -63,6 +78,17 @@ def _split_any(data: bytes) -> tuple[list[bytes], bytes]:
         frames.append(data[start : blank.end()])
         start = blank.end()
     return frames, data[start:]
+
+
+def is_ordinary(block: bytes) -> bool:
+    """Whether a block (or a frame) is only text for the client: no end, no finish reason, no usage, no error.
+
+    True is certain. A look-alike, such as a text that speaks of `[DONE]`, makes it False and costs a closer look.
+    """
+    if b'"usage"' in block or b'"error"' in block or b"[DONE]" in block:
+        return False
+    reasons = block.count(b'"finish_reason"')
+    return not reasons or reasons == block.count(b'"finish_reason":null') + block.count(b'"finish_reason": null')
 
 
 def payload(frame: bytes) -> bytes | None:
@@ -152,16 +178,45 @@ def usage_of(answer: dict[str, Any]) -> Usage | None:
     )
 
 
+class _TextDelta(msgspec.Struct, gc=False):
+    content: str | None = None
+
+
+class _TextChoice(msgspec.Struct, gc=False):
+    delta: _TextDelta | None = None
+
+
+class _TextChunk(msgspec.Struct, gc=False):
+    choices: list[_TextChoice] | None = None
+
+
+_decode_text = msgspec.json.Decoder(_TextChunk).decode
+
+
 def delta_text(data: bytes) -> str:
     """The content that a frame's data adds to the first choice."""
     if b'"content"' not in data:
         return ""
+    try:
+        choices = _decode_text(data).choices
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _odd_delta_text(data)
+    return choices[0].delta.content or "" if choices and choices[0].delta else ""
+
+
+def _odd_delta_text(data: bytes) -> str:
+    """The same for a chunk with unusual types somewhere, such as a content of parts in another choice."""
     choices = _object(data).get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return ""
     delta = choices[0].get("delta")
     content = delta.get("content") if isinstance(delta, dict) else None
     return content if isinstance(content, str) else ""
+
+
+def text_of(block: bytes) -> str:
+    """The content that a block adds to the first choice."""
+    return "".join(delta_text(data) for data in map(payload, frames_of(block)) if data is not None)
 
 
 def _detail(usage: dict[str, Any], group: str, key: str) -> int:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 from router.backends import Answer, Backend
 from router.errors import BackendBroken, BackendError, BackendTimeout, BackendUnreachable, error_frame
 from router.exchange import Exchange
 from router.metrics import Metrics
 from router.outcome import Draft
-from router.sse import DONE_FRAME, ChatStreamReader, Delta, FrameSplitter, FrameTooLarge, delta_text
+from router.sse import DONE_FRAME, ChatStreamReader, FrameSplitter, FrameTooLarge, frames_of, is_ordinary, text_of
 
 MAX_CAPTURED_BYTES = 4 * 2**20
 """Of one answer's frames; a longer answer is logged without its text."""
@@ -39,7 +40,7 @@ class ChatStream:
         self._reader = ChatStreamReader(hide_usage=hide_usage)
         self._captured: list[bytes] | None = [] if capture else None
         self._captured_bytes = 0
-        self._peeked: list[Delta] = []
+        self._peeked = b""
         self._unsent: list[bytes] = []
 
     async def peek(self) -> None:
@@ -50,11 +51,11 @@ class ChatStream:
         """
         first = None
         while first is None:
-            deltas = await self._read()
-            if deltas is None:
+            block = await self._next_block()
+            if block is None:
                 raise BackendBroken("the stream ended before its first event", cause="invalid_response")
-            self._peeked += deltas
-            first = next((delta for delta in deltas if delta.commits), None)
+            self._peeked += block
+            first = next((delta for delta in map(self._reader.read, frames_of(block)) if delta.commits), None)
         if first.error is not None:
             raise BackendBroken("the first event is an error", cause="stream_error")
         if first.done:
@@ -81,24 +82,41 @@ class ChatStream:
         """Everything but the last bytes, which are returned. Raises: BackendError."""
         clock = asyncio.get_running_loop().time
         gaps = metrics.itl.labels(self._backend.route)
+        idle_timeout_s = self._backend.config.idle_timeout_s
         draft.first_event_s = draft.last_event_s = clock()
         step = self._absorb(self._peeked, draft)
-        while not step.last:
-            if step.visible:
-                await exchange.write(step.visible)
-            deltas = await self._read_within(self._backend.config.idle_timeout_s)
-            if deltas is None:
-                return self._end_without_done(draft)
-            now_s = clock()
-            gaps.observe(now_s - draft.last_event_s)
-            draft.last_event_s = now_s
-            step = self._absorb(deltas, draft)
+        try:
+            async with IdleTimeout(idle_timeout_s) as idle:
+                while not step.last:
+                    if step.visible:
+                        await exchange.write(step.visible)
+                    idle.waiting_since_s = clock()
+                    block = await self._next_block()
+                    idle.waiting_since_s = None
+                    if block is None:
+                        return self._end_without_done(draft)
+                    now_s = clock()
+                    gaps.observe(now_s - draft.last_event_s)
+                    draft.last_event_s = now_s
+                    step = self._absorb(block, draft)
+        except TimeoutError as exc:
+            raise BackendTimeout(
+                f"The {self._backend.route} sent nothing for {idle_timeout_s:g} s.", cause="timeout"
+            ) from exc
         return step.visible
 
-    def _absorb(self, deltas: list[Delta], draft: Draft) -> Step:
+    def _absorb(self, block: bytes, draft: Draft) -> Step:
         """Note what the frames say. Raises: BackendBroken for an error event."""
+        if is_ordinary(block):
+            self._capture(block)
+            return Step(block, last=False)
         self._unsent = visible = []
-        for delta in deltas:
+        for frame in frames_of(block):
+            if is_ordinary(frame):
+                self._capture(frame)
+                visible.append(frame)
+                continue
+            delta = self._reader.read(frame)
             if delta.error is not None:
                 raise BackendBroken(delta.error[:MAX_ERROR_CHARS], cause="stream_error")
             if delta.frame is not None:
@@ -109,8 +127,7 @@ class ChatStream:
                 draft.finish_reason = delta.finish_reason
             if delta.usage is not None:
                 draft.usage = delta.usage
-            if delta.data is not None and self._captured is not None:
-                self._capture(delta.data)
+            self._capture(frame)
         self._unsent = []
         return Step(b"".join(visible), last=False)
 
@@ -123,37 +140,62 @@ class ChatStream:
             )
         return (rest + b"\n\n" if rest.strip() else b"") + DONE_FRAME
 
-    async def _read_within(self, timeout_s: float) -> list[Delta] | None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._read()
-        except TimeoutError as exc:
-            raise BackendTimeout(
-                f"The {self._backend.route} sent nothing for {timeout_s:g} s.", cause="timeout"
-            ) from exc
-
-    async def _read(self) -> list[Delta] | None:
+    async def _next_block(self) -> bytes | None:
         """The next complete frames, or None at the end. Raises: BackendError."""
         while data := await self._answer.read():
             try:
-                frames = self._splitter.feed(data)
+                block = self._splitter.feed(data)
             except FrameTooLarge as exc:
                 raise BackendBroken("an event is too large", cause="invalid_response") from exc
-            if frames:
-                return [self._reader.read(frame) for frame in frames]
+            if block:
+                return block
         return None
 
-    def _capture(self, data: bytes) -> None:
+    def _capture(self, frames: bytes) -> None:
         if self._captured is None:
             return
-        self._captured_bytes += len(data)
+        self._captured_bytes += len(frames)
         if self._captured_bytes > MAX_CAPTURED_BYTES:
             self._captured = None
         else:
-            self._captured.append(data)
+            self._captured.append(frames)
 
     def record_text(self, draft: Draft) -> None:
         """Note the text that has been passed on so far; only the first call has an effect."""
         captured, self._captured = self._captured, None
         if captured is not None:
-            draft.completion = "".join(map(delta_text, captured))
+            draft.completion = text_of(b"".join(captured))
+
+
+class IdleTimeout:
+    """Raises TimeoutError in its block when one wait for the backend takes longer than `timeout_s`.
+
+    One timer a stream, which looks when the present wait began: a timeout for every read would cost more than the
+    reads. Waiting for a client that reads slowly does not count.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._limit = asyncio.timeout(None)
+        self.waiting_since_s: float | None = None
+        """Loop time; None while nothing is expected from the backend."""
+
+    async def __aenter__(self) -> Self:
+        await self._limit.__aenter__()
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(self._timeout_s, self._look)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(kind, error, trace)
+
+    def _look(self) -> None:
+        now_s = self._loop.time()
+        since_s = now_s if self.waiting_since_s is None else self.waiting_since_s
+        if since_s + self._timeout_s <= now_s:
+            self._limit.reschedule(now_s)
+        else:
+            self._timer = self._loop.call_at(since_s + self._timeout_s, self._look)
