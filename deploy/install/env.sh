@@ -38,9 +38,20 @@ esac
 # The stamp is written last: a half-done install is done again. The folder is part of it, since a virtual environment
 # and an editable install do not survive a move.
 stamp=$venv/.stamp-$name
-wanted=$({ sha256sum "$lock" deploy/install/env.sh && sed -n '/^\[build-system\]/,/^\[tool\./p' pyproject.toml && pwd; } \
-  | sha256sum | cut -d' ' -f1)$serving
-up_to_date() { [ -x "$venv/bin/python" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; }
+wanted() {
+  {
+    sha256sum "$1" deploy/install/env.sh && pwd && echo "$serving"
+    [ "$venv" != .venv ] || sed -n '/^\[build-system\]/,/^\[tool\./p' pyproject.toml
+  } | sha256sum | cut -d' ' -f1
+}
+# done_already NAME LOCK
+done_already() { [ -x "$venv/bin/python" ] && [ -f "$venv/.stamp-$1" ] && [ "$(cat "$venv/.stamp-$1")" = "$(wanted "$2")" ]; }
+up_to_date() {
+  done_already "$name" "$lock" && return
+  [ "$name" = dev ] || return 1
+  # These contain dev.
+  done_already semantic deploy/locks/semantic.txt || { [ -f deploy/locks/train.txt ] && done_already train deploy/locks/train.txt; }
+}
 up_to_date && exit 0
 
 if [ "${LOCUM_ENV_LOCKED:-}" != 1 ] && command -v flock >/dev/null; then
@@ -77,5 +88,5 @@ else
   pip install --quiet --no-deps --require-hashes -r "$lock"
   [ "$venv" != .venv ] || pip install --quiet --no-deps --no-build-isolation -e .
 fi
-echo "$wanted" >"$stamp"
+wanted "$lock" >"$stamp"
 echo "$name is ready in $venv ($(($(date +%s) - started)) s)"
