@@ -147,11 +147,13 @@ _STRICT: tuple[CaptureLevel, ...] = ("none", "metadata", "full")
 
 def _kept(features: RequestFeatures, full: bool) -> RequestFeatures:
     """The features for the log. Below `full` no text stays, and an embedding never does: it can give text away."""
-    signals = msgspec.structs.replace(features.signals, prompt_embedding=None)
+    if features.signals.prompt_embedding is not None:
+        signals = msgspec.structs.replace(features.signals, prompt_embedding=None)
+        features = msgspec.structs.replace(features, signals=signals)
     if full:
-        return msgspec.structs.replace(features, signals=signals)
+        return features
     chunks = tuple(Chunk(text="", score=chunk.score, id=None) for chunk in features.chunks)
-    return msgspec.structs.replace(features, last_user_turn="", chunks=chunks, signals=signals)
+    return msgspec.structs.replace(features, last_user_turn="", chunks=chunks)
 
 
 def _overhead_s(draft: Draft, now_s: float) -> float:
@@ -164,4 +166,3 @@ def _tpot_s(draft: Draft) -> float | None:
         return None
     gaps = draft.usage.completion_tokens - 1
     return (draft.last_event_s - draft.first_event_s) / gaps if gaps > 0 else None
-

@@ -6,6 +6,7 @@ blocks are nothing but text on its way to the client: `is_ordinary` recognises t
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any, NamedTuple
 
@@ -43,10 +44,13 @@ class FrameSplitter:
         """
         if self._open:
             data = self._open + data
-        if b"\r" not in data:  # the usual line end, without a regular expression
-            end = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
-        else:
+        if b"\r" in data:
             end = len(data) - len(_split_any(data)[1])
+        elif data.endswith(b"\n\n"):  # the usual case: whole frames, and the usual line end
+            self._open = b""
+            return data
+        else:
+            end = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
         self._open = data[end:]
         if len(self._open) > MAX_FRAME_BYTES:
             raise FrameTooLarge
@@ -87,8 +91,10 @@ def is_ordinary(block: bytes) -> bool:
     """
     if b'"usage"' in block or b'"error"' in block or b"[DONE]" in block:
         return False
-    reasons = block.count(b'"finish_reason"')
-    return not reasons or reasons == block.count(b'"finish_reason":null') + block.count(b'"finish_reason": null')
+    open_choices = block.count(b'"finish_reason"')
+    if not open_choices or open_choices == block.count(b'"finish_reason":null'):
+        return True
+    return open_choices == block.count(b'"finish_reason": null')
 
 
 def payload(frame: bytes) -> bytes | None:
@@ -190,7 +196,7 @@ class _TextChunk(msgspec.Struct, gc=False):
     choices: list[_TextChoice] | None = None
 
 
-_decode_text = msgspec.json.Decoder(_TextChunk).decode
+_text_decoder = msgspec.json.Decoder(_TextChunk)
 
 
 def delta_text(data: bytes) -> str:
@@ -198,9 +204,13 @@ def delta_text(data: bytes) -> str:
     if b'"content"' not in data:
         return ""
     try:
-        choices = _decode_text(data).choices
+        return _chunk_text(_text_decoder.decode(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _odd_delta_text(data)
+
+
+def _chunk_text(chunk: _TextChunk) -> str:
+    choices = chunk.choices
     return choices[0].delta.content or "" if choices and choices[0].delta else ""
 
 
@@ -216,6 +226,10 @@ def _odd_delta_text(data: bytes) -> str:
 
 def text_of(block: bytes) -> str:
     """The content that a block adds to the first choice."""
+    separators = block.count(b"\n\ndata: ")
+    if block.startswith(b"data: ") and block.count(b"\n") == 2 * (separators + 1):  # one line of JSON a frame
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return "".join(map(_chunk_text, _text_decoder.decode_lines(block[6:].replace(b"\n\ndata: ", b"\n"))))
     return "".join(delta_text(data) for data in map(payload, frames_of(block)) if data is not None)
 
 

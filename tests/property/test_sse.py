@@ -117,5 +117,8 @@ chunks = st.fixed_dictionaries(
 @given(st.lists(chunks | json_values, max_size=4))
 def test_text_is_the_content_of_the_first_choice_whatever_the_types_are(values: list[object]) -> None:
     block = b"".join(b"data: " + json.dumps(value).encode() + b"\n\n" for value in values)
-    assert text_of(b": comment\n\n" + block) == "".join(map(plain_text, values))
+    expected = "".join(map(plain_text, values))
+    assert text_of(block) == expected
+    assert text_of(b": comment\n\n" + block) == expected
+    assert text_of(block.replace(b"\n", b"\r\n")) == expected
     assert [delta_text(json.dumps(value).encode()) for value in values] == list(map(plain_text, values))
