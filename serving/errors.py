@@ -13,7 +13,8 @@ import re
 from collections.abc import Sequence
 
 TAIL_IN_MESSAGE_LINES = 40
-CAUSE = re.compile(r"\b(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): \S.*")
+CAUSE = re.compile(r"\b(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): \S.*|(?<=\.py: )error: \S.*")
+"""An exception's line, or argparse's."""
 SECONDHAND_CAUSE = re.compile(r"Engine core initialization failed|EngineDeadError|WorkerProc initialization failed")
 """What vLLM's API process says about a failure of its engine process, whose own error stands further up."""
 
