@@ -98,9 +98,7 @@ def run_benchmark(
         for system in running:
             if system.name == "locum":
                 status.update("mixed routing, locum")
-                samples.append(
-                    measure(system, SCENARIOS["mixed"], bodies["mixed"], seconds=seconds, folder=Path(name))
-                )
+                samples.append(measure(system, SCENARIOS["mixed"], bodies["mixed"], seconds=seconds, folder=Path(name)))
         foreign_cpu_share = foreign.share()
     rows = medians(samples)
     routes: Counter[str] = Counter()

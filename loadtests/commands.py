@@ -77,9 +77,7 @@ def _run(
     rate_per_s = rate if rate is not None else (None if connections else scenario.rate_per_s)
     if rate_per_s is not None:
         return open_loop(target, bodies, rate_per_s=rate_per_s, limits=limits, api_key=api_key)
-    return closed_loop(
-        target, bodies, connections=connections or scenario.connections, limits=limits, api_key=api_key
-    )
+    return closed_loop(target, bodies, connections=connections or scenario.connections, limits=limits, api_key=api_key)
 
 
 def describe(result: LoadResult) -> str:

@@ -58,9 +58,7 @@ class WrkResult(msgspec.Struct, frozen=True):
         return self.requests / self.duration_us * 1e6
 
 
-def run_wrk(
-    target: Target, calls: Sequence[Call], *, connections: int, seconds: float, folder: Path
-) -> WrkResult:
+def run_wrk(target: Target, calls: Sequence[Call], *, connections: int, seconds: float, folder: Path) -> WrkResult:
     """One closed-loop run with one thread, on the cores of this process.
 
     The requests are formatted before the clock starts. wrk takes whole seconds: `seconds` is rounded up.

@@ -204,9 +204,7 @@ def fit_platt(raw: Sequence[float], sufficient: Sequence[bool]) -> Platt:
     return Platt(slope=slope / scale, intercept=intercept - slope * centre / scale)
 
 
-def _newton_step(
-    raw: Sequence[float], targets: Sequence[float], slope: float, intercept: float
-) -> tuple[float, float]:
+def _newton_step(raw: Sequence[float], targets: Sequence[float], slope: float, intercept: float) -> tuple[float, float]:
     ridge = 1e-9  # keeps the 2 x 2 system solvable when all raw scores are equal
     g0 = g1 = 0.0
     h00, h01, h11 = ridge, 0.0, ridge

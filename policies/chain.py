@@ -48,14 +48,10 @@ class PolicyChain:
     ) -> None:
         self.policies = tuple(policies)
         self.version = version
-        self._default = RouteDecision(
-            route=default_route, reason="default", policy="default", version=version
-        )
+        self._default = RouteDecision(route=default_route, reason="default", policy="default", version=version)
         self._on_error = RouteDecision(route=on_policy_error, reason="policy_error")
 
-    async def evaluate(
-        self, features: RequestFeatures, measure: Measure, *, every_vote: bool = False
-    ) -> Evaluation:
+    async def evaluate(self, features: RequestFeatures, measure: Measure, *, every_vote: bool = False) -> Evaluation:
         """Ask the policies in order and stop at the first decision, or go on to collect `every_vote`.
 
         A policy that raises, or that answers what is no decision, never fails the request: `on_policy_error`
@@ -73,9 +69,7 @@ class PolicyChain:
             vote = _vote(answer, policy)
             votes.append(vote)
             if isinstance(answer, RouteDecision) and decision is None:
-                decision = msgspec.structs.replace(
-                    answer, reason=vote.reason, policy=policy.name, version=self.version
-                )
+                decision = msgspec.structs.replace(answer, reason=vote.reason, policy=policy.name, version=self.version)
             if decision is not None and not every_vote:
                 break
         return Evaluation(decision=decision or self._default, votes=tuple(votes), features=features)

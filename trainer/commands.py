@@ -67,9 +67,7 @@ def train_long_reasoning(data: Path, out: Path, embedding_out: Path | None, note
         if embedding_out is not None:
             report("embedding the prompts ...")
             vectors = embed_texts([each.text for each in dataset.examples])
-            artefact.write(
-                embedding_out, long_reasoning.train_embedding(dataset, vectors, ENCODER, report, note)
-            )
+            artefact.write(embedding_out, long_reasoning.train_embedding(dataset, vectors, ENCODER, report, note))
     except (long_reasoning.TrainingDataError, EncoderMissing) as exc:
         raise _WrongInput(str(exc)) from exc
     if as_json:

@@ -229,9 +229,7 @@ def _source_weights(examples: Sequence[Example]) -> list[float]:
     for each in examples:
         sizes[each.source, each.label] = sizes.get((each.source, each.label), 0) + 1
     groups = [sum(1 for _, label in sizes if label == wanted) for wanted in (0, 1)]
-    return [
-        len(examples) / (2 * groups[each.label] * sizes[each.source, each.label]) for each in examples
-    ]
+    return [len(examples) / (2 * groups[each.label] * sizes[each.source, each.label]) for each in examples]
 
 
 def _held_out_logits(

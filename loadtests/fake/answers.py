@@ -166,20 +166,33 @@ class _Renderer:
         if self._shape.chat:
             choice = (
                 b'"message":{"role":"assistant","content":' + text + b',"refusal":null,"annotations":null,'
-                b'"audio":null,"function_call":null,"reasoning":null},"logprobs":' + logprobs
-                + b',"finish_reason":' + finish + b',"stop_reason":null,"token_ids":null,"routed_experts":null}'
+                b'"audio":null,"function_call":null,"reasoning":null},"logprobs":'
+                + logprobs
+                + b',"finish_reason":'
+                + finish
+                + b',"stop_reason":null,"token_ids":null,"routed_experts":null}'
             )
             kind, tail = b"chat.completion", b',"prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null'
         else:
             choice = (
-                b'"text":' + text + b',"logprobs":' + logprobs + b',"finish_reason":' + finish
+                b'"text":'
+                + text
+                + b',"logprobs":'
+                + logprobs
+                + b',"finish_reason":'
+                + finish
                 + b',"stop_reason":null,"token_ids":null,"prompt_logprobs":null,"prompt_token_ids":null,'
                 b'"routed_experts":null}'
             )
             kind, tail = b"text_completion", b""
         return (
-            b"{" + self._members(kind) + b',"choices":[{"index":0,' + choice
-            + b'],"service_tier":null,"system_fingerprint":null,"usage":' + self._usage(details=True) + tail
+            b"{"
+            + self._members(kind)
+            + b',"choices":[{"index":0,'
+            + choice
+            + b'],"service_tier":null,"system_fingerprint":null,"usage":'
+            + self._usage(details=True)
+            + tail
             + b',"kv_transfer_params":null,"ec_transfer_params":null,"metrics":null}'
         )
 
@@ -199,7 +212,11 @@ class _Renderer:
             tail = plain_tail.replace(b"null", self._logprobs_of((token,)), 1)
             yield opening + self._json_text(token) + tail
         yield (
-            opening + b'""' + brace + b',"logprobs":null,"finish_reason":' + _encode(self._shape.finish_reason)
+            opening
+            + b'""'
+            + brace
+            + b',"logprobs":null,"finish_reason":'
+            + _encode(self._shape.finish_reason)
             + b',"stop_reason":null,"token_ids":null}]}'
         )
         if self._shape.usage_asked:
@@ -208,8 +225,7 @@ class _Renderer:
     def _members(self, kind: bytes) -> bytes:
         extra = EXTRA_MEMBERS if self._shape.extra else b""
         return (
-            extra + b'"id":"' + _ID + b'","object":"' + kind + b'","created":' + _CREATED
-            + b',"model":' + self._model
+            extra + b'"id":"' + _ID + b'","object":"' + kind + b'","created":' + _CREATED + b',"model":' + self._model
         )
 
     def _usage(self, *, details: bool) -> bytes:

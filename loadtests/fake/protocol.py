@@ -28,9 +28,7 @@ _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in
 class BackendProtocol(asyncio.Protocol):
     """Created once a connection. Replies that need no waiting are written from the parser's own callback."""
 
-    def __init__(
-        self, state: BackendState, tasks: set[asyncio.Task[None]], transports: set[asyncio.Transport]
-    ) -> None:
+    def __init__(self, state: BackendState, tasks: set[asyncio.Task[None]], transports: set[asyncio.Transport]) -> None:
         self._state = state
         self._tasks = tasks
         self._transports = transports

@@ -155,7 +155,9 @@ def _failure(scenario: Scenario, state: BackendState) -> Reply:
             f"This model's maximum context length is {window} tokens. However, your prompt contains at least "
             f"{window + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce "
             "the length of the input prompt.",
-            "BadRequestError", 400, "input_tokens",
+            "BadRequestError",
+            400,
+            "input_tokens",
         )
     else:
         body = error_body(f"The fake backend was told to fail with {status}.", _error_type(status), status)

@@ -62,9 +62,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_instant(self) -> bool:
         """True when a plain answer can be written in one go."""
-        return self.fault in (None, "status", "garbage") and not (
-            self.delay_s or self.slow_headers_s or self.split
-        )
+        return self.fault in (None, "status", "garbage") and not (self.delay_s or self.slow_headers_s or self.split)
 
     def healthy(self) -> Scenario:
         """The same without its fault, for when `times` has run out."""

@@ -18,7 +18,7 @@ from policies.record import DecisionRecord, decode
 from router import server
 from router.app import build_app
 from router.config import Config, parse
-from router.traffic_log import read_segment
+from router.segments import read_segment
 
 CONFIG = """
 [server]

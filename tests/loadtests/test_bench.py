@@ -124,9 +124,7 @@ def test_fake_backend_child_is_pinned_and_ended_when_left(tmp_path: Path, core: 
     assert os.sched_getaffinity(0) == before
 
 
-def test_descendants_are_ended_when_their_parent_ignores_them(
-    tmp_path: Path, core: set[int], wait_for: Wait
-) -> None:
+def test_descendants_are_ended_when_their_parent_ignores_them(tmp_path: Path, core: set[int], wait_for: Wait) -> None:
     script = (
         "import http.server, subprocess, sys\n"
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"

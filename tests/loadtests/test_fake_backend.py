@@ -29,7 +29,9 @@ def client(backend: BackendThread) -> Iterator[openai.OpenAI]:
 
 def ask(client: openai.OpenAI, model: str = "student", content: str = "hi", **options: object) -> str:
     answer = client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": content}], **options  # type: ignore[call-overload]
+        model=model,
+        messages=[{"role": "user", "content": content}],
+        **options,  # type: ignore[call-overload]
     )
     return str(answer.choices[0].message.content)
 
@@ -37,7 +39,10 @@ def ask(client: openai.OpenAI, model: str = "student", content: str = "hi", **op
 def stream(client: openai.OpenAI, model: str, content: str = "hi", **options: object) -> list[ChatCompletionChunk]:
     return list(
         client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": content}], stream=True, **options  # type: ignore[call-overload]
+            model=model,
+            messages=[{"role": "user", "content": content}],
+            stream=True,
+            **options,  # type: ignore[call-overload]
         )
     )
 

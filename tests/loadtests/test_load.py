@@ -90,9 +90,7 @@ def test_failure_is_connect_when_nobody_listens() -> None:
     async def load() -> LoadResult:
         async with FakeBackend() as backend:
             target = Target.parse(backend.base_url)
-        return await closed_loop(
-            target, [call("fake")], connections=1, limits=Limits(duration_s=5, max_requests=2)
-        )
+        return await closed_loop(target, [call("fake")], connections=1, limits=Limits(duration_s=5, max_requests=2))
 
     assert asyncio.run(load()).failures == {"connect": 2}
 

@@ -43,7 +43,11 @@ async def never(signal: Signal, features: RequestFeatures) -> RequestFeatures:
 
 async def test_default_decides_when_every_policy_abstains() -> None:
     outcome = await chain(Scripted(None), Scripted(Abstain(reason="not_now", score=0.2))).evaluate(SEEN, never)
-    assert (outcome.decision.route, outcome.decision.reason, outcome.decision.policy) == ("student", "default", "default")
+    assert (outcome.decision.route, outcome.decision.reason, outcome.decision.policy) == (
+        "student",
+        "default",
+        "default",
+    )
     assert [(vote.policy, vote.route, vote.reason) for vote in outcome.votes] == [
         ("p0", None, "abstained"), ("p1", None, "not_now"),
     ]  # fmt: skip
@@ -85,7 +89,11 @@ def _raise(error: Exception) -> Callable[[RequestFeatures], None]:
 async def test_on_policy_error_decides_when_a_policy_raises_or_answers_nonsense(answer: Any) -> None:
     for route in ("teacher", "student"):
         outcome = await chain(Scripted(answer), on_policy_error=route).evaluate(SEEN, never)
-        assert (outcome.decision.route, outcome.decision.reason, outcome.decision.policy) == (route, "policy_error", "p0")
+        assert (outcome.decision.route, outcome.decision.reason, outcome.decision.policy) == (
+            route,
+            "policy_error",
+            "p0",
+        )
         assert [vote.reason for vote in outcome.votes] == ["policy_error"]
 
 

@@ -26,7 +26,9 @@ POLICIES: tuple[Policy, ...] = (
 )
 DIMENSIONS = 384
 
-texts = st.one_of(st.text(), st.text(alphabet=st.characters(), max_size=3_000), st.sampled_from(["\ud800", "a\udfff?", "\x00"]))
+texts = st.one_of(
+    st.text(), st.text(alphabet=st.characters(), max_size=3_000), st.sampled_from(["\ud800", "a\udfff?", "\x00"])
+)
 any_float = st.floats(allow_nan=True, allow_infinity=True)
 chunks = st.lists(st.builds(Chunk, text=texts, score=st.none() | any_float | st.floats(0, 1)), max_size=5).map(tuple)
 signals = st.builds(
@@ -47,7 +49,9 @@ requests = st.builds(
     chunks=chunks,
     retrieval_attempted=st.booleans(),
     retrieval_confidence=st.none() | st.floats(0, 1),
-    reasoning_effort=st.none() | st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh"]) | st.text(max_size=9),
+    reasoning_effort=st.none()
+    | st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh"])
+    | st.text(max_size=9),
     has_images=st.booleans(),
     signals=signals,
 )
@@ -153,7 +157,12 @@ answers = st.one_of(
     st.text(max_size=5),
     st.integers(),
     st.sampled_from([ValueError("x"), RuntimeError(), KeyError("k"), RecursionError(), StopIteration(), MemoryError()]),
-    st.builds(RouteDecision, route=st.sampled_from(["student", "teacher", "nobody"]), reason=st.text(max_size=9), score=any_float),
+    st.builds(
+        RouteDecision,
+        route=st.sampled_from(["student", "teacher", "nobody"]),
+        reason=st.text(max_size=9),
+        score=any_float,
+    ),
     st.builds(Abstain, reason=st.text(max_size=9), threshold=st.none() | any_float),
 )
 
@@ -201,9 +210,9 @@ def test_recorded_features_replay_to_the_same_decision_without_a_model(
             Signal.CHUNK_SIMILARITIES: (value, value / 2),
             Signal.PROMPT_EMBEDDING: (value / 20,) * DIMENSIONS,
         }
-        changes: dict[str, Any] = {signal.value: taken[signal]} if available else {
-            "unavailable": (*seen.signals.unavailable, signal)
-        }
+        changes: dict[str, Any] = (
+            {signal.value: taken[signal]} if available else {"unavailable": (*seen.signals.unavailable, signal)}
+        )
         return msgspec.structs.replace(seen, signals=msgspec.structs.replace(seen.signals, **changes))
 
     async def fails(signal: Signal, seen: RequestFeatures) -> RequestFeatures:

@@ -17,7 +17,8 @@ import pytest
 
 from router.config import LogConfig
 from router.metrics import Metrics
-from router.traffic_log import Segment, TrafficLog, frame, read_segment, repair_torn_tails
+from router.segments import Segment, frame, read_segment, repair_torn_tails
+from router.traffic_log import TrafficLog
 
 
 def payloads(folder: Path) -> list[bytes]:

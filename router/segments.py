@@ -1,0 +1,169 @@
+"""Segments: append-only files of records, one checksummed line each.
+
+A line is `<crc32 of the JSON, 8 hex digits> <JSON>\\n`. A crash can tear the last line only, and the next start cuts
+that off; everything before it was complete.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".seg"
+FRAME_OVERHEAD_BYTES = 10
+"""The checksum, the space and the line end around a record."""
+
+
+def frame(payload: bytes) -> bytes:
+    """One line of a segment."""
+    return b"%08x %s\n" % (zlib.crc32(payload), payload)
+
+
+def read_segment(path: Path) -> Iterator[bytes]:
+    """The JSON of every sound record in a segment, in order; stops at the first torn or damaged line."""
+    with path.open("rb") as file:
+        for line in file:
+            payload = _unframe(line)
+            if payload is None:
+                return
+            yield payload
+
+
+def _unframe(line: bytes) -> bytes | None:
+    if len(line) < 11 or not line.endswith(b"\n") or line[8:9] != b" ":
+        return None
+    payload = line[9:-1]
+    return payload if line[:8] == b"%08x" % zlib.crc32(payload) else None
+
+
+def repair_torn_tails(folder: Path) -> int:
+    """Cut the unfinished last line off segments that no living process writes.
+
+    Returns:
+        How many segments were cut. A damaged line that is not the last is left for inspection.
+    """
+    cut = 0
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        with path.open("r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # another gateway is writing it
+            end = _sound_end(file)
+            if end < os.fstat(file.fileno()).st_size:
+                logger.warning("traffic log: cut a torn record off %s", path.name)
+                file.truncate(end)
+                cut += 1
+    return cut
+
+
+def _sound_end(file: BinaryIO) -> int:
+    """Where the last complete line ends. A complete line with a wrong checksum was damaged later: it stays."""
+    size = file.seek(0, os.SEEK_END)
+    block = 64 * 1024
+    at = size
+    while at > 0:
+        start = max(0, at - block)
+        file.seek(start)
+        newline = file.read(at - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        at = start
+    return 0
+
+
+class Segment:
+    """The file that one thread appends to and another one fsyncs; a new file starts at `limit_bytes`.
+
+    The lock guards the descriptors and is never held over a system call that may take long: the writer does not
+    wait for the other thread's fsync, not even when it changes files.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self.descriptor = -1
+        self._full: list[int] = []
+        """Descriptors of earlier files that are still to be fsynced and closed."""
+        self._size = 0
+        self._lock = threading.Lock()
+        self._dirty = False
+
+    def prepare(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        repair_torn_tails(self._folder)
+        self._open()
+
+    def write(self, data: bytes) -> None:
+        """Append all of `data` or none of it.
+
+        Raises:
+            OSError: disk full and the like; a part that was written is cut off again.
+        """
+        if self.descriptor < 0 or (self._size + len(data) > self._limit_bytes and self._size):
+            self._open()
+        done = 0
+        try:
+            while done < len(data):
+                done += os.write(self.descriptor, data[done:] if done else data)
+        except OSError:
+            if done:
+                self._cut_off_rest()
+            raise
+        self._size += done
+        self._dirty = True
+
+    def _cut_off_rest(self) -> None:
+        """What is torn must stay the end of its file: if it cannot be cut off, the next write opens another one."""
+        try:
+            os.ftruncate(self.descriptor, self._size)
+        except OSError:
+            self._set_descriptor(-1)
+
+    def sync(self) -> None:
+        """fsync what was written since the last time, and close files that are full; runs beside `write`."""
+        with self._lock:
+            full, self._full = self._full, []
+            current = self.descriptor if self._dirty else -1
+            self._dirty = False
+        for descriptor in full:
+            _fsync(descriptor)
+            os.close(descriptor)
+        if current >= 0:
+            _fsync(current)
+
+    def close(self) -> None:
+        """To be called when both threads have ended."""
+        self._set_descriptor(-1)
+        self.sync()
+
+    def _open(self) -> None:
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        path = self._folder / f"{stamp}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._size = 0
+        self._set_descriptor(fd)
+
+    def _set_descriptor(self, descriptor: int) -> None:
+        with self._lock:
+            if self.descriptor >= 0:
+                self._full.append(self.descriptor)
+            self.descriptor = descriptor
+
+
+def _fsync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        logger.error("traffic log: fsync failed: %s", exc.strerror)
