@@ -13,7 +13,10 @@ from serving.errors import TAIL_IN_MESSAGE_LINES, ProcessFailed, likely_cause
         (["INFO all is well"], None),
         (["(EngineCore pid=1) ERROR ValueError: no blocks", "at once"], "ValueError: no blocks"),
         (
-            ["torch.cuda.OutOfMemoryError: out of memory", "RuntimeError: Engine core initialization failed. See above"],
+            [
+                "torch.cuda.OutOfMemoryError: out of memory",
+                "RuntimeError: Engine core initialization failed. See above",
+            ],
             "torch.cuda.OutOfMemoryError: out of memory",
         ),
         (["api_server.py: error: unrecognized arguments: --nope"], "error: unrecognized arguments: --nope"),

@@ -112,7 +112,12 @@ async def test_supervisor_stops_waiting_when_start_takes_too_long(make_fake: Mak
     async with fake.supervisor as supervisor:
         with pytest.raises(ProcessFailed, match=r"was not ready after 0\.3 s"):
             await supervisor.ready()
-    assert any(event.message == "loading weights" for event in fake.events)
+
+
+async def test_supervisor_shows_the_last_log_line_as_progress_while_it_starts(make_fake: MakeFake) -> None:
+    fake = make_fake("silent")
+    async with fake.supervisor:
+        await until(lambda: any(event.message == "loading weights" for event in fake.events))
 
 
 async def test_supervisor_restarts_a_ready_process_when_it_hangs(make_fake: MakeFake) -> None:
