@@ -258,7 +258,8 @@ class Supervisor:
     async def _watch(self, exited: asyncio.Task[int]) -> str | None:
         """Probe until the process ends (None) or must be ended (why)."""
         clock, timing = self._runtime.clock, self._timing
-        last_good = shown_at = self._launched_at
+        shown_at = self._launched_at
+        failing_since: float | None = None
         was_ready = False
         while True:
             report = await _unless_done(exited, self._runtime.probe(timing.probe_timeout_s))
@@ -267,13 +268,15 @@ class Supervisor:
             self._report = report
             now = clock.monotonic()
             if report.ready:
-                last_good = now
+                failing_since = None
                 if self._state is not State.READY:
                     was_ready = self._ever_ready = True
                     await self._set(State.READY, "ready")
             elif was_ready:
-                if now - last_good >= timing.hang_timeout_s:
-                    return f"hung: its probe has failed for {now - last_good:.0f} s ({report.problem})"
+                # From the first failure, not the last success: a machine that slept is no hung process.
+                failing_since = now if failing_since is None else failing_since
+                if now - failing_since >= timing.hang_timeout_s:
+                    return f"hung: its probe has failed for {now - failing_since:.0f} s ({report.problem})"
                 if self._state is State.READY:
                     await self._set(State.UNHEALTHY, f"does not answer its probe ({report.problem})")
             elif now - self._launched_at >= timing.startup_timeout_s:
