@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from serving.demo.report import MIN_WIDTH
 from serving.demo.results import Prices
 from serving.demo.session import DemoOptions, RemoteTeacher, Session
 from serving.errors import LaunchError, ModelError, ServingError
+from serving.store import default_cache
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
@@ -25,17 +25,24 @@ DEFAULT_PORT = 8080
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, and print the base URL.")
 @click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("demo.json"), show_default=True,
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("demo.json"),
+    show_default=True,
     help="Where the results are written.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), help=f"The gateway's port; default: {DEFAULT_PORT} if free.")
 @click.option("--concurrency", type=click.IntRange(1, 16), default=3, show_default=True, help="Requests at a time.")
 @click.option(
-    "--cache", type=click.Path(file_okay=False, path_type=Path), envvar="LOCUM_CACHE", default=Path(".cache"),
-    show_default=True, help="Folder for models, embeddings and logs; also LOCUM_CACHE.",
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".cache/demo"),
+    show_default=True,
+    help="Where locum.toml, logs, the traffic log and embeddings go. Models are kept in LOCUM_CACHE.",
 )
 @click.option(
-    "--student-model", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    "--student-model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of a student of your own; default: SmolLM2-135M-Instruct.",
 )
 @click.option("--vllm-python", metavar="PATH", help="Interpreter that has vLLM; default: .venv-serving's.")
@@ -45,8 +52,8 @@ DEFAULT_PORT = 8080
 @click.option("--teacher-price-input", type=click.FloatRange(min=0), metavar="USD", help="Per 1M input tokens.")
 @click.option("--teacher-price-output", type=click.FloatRange(min=0), metavar="USD", help="Per 1M output tokens.")
 @click.pass_context
-def demo(
-    ctx: click.Context, /, *, keep: bool, output: Path, port: int | None, concurrency: int, cache: Path,
+def demo(  # noqa: PLR0913 - one parameter an option
+    ctx: click.Context, /, *, keep: bool, output: Path, port: int | None, concurrency: int, folder: Path,
     student_model: Path | None, vllm_python: str | None, teacher_url: str | None, teacher_model: str | None,
     teacher_key_env: str | None, teacher_price_input: float | None, teacher_price_output: float | None,
 ) -> None:  # fmt: skip
@@ -61,12 +68,9 @@ def demo(
     teacher = _remote_teacher(teacher_url, teacher_model, teacher_key_env)
     _need_packages()
     _need_writable(output)
-    console = Console(highlight=False)
-    if not console.is_terminal or console.width < MIN_WIDTH:
-        console = Console(highlight=False, width=max(console.width, MIN_WIDTH))
     options = DemoOptions(
-        folder=cache.absolute() / "demo",
-        cache=cache.absolute(),
+        folder=folder.absolute(),
+        cache=default_cache(),
         output=output,
         port=port,
         default_port=DEFAULT_PORT,
@@ -78,7 +82,7 @@ def demo(
         prices=_prices(teacher, teacher_price_input, teacher_price_output),
     )
     try:
-        ctx.exit(asyncio.run(_interruptible(Session(options, console))))
+        ctx.exit(asyncio.run(_interruptible(Session(options, Console(highlight=False)))))
     except (ModelError, LaunchError) as exc:
         click.echo(f"error: {exc}", err=True)
         ctx.exit(WRONG_INPUT)
@@ -127,8 +131,7 @@ def _need_packages() -> None:
     missing = [name for name in ("openai", "sentence_transformers") if importlib.util.find_spec(name) is None]
     if missing:
         click.echo(
-            f"error: not installed: {', '.join(missing)}; run `make demo`, or "
-            '`pip install "locum[demo,semantic]"`',
+            f'error: not installed: {", ".join(missing)}; run `make demo`, or `pip install "locum[demo,semantic]"`',
             err=True,
         )
         raise SystemExit(WRONG_INPUT)

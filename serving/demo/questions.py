@@ -92,15 +92,14 @@ _REASONING: tuple[tuple[str, str, str | None], ...] = (
     ("A shop sells pens in packs of 12 for 9 dollars each. A school needs 150 pens and can only buy whole packs. It "
      "pays with three 50-dollar notes. How many dollars of change does it get?", "33", None),
     ("A train leaves at 9:40 and travels 210 km at 90 km/h, waits 15 minutes, and then travels 80 km at 120 km/h. How "
-     "many minutes does the whole journey take? Work it out step by step.", "195", None),
-    ("Anna is twice as old as Ben. In 6 years the sum of their ages will be 42. How old is Anna now? Explain each "
-     "step.", "20", "high"),
+     "many minutes does the whole journey take?", "195", None),
+    ("Anna is twice as old as Ben. In 6 years the sum of their ages will be 42. How old is Anna now?", "20", "high"),
     ("A tank holds 240 litres. One pipe fills it in 6 hours and a leak empties the full tank in 12 hours. With both "
-     "open and the tank empty at the start, how many hours does it take to fill? Show your reasoning.", "12", None),
+     "open and the tank empty at the start, how many hours does it take to fill?", "12", None),
     ("A rectangle is 4 cm longer than it is wide and has a perimeter of 40 cm. First find both sides, then calculate "
      "its area in square centimetres.", "96", "high"),
-    ("Five machines make 5 parts in 5 minutes. At the same rate, how many parts do 20 machines make in 15 minutes? "
-     "Derive the result step by step.", "60", None),
+    ("A baker makes 24 rolls an hour and sells 3 of every 4. After 5 hours she gives half of the unsold rolls away. "
+     "How many rolls are left?", "15", None),
     ("A box holds 3 red and 5 blue balls. How many balls are in the box?", "8", "low"),
 )  # fmt: skip
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from serving.demo.checks import RULES
@@ -16,9 +18,9 @@ from serving.demo.results import Prices, Result
 from serving.demo.summary import TARGET_COST_RATIO, Summary, Tally
 
 SCHEMA_VERSION = 1
-MIN_WIDTH = 132
-"""Columns of the table; a narrower terminal wraps it, a file gets it whole."""
 USD_TO_MICRO_USD = 1e6
+WIDEST = 1000
+"""Columns; more than any table has."""
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,10 +47,8 @@ def write_document(document: Document, path: Path) -> None:
 
 def request_table(results: Sequence[Result]) -> Table:
     """One row a request, in the order in which they ended."""
-    table = Table(title="Requests", title_justify="left", header_style="bold", expand=False, pad_edge=False)
-    for name in ("request", "mode", "route", "policy", "reason"):
-        table.add_column(name, no_wrap=True)
-    for name in ("TTFT s", "latency s", "tokens in", "out", "cost µ$", "all-teacher µ$"):
+    table = _table("Requests", ("request", "mode", "route", "policy", "reason"))
+    for name in ("TTFT s", "latency s", "in", "out", "cost µ$", "all-teacher"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("answer", no_wrap=True)
     for result in results:
@@ -71,10 +71,9 @@ def request_table(results: Sequence[Result]) -> Table:
 
 def split_table(summary: Summary) -> Table:
     """The totals by route."""
-    table = Table(title="The split", title_justify="left", header_style="bold", pad_edge=False)
-    table.add_column("route", no_wrap=True)
+    table = _table("The split", ("route",))
     for name in (
-        "requests", "share", "tokens in", "out", "cost µ$", "all-teacher µ$", "right / checked", "median TTFT s",
+        "requests", "share", "tokens in", "out", "cost µ$", "all-teacher µ$", "right", "median TTFT s",
         "median latency s",
     ):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
@@ -87,9 +86,8 @@ def split_table(summary: Summary) -> Table:
 
 def kind_table(summary: Summary) -> Table:
     """Right answers by kind of request and route; n is small, so it is shown."""
-    table = Table(title="Right / checked answers", title_justify="left", header_style="bold", pad_edge=False)
+    table = _table("Right answers of the checked ones", ("kind",))
     routes = list(summary.by_route)
-    table.add_column("kind")
     for route in routes:
         table.add_column(route, justify="right")
     for kind in KINDS:
@@ -97,7 +95,7 @@ def kind_table(summary: Summary) -> Table:
         cells = [tallies.get(route) for route in routes]
         table.add_row(
             kind,
-            *("-" if cell is None else f"{cell.right} / {cell.checked} (of {cell.requests})" for cell in cells),
+            *("-" if cell is None or not cell.checked else f"{cell.right} of {cell.checked}" for cell in cells),
         )
     return table
 
@@ -105,18 +103,20 @@ def kind_table(summary: Summary) -> Table:
 def print_report(console: Console, document: Document) -> None:
     """Everything a reader needs to judge the run, doubts included."""
     summary = document.summary
-    console.print()
-    console.print(request_table(document.requests))
-    console.print()
-    console.print(split_table(summary))
-    console.print()
-    console.print(kind_table(summary))
+    tables = (request_table(document.requests), split_table(summary), kind_table(summary))
+    # Cut cells are worth nothing: a narrow terminal wraps the lines, a file gets them whole.
+    unlimited = console.options.update(width=WIDEST)
+    width = max(console.width, *(console.measure(table, options=unlimited).maximum for table in tables))
+    wide = Console(file=console.file, width=width, force_terminal=console.is_terminal, highlight=False)
+    for table in tables:
+        wide.print()
+        wide.print(table)
     console.print()
     for line in [*_cost_lines(summary), *_policy_lines(summary), *_gateway_lines(summary), *_notes(document)]:
         console.print(line)
     failed = [result for result in document.requests if not result.ok]
     for result in failed:
-        console.print(f"[red]failed[/] {result.id}: {result.error}", markup=True, highlight=False)
+        console.print(f"[red]failed[/] {result.id}: {escape(result.error or '')}")
     for problem in document.problems:
         console.print(f"[bold red]Problem:[/] {problem}")
     if document.partial:
@@ -171,11 +171,19 @@ def _notes(document: Document) -> list[str]:
         f"Prices per 1M tokens in / out: student {_usd(prices.student_input_usd)} / {_usd(prices.student_output_usd)}, "
         f"teacher {_usd(prices.teacher_input_usd)} / {_usd(prices.teacher_output_usd)}: list prices, stated in "
         "locum.toml, not what this machine cost. µ$ = a millionth of a dollar.",
+        "Requests: in and out are tokens by the backend's usage; all-teacher is µ$; plain answers have no TTFT.",
         "All-teacher = the same token counts at the teacher's prices; its own answers might have other lengths.",
         "Answers are checked by rules, no model judges, and one run of so few says little about quality:",
         *(f"  {name}: {rule}." for name, rule in RULES.items()),
         "The routes got different questions: their shares of right answers do not compare the models.",
     ]
+
+
+def _table(title: str, names: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    return table
 
 
 def _tally_cells(tally: Tally, requests: int) -> tuple[str, ...]:
@@ -186,7 +194,7 @@ def _tally_cells(tally: Tally, requests: int) -> tuple[str, ...]:
         f"{tally.completion_tokens:,}",
         _micro_usd(tally.cost_usd),
         _micro_usd(tally.counterfactual_cost_usd),
-        f"{tally.right} / {tally.checked}",
+        f"{tally.right} of {tally.checked}",
         _seconds(tally.median_ttft_s),
         _seconds(tally.median_latency_s),
     )

@@ -25,15 +25,17 @@ LONG_DOCUMENT_TOKENS = 2100
 CountTokens = Callable[[str], int]
 Search = Callable[[str, int], list[Hit]]
 
-_ASSISTANT = (
-    "You are a documentation assistant for Python. Answer in one short sentence. If a function, method or class is "
-    "asked for, give its full name. Use the documentation if it helps."
+_ASSISTANT = "You are a documentation assistant for Python. Answer in one short sentence."
+_WITH_DOCUMENTATION = (
+    "You are a documentation assistant for Python. Answer the question in one short sentence with a name from this "
+    "documentation, whose end is the most relevant part. If it does not hold the answer, say what you know."
 )
 _INSTRUCTIONS: dict[Kind, str] = {
     "docs": _ASSISTANT,
     "off_topic": _ASSISTANT,
     "long": _ASSISTANT,
-    "reasoning": "You solve problems. Be brief, and end with a line 'Answer: ' and the number alone.",
+    "reasoning": "Solve the problem step by step: one short line of plain arithmetic for each step, no headings, no "
+    "LaTeX. End with a line 'Answer: ' and the number alone.",
     "plain": "You are a helpful assistant. Reply in one short sentence.",
     "forced": "You are a helpful assistant. Reply in one short sentence.",
 }
@@ -92,6 +94,14 @@ def cut_document(text: str, tokens: int, count_tokens: CountTokens) -> str:
     return "".join(lines[:low])
 
 
+def distinct(hits: Sequence[Hit]) -> list[Hit]:
+    """The best piece of each object: three pieces of one long docstring would leave no room for others."""
+    best: dict[str, Hit] = {}
+    for hit in hits:
+        best.setdefault(hit.chunk.name, hit)
+    return list(best.values())
+
+
 def _request(question: Question, search: Search, documents: dict[str, str], *, stream: bool) -> DemoRequest:
     system = {"role": "system", "content": _INSTRUCTIONS[question.kind]}
     user = {"role": "user", "content": question.text}
@@ -107,13 +117,14 @@ def _request(question: Question, search: Search, documents: dict[str, str], *, s
         )
     if question.carrier is None:
         return DemoRequest(question=question, messages=(system, user), extra_body={}, stream=stream)
-    hits = search(question.text, RETRIEVED_CHUNKS)
-    names = tuple(dict.fromkeys(hit.chunk.name for hit in hits))
+    hits = distinct(search(question.text, 2 * RETRIEVED_CHUNKS))[:RETRIEVED_CHUNKS]
+    names = tuple(hit.chunk.name for hit in hits)
     if question.carrier == "tool":
         messages: tuple[dict[str, Any], ...] = (system, user, *_tool_messages(question, hits))
         return DemoRequest(question=question, messages=messages, extra_body={}, stream=stream, shown_names=names)
-    shown = "\n\n".join(hit.chunk.text for hit in hits)
-    system["content"] += f"\n\nDocumentation:\n{shown}"
+    # Small models read the end of a prompt best, so the best chunk comes last.
+    shown = "\n\n".join(hit.chunk.text for hit in reversed(hits))
+    system["content"] = f"{_WITH_DOCUMENTATION}\n\n{shown}"
     return DemoRequest(
         question=question,
         messages=(system, user),
@@ -135,7 +146,7 @@ def _evidence(question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
 def _tool_messages(question: Question, hits: Sequence[Hit]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The turn in which a model has called a search tool, and the tool's JSON answer."""
     call = {"name": "search_docs", "arguments": json.dumps({"query": question.text})}
-    results = [{"id": hit.chunk.id, "text": hit.chunk.text, "score": hit.score} for hit in hits]
+    results = [{"id": hit.chunk.id, "text": hit.chunk.text, "score": hit.score} for hit in reversed(hits)]
     return (
         {
             "role": "assistant",

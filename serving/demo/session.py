@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import importlib.metadata
 import platform
@@ -20,18 +21,18 @@ import httpx
 from rich.console import Console
 
 from serving.demo.corpus import build_corpus
-from serving.demo.models import ReadyModel, prepare_student_model, prepare_teacher_model
 from serving.demo.progress import Steps
 from serving.demo.questions import question_bank
 from serving.demo.report import Document, print_report, write_document
 from serving.demo.requests import CountTokens, DemoRequest, build
 from serving.demo.results import Prices, Result
-from serving.demo.retrieval import Encoder, Index, MiniLm, open_index
+from serving.demo.retrieval import MiniLm, open_index
 from serving.demo.runner import run_requests
-from serving.demo.settings import Endpoint, free_port, split_cores, usable_cores
-from serving.demo.stack import Student, ready_together, running_gateway, running_student, running_teacher
+from serving.demo.settings import Endpoint, GatewaySetup, free_port, split_cores, usable_cores
+from serving.demo.stack import all_ready, running_gateway, running_student, running_teacher
 from serving.demo.summary import GatewayCounts, read_gateway_counts, summarize
-from serving.student import StudentProcess
+from serving.models import PreparedModel, prepare_student, prepare_teacher
+from serving.supervisor import Supervisor
 
 
 @dataclass(frozen=True)
@@ -100,36 +101,70 @@ class Session:
         return 1 if problems else 0
 
     async def _start(self, stack: AsyncExitStack, steps: Steps) -> str:
-        """Everything until the gateway is ready; returns its URL."""
+        """Everything until the gateway is ready; returns its URL. What can run side by side does."""
         options = self._options
         options.folder.mkdir(parents=True, exist_ok=True)
-        student_model, teacher_model = await asyncio.gather(
-            asyncio.to_thread(student_source, options.student_model, options.cache, self._cancellable(steps)),
-            asyncio.to_thread(teacher_source, options.teacher, options.cache, self._cancellable(steps)),
-        )
-        self._models |= {"student": student_model.facts, "teacher": teacher_model.facts}
         student_cores, teacher_cores = split_cores(usable_cores())
+        teacher_model = asyncio.create_task(self._teacher_model(steps))
+        stack.callback(teacher_model.cancel)
+        student_model = await self._student_model(steps)
         student = await stack.enter_async_context(
-            running_student(Student(student_model.path, options.vllm_python, tuple(student_cores)), options.folder, steps)
+            running_student(student_model.path, options.vllm_python, student_cores, options.folder, steps)
         )
-        teacher = await stack.enter_async_context(
-            running_teacher(teacher_model, options.vllm_python, tuple(teacher_cores), options.folder, steps)
-        )
-        self._versions |= student.versions
-        self._requests = await asyncio.to_thread(self._prepare_requests, student_model.path, steps)
-        await ready_together(stack, student.process, *teacher.processes)
-        port = options.port or free_port(options.default_port)
-        return await stack.enter_async_context(
-            running_gateway(
-                options.folder,
-                port=port,
-                student=student.endpoint,
-                teacher=teacher.endpoint,
-                tokenizer=student_model.path,
-                prices=options.prices,
-                steps=steps,
+        self._versions[f"vllm ({student.build.flavour})"] = student.build.version
+        requests = asyncio.create_task(asyncio.to_thread(self._prepare_requests, student_model.path, steps))
+        stack.callback(requests.cancel)
+        processes: list[Supervisor] = [student]
+        model = await teacher_model
+        if model is None:
+            teacher = self._remote_teacher()
+        else:
+            local = await stack.enter_async_context(
+                running_teacher(model.path, options.vllm_python, teacher_cores, options.folder, steps)
             )
+            processes.append(local)
+            teacher = Endpoint(local.base_url, "teacher")
+        self._requests = await requests
+        await all_ready(*processes)
+        setup = GatewaySetup(
+            port=options.port or free_port(options.default_port),
+            student=Endpoint(student.base_url, "student"),
+            teacher=teacher,
+            prices=options.prices,
+            tokenizer=student_model.path,
         )
+        return await stack.enter_async_context(running_gateway(setup, options.folder, steps))
+
+    async def _student_model(self, steps: Steps) -> PreparedModel:
+        step, own = "prepare the student", self._options.student_model
+        if own is not None:
+            model = await asyncio.to_thread(model_of_folder, own)
+        else:
+            model = await asyncio.to_thread(
+                prepare_student, self._said(steps, step), cache=self._options.cache, python=self._options.vllm_python
+            )
+        self._models["student"] = facts(model)
+        steps.done(step, model.name)
+        return model
+
+    async def _teacher_model(self, steps: Steps) -> PreparedModel | None:
+        """None when the teacher is the user's API."""
+        if self._options.teacher is not None:
+            self._models["teacher"] = {
+                "name": self._options.teacher.model,
+                "source": self._options.teacher.base_url,
+            }
+            return None
+        step = "prepare the teacher"
+        model = await asyncio.to_thread(prepare_teacher, self._said(steps, step), cache=self._options.cache)
+        self._models["teacher"] = facts(model)
+        steps.done(step, model.name)
+        return model
+
+    def _remote_teacher(self) -> Endpoint:
+        teacher = self._options.teacher
+        assert teacher is not None  # noqa: S101 - there is a local model otherwise
+        return Endpoint(teacher.base_url, teacher.model, teacher.api_key_env)
 
     def _prepare_requests(self, student_model: Path, steps: Steps) -> list[DemoRequest]:
         step = "embed Python's docstrings"
@@ -199,6 +234,14 @@ class Session:
 
         return report
 
+    def _said(self, steps: Steps, step: str) -> Callable[[str], None]:
+        def report(message: str) -> None:
+            if self._stop.is_set():
+                raise Interrupted
+            steps.update(step, message)
+
+        return report
+
 
 async def gateway_counts(url: str) -> GatewayCounts:
     """The gateway's own numbers."""
@@ -206,6 +249,21 @@ async def gateway_counts(url: str) -> GatewayCounts:
         answer = await client.get(f"{url}/metrics")
         answer.raise_for_status()
     return read_gateway_counts(answer.text)
+
+
+def facts(model: PreparedModel) -> dict[str, str]:
+    """For `demo.json`."""
+    return {"name": model.name, "source": model.source, "licence": model.licence, "sha256": model.sha256}
+
+
+def model_of_folder(folder: Path) -> PreparedModel:
+    """A student of the user's own; its hash is that of its weights."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as weights:
+            digest.update(hashlib.file_digest(weights, "sha256").digest())
+    path = folder.absolute()
+    return PreparedModel(path=path, sha256=digest.hexdigest(), name=folder.name, licence="unknown", source=str(path))
 
 
 def token_counter(student_model: Path) -> CountTokens:

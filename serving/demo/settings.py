@@ -27,22 +27,35 @@ class Endpoint:
     api_key_env: str | None = None
 
 
-def locum_toml(
-    *, port: int, student: Endpoint, teacher: Endpoint, tokenizer: Path, traffic: Path, prices: Prices
-) -> str:
-    """The configuration's text. Every value is written as JSON, which TOML reads the same way."""
+@dataclass(frozen=True, kw_only=True)
+class GatewaySetup:
+    """What the demo's gateway is configured with."""
+
+    port: int
+    student: Endpoint
+    teacher: Endpoint
+    prices: Prices
+    tokenizer: Path | None = None
+    """The student's folder; None leaves the length estimate."""
+    compute_similarities: bool = True
+    """Whether chunks without scores are compared by the gateway's own encoder (extra [semantic])."""
+
+
+def locum_toml(setup: GatewaySetup, traffic: Path) -> str:
+    """The configuration's text; strings are written as JSON, which TOML reads the same way."""
+    prices = setup.prices
     lines = [
-        "# Written by `locum demo`; run it again with: locum serve -c locum.toml",
+        "# Written by `locum demo` for the two models that it starts.",
         "[server]",
-        f"port = {port}",
+        f"port = {setup.port}",
         "",
         "[student]",
-        *_endpoint(student, prices.student_input_usd, prices.student_output_usd),
-        f"tokenizer = {json.dumps(str(tokenizer))}",
+        *_endpoint(setup.student, prices.student_input_usd, prices.student_output_usd),
+        *([f"tokenizer = {json.dumps(str(setup.tokenizer))}"] if setup.tokenizer else []),
         f"first_token_timeout_s = {FIRST_TOKEN_TIMEOUT_S}",
         "",
         "[teacher]",
-        *_endpoint(teacher, prices.teacher_input_usd, prices.teacher_output_usd),
+        *_endpoint(setup.teacher, prices.teacher_input_usd, prices.teacher_output_usd),
         f"first_token_timeout_s = {FIRST_TOKEN_TIMEOUT_S}",
         "idle_timeout_s = 120.0",
         "",
@@ -52,7 +65,8 @@ def locum_toml(
         "[[routing.policies]]",
         'type = "retrieval_confidence"',
         "escalate_below = 0.55",
-        "compute = true                 # similarity of chunks that come without scores, by the local encoder",
+        "# Chunks that come without scores are compared by the gateway's own encoder.",
+        f"compute = {json.dumps(setup.compute_similarities)}",
         "",
         "[[routing.policies]]",
         'type = "long_reasoning"',

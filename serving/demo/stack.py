@@ -9,51 +9,45 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 
 from serving.demo.progress import Steps
 from serving.demo.requests import STUDENT_WINDOW_TOKENS
-from serving.demo.results import Prices
-from serving.demo.settings import Endpoint, free_port, locum_toml
+from serving.demo.settings import GatewaySetup, free_port, locum_toml
 from serving.launch import Command
 from serving.options import VllmOptions
 from serving.probe import Report
 from serving.process import GuardedLauncher
 from serving.student import StudentProcess
 from serving.supervisor import Event, Observer, Runtime, State, Supervisor, Timing
+from serving.teacher import TeacherOptions, TeacherProcess
 
 GATEWAY_START_TIMEOUT_S = 180.0
+TEACHER_SLOTS = 2
+TEACHER_WINDOW_TOKENS = 4096
 CHILD_STOP_TIMEOUT_S = 5.0
 """The demo stops its children after its last answer, or because it was interrupted: nobody waits for more."""
 
 
-@dataclass(frozen=True)
-class Student:
-    """The student to launch."""
-
-    model: Path
-    python: str | None
-    cores: tuple[int, ...]
-
-
 @asynccontextmanager
-async def running_student(student: Student, folder: Path, steps: Steps) -> AsyncIterator[Supervisor]:
+async def running_student(
+    model: Path, python: str | None, cores: Sequence[int], folder: Path, steps: Steps
+) -> AsyncIterator[StudentProcess]:
     """vLLM, starting; `ready()` of the yielded supervisor waits for it.
 
     Raises:
         ModelError, LaunchError: before anything is started.
     """
     options = VllmOptions(
-        model=str(student.model),
+        model=str(model),
         port=free_port(),
-        python=student.python,
+        python=python,
         context_window_tokens=STUDENT_WINDOW_TOKENS,
-        cpu_omp_threads_bind=",".join(map(str, student.cores)) or None,
+        cpu_omp_threads_bind=",".join(map(str, cores)) or None,
         shutdown_timeout_s=CHILD_STOP_TIMEOUT_S,
         max_restarts=0,
         log_file=str(fresh_log(folder, "student")),
@@ -63,28 +57,37 @@ async def running_student(student: Student, folder: Path, steps: Steps) -> Async
 
 
 @asynccontextmanager
-async def running_gateway(
-    folder: Path, *, port: int, student: Endpoint, teacher: Endpoint, tokenizer: Path, prices: Prices, steps: Steps
-) -> AsyncIterator[str]:
-    """`locum serve`, ready: both models reachable and the student's window known. Yields its URL.
+async def running_teacher(
+    model: Path, python: str | None, cores: Sequence[int], folder: Path, steps: Steps
+) -> AsyncIterator[TeacherProcess]:
+    """llama.cpp's server, starting. Raises: ModelError, LaunchError."""
+    options = TeacherOptions(
+        model=str(model),
+        port=free_port(),
+        python=python,
+        cpu_cores=tuple(cores),
+        slots=TEACHER_SLOTS,
+        context_window_tokens=TEACHER_WINDOW_TOKENS,
+        log_file=str(fresh_log(folder, "teacher")),
+    )
+    async with TeacherProcess(options, observer=_observer(steps, "start the teacher (llama.cpp)")) as process:
+        yield process
+
+
+@asynccontextmanager
+async def running_gateway(setup: GatewaySetup, folder: Path, steps: Steps) -> AsyncIterator[str]:
+    """`locum serve`, ready: both models reachable. Yields its URL.
 
     Raises:
         ProcessFailed: it died or did not become ready; the message ends with its log.
     """
     config = folder / "locum.toml"
-    config.write_text(
-        locum_toml(
-            port=port, student=student, teacher=teacher, tokenizer=tokenizer, traffic=folder / "traffic", prices=prices
-        ),
-        encoding="utf-8",
-    )
-    url = f"http://127.0.0.1:{port}"
+    config.write_text(locum_toml(setup, folder / "traffic"), encoding="utf-8")
+    url = f"http://127.0.0.1:{setup.port}"
     process = Supervisor(
         "gateway",
         gateway_command(config, os.environ),
-        Timing(
-            startup_timeout_s=GATEWAY_START_TIMEOUT_S, shutdown_timeout_s=CHILD_STOP_TIMEOUT_S, max_restarts=0
-        ),
+        Timing(startup_timeout_s=GATEWAY_START_TIMEOUT_S, shutdown_timeout_s=CHILD_STOP_TIMEOUT_S, max_restarts=0),
         Runtime(
             launcher=GuardedLauncher(log_file=fresh_log(folder, "gateway")),
             probe=GatewayProbe(url),
@@ -124,11 +127,14 @@ class GatewayProbe:
         return Report(healthy=True)
 
 
-async def ready_together(stack: AsyncExitStack, *processes: Supervisor) -> None:
+async def all_ready(*processes: Supervisor) -> None:
     """Wait until all serve; the first that dies ends the wait. Raises: ProcessFailed."""
     waits = [asyncio.ensure_future(process.ready()) for process in processes]
-    stack.callback(lambda: [wait.cancel() for wait in waits])
-    await asyncio.gather(*waits)
+    try:
+        await asyncio.gather(*waits)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def fresh_log(folder: Path, name: str) -> Path:
