@@ -89,12 +89,12 @@ def file_tree() -> str:
     """Every module with the first line of its docstring."""
     lines = ["```text"]
     for package, about in PACKAGES.items():
-        lines.append(f"{package + '/':24}{about}")
+        lines.append(f"{package + '/':26}{about}")
         for path in sorted((ROOT / package).rglob("*.py")):
             name = str(path.relative_to(ROOT / package))
             if path.name != "__init__.py":
-                lines.append(f"  {name:22}{_first_line(path)}")
-    lines += [f"{name:24}{about}" for name, about in OTHER_FOLDERS.items()]
+                lines.append(f"  {name:24}{_first_line(path)}")
+    lines += [f"{name:26}{about}" for name, about in OTHER_FOLDERS.items()]
     return "\n".join([*lines, "```"])
 
 
