@@ -66,8 +66,8 @@ def demo(  # noqa: PLR0913 - one parameter an option
     Example: locum demo --teacher-url https://api.example.com/v1 --teacher-model big --teacher-key-env API_KEY
     """
     teacher = _remote_teacher(teacher_url, teacher_model, teacher_key_env)
-    _need_packages()
     _need_writable(output)
+    _need_packages()
     options = DemoOptions(
         folder=folder.absolute(),
         cache=default_cache(),

@@ -58,7 +58,8 @@ class Steps:
 
     def done(self, name: str, message: str) -> None:
         """End a step."""
-        self.update(name, message)
+        if name not in self._started_s:
+            self.update(name, message)
         self._progress.update(self._tasks[name], completed=1, message=message)
         self._log(name, f"done: {message}")
 
