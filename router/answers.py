@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,7 +22,7 @@ class _Choice(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
-    usage: dict[str, Any] | None = None
+    usage: Any = None
 
 
 _decode = msgspec.json.Decoder(_Completion).decode
@@ -40,10 +41,24 @@ def meaning_of(body: bytes) -> Meaning | None:
     try:
         completion = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        return _meaning_of_odd(body)
     if not completion.choices:
         return None
     first = completion.choices[0]
     content = first.message.content if first.message else None
     usage = usage_of({"usage": completion.usage})
     return Meaning(usage, first.finish_reason, content if isinstance(content, str) else None)
+
+
+def _meaning_of_odd(body: bytes) -> Meaning | None:
+    """The same for what only a lenient parser takes, such as a lone surrogate: legal JSON that was paid for."""
+    try:
+        answer = json.loads(body)
+        first = answer["choices"][0]
+        message = first.get("message") or {}
+        reason, content = first.get("finish_reason"), message.get("content")
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return None
+    return Meaning(
+        usage_of(answer), reason if isinstance(reason, str) else None, content if isinstance(content, str) else None
+    )

@@ -11,7 +11,7 @@ from typing import Self
 import msgspec
 
 from policies.base import Route
-from router.config import BackendConfig
+from router.config import BackendConfig, ConfigError
 from router.errors import BackendBroken, BackendRefused, BackendUnreachable, Cause
 from router.http_client import Headers, HttpClient, HttpError, Response
 from router.pricing import price_of
@@ -19,7 +19,13 @@ from router.pricing import price_of
 _REQUEST_HEADERS = frozenset({b"traceparent", b"tracestate", b"x-request-id", b"openai-beta"})
 """Headers of a client that reach a backend. Never its authorization: that is between the client and us."""
 _RESPONSE_HEADERS = (b"x-request-id", b"openai-", b"x-ratelimit-", b"retry-after")
-_REFUSALS: dict[int, Cause] = {401: "unauthorized", 403: "unauthorized", 404: "model_not_found", 429: "rate_limited"}
+_REFUSALS: dict[int, Cause] = {
+    401: "unauthorized",
+    402: "payment_required",
+    403: "unauthorized",
+    404: "model_not_found",
+    429: "rate_limited",
+}
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 MAX_RETRY_AFTER_S = 3600
 KEEP_ALIVE_S = 4.0
@@ -46,7 +52,7 @@ class Answer:
 
     @property
     def is_event_stream(self) -> bool:
-        return self.content_type.startswith(b"text/event-stream")
+        return self.content_type.lower().startswith(b"text/event-stream")
 
     async def read(self) -> bytes:
         """The bytes that have arrived, at least one; empty at the end. Raises: BackendUnreachable."""
@@ -94,7 +100,7 @@ class Backend:
         self.window_tokens = config.context_window_tokens
         self.reachable: bool | None = None
         """What the last probe saw; None before the first."""
-        key = environ.get(config.api_key_env) if config.api_key_env else None
+        key = _key(config, route, environ)
         self.auth_headers: dict[str, str] = {"authorization": f"Bearer {key}"} if key else {}
 
     async def __aenter__(self) -> Self:
@@ -181,6 +187,19 @@ class Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._answer.close()
+
+
+def _key(config: BackendConfig, route: Route, environ: Mapping[str, str]) -> str | None:
+    """The backend's key; a mounted secret often ends in a line break. Raises: ConfigError, without the key in it."""
+    if config.api_key_env is None or config.api_key_env not in environ:
+        return None
+    key = environ[config.api_key_env].strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(
+            f"{route}.api_key_env",
+            [f"the value of {config.api_key_env} is empty or has characters that no HTTP header can hold"],
+        )
+    return key
 
 
 def parse_retry_after(value: bytes | None) -> int | None:

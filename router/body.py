@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from router.errors import InvalidRequest
 
+MAX_MEMBERS = 1024
+"""Top-level keys; a request has a few dozen at most."""
+
 
 class Member(NamedTuple):
     """Where a top-level member stands in the text, as half-open character ranges."""
@@ -149,6 +152,8 @@ def _scan_object(text: str) -> tuple[dict[str, Any], dict[str, Member]]:
         assert key_match is not None  # noqa: S101 - tells the type checker what _end_of made sure of
         value_start = _end_of(_colon(text, value_start), text, value_start, "expected ':'")
         key = key_match[1] if "\\" not in key_match[1] else json.loads(f'"{key_match[1]}"')
+        if len(members) == MAX_MEMBERS:
+            raise json.JSONDecodeError(f"more than {MAX_MEMBERS} keys", text, at)
         if key in members:
             raise json.JSONDecodeError(f"the key {key[:40]!r} appears twice", text, at)
         value, value_end = _value_at(text, value_start)

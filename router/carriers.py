@@ -6,13 +6,16 @@ None of it is changed or removed: it is part of the prompt. What is not recognis
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from policies.base import Chunk
 
 MAX_CHUNKS = 256
+MAX_TOOL_CHARS = 262_144
+"""A tool message longer than this is not searched for results."""
+MAX_SCORE = 1e9
 _TEXT_KEYS = ("text", "content", "snippet", "page_content", "contents", "chunk", "passage", "document")
 _SCORE_KEYS = ("score", "relevance_score", "similarity", "relevance")
 _LIST_KEYS = ("results", "documents", "chunks", "matches", "hits", "passages", "search_results")
@@ -23,19 +26,36 @@ def chunks_in(body: Mapping[str, Any]) -> tuple[Chunk, ...] | None:
     """Chunks in `documents`, and in the messages since the last user turn: tool results, search results.
 
     Returns:
-        None when the request has no carrier at all; an empty tuple when it has one and nothing was found.
+        The first MAX_CHUNKS; an empty tuple when there is a carrier and nothing was found in it; None when the
+        request has no carrier at all.
     """
     found: list[Chunk] = []
     carriers = 0
+    for items in _carriers(body):
+        carriers += 1
+        found += _chunks(items, MAX_CHUNKS - len(found))
+        if len(found) >= MAX_CHUNKS:
+            break
+    return tuple(found) if carriers else None
+
+
+def _carriers(body: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
+    """The lists of results in a request."""
     documents = body.get("documents")
     if isinstance(documents, list):
-        carriers += 1
-        found += _items(documents)
+        yield documents
     for message in _current_turn(body.get("messages") or ()):
-        for chunk_list in _carried(message):
-            carriers += 1
-            found += chunk_list
-    return tuple(found[:MAX_CHUNKS]) if carriers else None
+        is_tool = message.get("role") == "tool"
+        content = message.get("content")
+        if isinstance(content, str):
+            listed = _listed(content) if is_tool else None
+            if listed is not None:
+                yield listed
+            continue
+        for part in content or ():
+            listed = _in_part(part, is_tool=is_tool)
+            if listed is not None:
+                yield listed
 
 
 def _current_turn(messages: Sequence[Any]) -> Sequence[Any]:
@@ -45,29 +65,18 @@ def _current_turn(messages: Sequence[Any]) -> Sequence[Any]:
     return messages
 
 
-def _carried(message: Mapping[str, Any]) -> Iterator[list[Chunk]]:
-    content = message.get("content")
-    if isinstance(content, str):
-        if message.get("role") == "tool":
-            listed = _listed(content)
-            if listed is not None:
-                yield _items(listed)
-        return
-    for part in content or ():
-        if not isinstance(part, dict):
-            continue
-        if part.get("type") in _PART_TYPES:
-            results = part.get("results")
-            yield _items(results if isinstance(results, list) else [part])
-        elif message.get("role") == "tool" and isinstance(part.get("text"), str):
-            listed = _listed(part["text"])
-            if listed is not None:
-                yield _items(listed)
+def _in_part(part: Mapping[str, Any], *, is_tool: bool) -> Sequence[Any] | None:
+    kind = part.get("type")
+    if isinstance(kind, str) and kind in _PART_TYPES:
+        results = part.get("results")
+        return results if isinstance(results, list) else [part]
+    text = part.get("text")
+    return _listed(text) if is_tool and isinstance(text, str) else None
 
 
-def _listed(text: str) -> list[Any] | None:
+def _listed(text: str) -> Sequence[Any] | None:
     """The result list inside a tool message that is JSON; None when it is not a list of texts."""
-    if text.lstrip()[:1] not in ("{", "["):
+    if len(text) > MAX_TOOL_CHARS or text.lstrip()[:1] not in ("{", "["):
         return None
     try:
         value = json.loads(text)
@@ -77,13 +86,11 @@ def _listed(text: str) -> list[Any] | None:
         value = next((value[key] for key in _LIST_KEYS if isinstance(value.get(key), list)), None)
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         return None
-    if value and not _items(value):
-        return None
-    return value
+    return value if not value or _chunks(value, 1) else None
 
 
-def _items(items: Sequence[Any]) -> list[Chunk]:
-    return [chunk for chunk in map(_chunk, items) if chunk is not None]
+def _chunks(items: Sequence[Any], most: int) -> list[Chunk]:
+    return list(islice(filter(None, map(_chunk, items)), most))
 
 
 def _chunk(item: Any) -> Chunk | None:
@@ -94,10 +101,8 @@ def _chunk(item: Any) -> Chunk | None:
     text = next((joined for key in _TEXT_KEYS if (joined := _joined_text(item.get(key)))), None)
     if text is None:
         return None
-    identifier = next(
-        (item[key] for key in ("id", "file_id", "source", "filename") if isinstance(item.get(key), str)), None
-    )
-    return Chunk(text=text, score=_score(item), id=identifier)
+    names = (item.get(key) for key in ("id", "file_id", "source", "filename"))
+    return Chunk(text=text, score=_score(item), id=next((name for name in names if isinstance(name, str)), None))
 
 
 def _joined_text(value: Any) -> str | None:
@@ -114,6 +119,6 @@ def _joined_text(value: Any) -> str | None:
 def _score(item: Mapping[str, Any]) -> float | None:
     for key in _SCORE_KEYS:
         value = item.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_SCORE:
             return float(value)
     return None

@@ -17,6 +17,8 @@ APPROX_BYTES_PER_TOKEN = 4
 """English prose and code through a 49k-152k vocabulary: 3.5 to 4.5 bytes a token."""
 MAX_TURN_CHARS = 32_768
 """Policies look at no more than this of the last user turn: its head and its tail."""
+MAX_PARTS = 65_536
+"""Messages and content parts together: a bound on the time that one request can take from all others."""
 _CAPTURE_ORDER: dict[CaptureLevel, int] = {"none": 0, "metadata": 1, "full": 2}
 
 
@@ -30,6 +32,7 @@ class ChatRequest:
         self.model: str = values["model"]
         self.stream: bool = values.get("stream") is True
         options = values.get("stream_options")
+        self.choices: int = values.get("n") or 1
         self.wants_usage: bool = isinstance(options, dict) and options.get("include_usage") is True
 
     @classmethod
@@ -106,8 +109,8 @@ class ChatRequest:
             has_response_format=_structured(values.get("response_format")),
             has_images=any(_has_image(message.get("content")) for message in messages),
             tenant=tenant,
-            session=self.directives.session,
-            tags=self.directives.tags or {},
+            session=storable(self.directives.session) if self.directives.session else None,
+            tags={storable(key): storable(value) for key, value in (self.directives.tags or {}).items()},
         )
 
     def _chunks(self) -> tuple[Chunk, ...] | None:
@@ -137,9 +140,12 @@ def _check(values: Mapping[str, Any]) -> None:
         raise InvalidRequest("messages is required and must be a list.", param="messages")
     if not messages:
         raise InvalidRequest("messages must not be empty.", param="messages")
+    parts = len(messages)
     for index, message in enumerate(messages):
-        _check_message(message, f"messages.{index}")
-    for key in ("max_tokens", "max_completion_tokens"):
+        parts += _check_message(message, f"messages.{index}")
+        if parts > MAX_PARTS:
+            raise InvalidRequest(f"messages has more than {MAX_PARTS} messages and parts.", param="messages")
+    for key in ("max_tokens", "max_completion_tokens", "n"):
         value = values.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InvalidRequest(f"{key} must be a whole number of at least 1.", param=key)
@@ -156,7 +162,8 @@ def _check(values: Mapping[str, Any]) -> None:
             raise InvalidRequest(f"{key} must be {words}.", param=key)
 
 
-def _check_message(message: Any, param: str) -> None:
+def _check_message(message: Any, param: str) -> int:
+    """Returns the number of parts of its content."""
     if not isinstance(message, dict):
         raise InvalidRequest(f"{param} must be an object.", param=param)
     if not isinstance(message.get("role"), str):
@@ -171,6 +178,7 @@ def _check_message(message: Any, param: str) -> None:
                 )
     elif content is not None and not isinstance(content, str):
         raise InvalidRequest(f"{param}.content must be a string or a list of parts.", param=f"{param}.content")
+    return len(content) if isinstance(content, list) else 0
 
 
 def _texts(content: Any) -> Iterator[str]:

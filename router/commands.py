@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -20,8 +21,9 @@ from router.app import Parts, build_app
 from router.chat import ChatRequest
 from router.config import Config, ConfigError, load
 from router.errors import LocumError
-from serving.errors import ServingError
+from serving.errors import ServingError, describe_log
 from serving.student import StudentProcess
+from serving.supervisor import Event, State
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,14 @@ def _student_process(config: Config) -> StudentProcess | None:
     """The supervised student of [student.vllm], checked but not started. Raises: ServingError."""
     if config.student.vllm is None:
         return None
-    return StudentProcess(config.student.vllm, observer=lambda event: logger.info("student: %s", event.message))
+    return StudentProcess(config.student.vllm, observer=_log_student)
+
+
+def _log_student(event: Event) -> None:
+    trouble = event.state in (State.RESTARTING, State.FAILED)
+    logger.log(logging.WARNING if trouble else logging.INFO, "student: %s", event.message)
+    if trouble and event.log_tail:
+        logger.warning("student: the end of its log:\n%s", "\n".join(describe_log(event.log_tail)))
 
 
 @click.command()
@@ -77,7 +86,7 @@ def check(path: Path, as_json: bool) -> None:
 
     config = _load(path)
     try:
-        Parts(config, environ=_Placeholders(config))
+        Parts(config, environ=_environment(config))
     except ConfigError as exc:
         _wrong_input(str(exc))
     resolved = config.model_dump(mode="json", exclude_none=True)
@@ -90,11 +99,10 @@ def check(path: Path, as_json: bool) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-class _Placeholders(dict[str, str]):
-    """Stands in for the environment while a configuration is checked: every named secret looks set."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__({name: "checked=placeholder-only" for _, name in config.secret_env_names()})
+def _environment(config: Config) -> dict[str, str]:
+    """The environment, with stand-ins for the named secrets that are unset: checking needs none of them."""
+    named = {name: "checked=placeholder-only" for _, name in config.secret_env_names()}
+    return {**named, **{name: os.environ[name] for name in named if os.environ.get(name)}}
 
 
 @click.command()
@@ -111,7 +119,7 @@ def explain(path: Path, tenant: str, as_json: bool, request_file: BinaryIO) -> N
 
     config = _load(path)
     try:
-        parts = Parts(config, environ=_Placeholders(config))
+        parts = Parts(config, environ=_environment(config))
         request = ChatRequest.parse(request_file.read(), [])
         evaluation = asyncio.run(_explained(parts, request, tenant))
     except ConfigError as exc:

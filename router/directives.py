@@ -83,7 +83,7 @@ def _scalar(key: str, text: str, header: str) -> Any:
         return text
     try:
         value = json.loads(text.lower())
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if value is None or (key == "explain" and value in (0, 1)):
         value = {"1": True, "0": False}.get(text)
@@ -96,6 +96,8 @@ def _scalar(key: str, text: str, header: str) -> Any:
 def _convert(values: dict[str, Any], *, param: str) -> Directives:
     try:
         return msgspec.convert(values, Directives)
+    except UnicodeError as exc:
+        raise InvalidRequest(f"{param} has text that is not Unicode.", param=param) from exc
     except msgspec.ValidationError as exc:
         message = str(exc)
         where = param

@@ -1,16 +1,18 @@
 """One error tree, and the one mapper from it to OpenAI's error JSON (plain bodies and SSE frames alike).
 
-LocumError
+LocumError                    500
 ├── InvalidRequest            400  the body, a header or a field is wrong; `param` names it
 │   ├── BodyTooLarge          413
+│   ├── UnsupportedEncoding   415
 │   └── ModelNotFound         404
 ├── Unauthorized              401
+├── RateLimited               429  the only backend that may answer is rate limited; carries Retry-After
 ├── NoRoute                   503  no backend can answer now; carries Retry-After
 │   ├── Overloaded            503  the gateway itself is full
-    │   └── ShuttingDown          503  the drain time is over
-└── BackendError                   a backend failed; `cause` is one of CAUSES, never free text
+│   └── ShuttingDown          503  the drain time is over
+└── BackendError              502  a backend failed; `cause` is one of `Cause`, never free text
     ├── BackendUnreachable         connection refused, reset, name not found
-    ├── BackendTimeout             a phase took too long
+    ├── BackendTimeout        504  a phase took too long
     ├── BackendRefused             an HTTP status that says that it cannot answer
     └── BackendBroken              it answered with something that is not an answer
 """
@@ -28,6 +30,7 @@ Cause = Literal[
     "server_error",
     "rate_limited",
     "unauthorized",
+    "payment_required",
     "model_not_found",
     "context_overflow",
     "invalid_response",
@@ -63,6 +66,10 @@ class BodyTooLarge(InvalidRequest):
             f"The request body is larger than {limit_bytes} bytes (server.max_body_bytes).",
             code="request_too_large",
         )
+
+
+class UnsupportedEncoding(InvalidRequest):
+    status = 415
 
 
 class ModelNotFound(InvalidRequest):

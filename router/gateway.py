@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
 
 from policies.base import RouteDecision
+from policies.record import Outcome
 from router.answers import meaning_of
 from router.auth import Keyring
 from router.backends import Answer, Backend, Call
@@ -30,6 +32,8 @@ from router.errors import (
     Overloaded,
     RateLimited,
     ShuttingDown,
+    Unauthorized,
+    UnsupportedEncoding,
     error_body,
     error_frame,
 )
@@ -99,10 +103,7 @@ class Gateway:
         except asyncio.CancelledError:
             if not exchange.client_gone:  # the server's drain time is over
                 await self._end_with(ShuttingDown("The gateway is shutting down.", retry_after_s=1), exchange, draft)
-                raise
-            task = asyncio.current_task()
-            if task is not None:
-                task.uncancel()
+                return
             await self._end_without_client(draft)
         except Exception:
             logger.exception("request %s failed inside the gateway", draft.decision_id)
@@ -123,6 +124,8 @@ class Gateway:
         draft.tenant = self._keyring.tenant_of(exchange.header(b"authorization"))
         if self._inflight > server.max_inflight_requests:
             raise Overloaded("The gateway is full; try again soon.", retry_after_s=server.retry_after_s)
+        if exchange.header(b"content-encoding") not in (None, b"identity"):
+            raise UnsupportedEncoding("Send the body uncompressed: content-encoding is not supported.")
         data = await exchange.read_body(limit_bytes=server.max_body_bytes)
         draft.body_read_s = time.monotonic()
         limit.reschedule(asyncio.get_running_loop().time() + server.request_timeout_s)
@@ -204,6 +207,7 @@ class Gateway:
                 stream = ChatStream(
                     backend,
                     answer,
+                    choices=request.choices,
                     hide_usage=not request.wants_usage,
                     capture=self._outcomes.captures_text(request),
                 )
@@ -234,17 +238,21 @@ class Gateway:
         await exchange.respond(answer.status, self._headers(draft, answer), body)
 
     async def _end_with(self, error: LocumError, exchange: Exchange, draft: Draft) -> None:
-        """An error response, or in a stream that has begun an error event and the close."""
+        """An error response, or in a stream that has begun an error event and the close.
+
+        A client that does not read cannot hold the request: the last bytes have `DRAIN_S` to leave.
+        """
+        exchange.stop_watching()
         draft.error_code = error.code
-        if isinstance(error, BackendTimeout):
-            draft.outcome = "timeout"
-        elif isinstance(error, BackendError | NoRoute) and not isinstance(error, Overloaded | ShuttingDown):
-            draft.outcome = "backend_error"
-        else:
-            draft.outcome = "client_error" if isinstance(error, InvalidRequest) else "rejected"
+        draft.outcome = _outcome_of(error)
         if not exchange.started:
             draft.status = error.status
         await self._outcomes.settle(draft, time.monotonic())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await self._send_error(error, exchange, draft)
+
+    async def _send_error(self, error: LocumError, exchange: Exchange, draft: Draft) -> None:
         if exchange.started:
             if draft.request and draft.request.stream:
                 await exchange.end(error_frame(error))
@@ -282,9 +290,23 @@ class Gateway:
         return headers
 
 
+def _outcome_of(error: LocumError) -> Outcome:
+    match error:
+        case BackendTimeout():
+            return "timeout"
+        case InvalidRequest():
+            return "client_error"
+        case Overloaded() | ShuttingDown() | Unauthorized():
+            return "rejected"
+        case _:
+            return "backend_error"
+
+
 def _too_slow(draft: Draft) -> LocumError:
     if draft.body_read_s is None:
-        return InvalidRequest("The request body did not arrive within server.body_timeout_s.", code="body_timeout")
+        late = InvalidRequest("The request body did not arrive within server.body_timeout_s.", code="body_timeout")
+        late.status = 408
+        return late
     return BackendTimeout("Not answered within server.request_timeout_s.", cause="timeout")
 
 

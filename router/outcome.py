@@ -93,10 +93,18 @@ class Outcomes:
         if draft.settled:
             return
         draft.settled = True
-        record = self._record(draft, now_s)
+        try:
+            record = self._record(draft, now_s)
+            payload = encode(record)
+        except Exception as exc:  # noqa: BLE001 - see below
+            # Something in the request cannot be written down. It still gets its record, without texts and votes.
+            logger.error("record %s is reduced: %s", draft.decision_id, type(exc).__name__)
+            draft.request = draft.evaluation = draft.completion = None
+            record = self._record(draft, now_s)
+            payload = encode(record)
         self._metrics.observe(record)
         if self._log is not None and record.capture != "none":
-            await self._log.append(encode(record))
+            await self._log.append(payload)
 
     def _record(self, draft: Draft, now_s: float) -> DecisionRecord:
         request, evaluation = draft.request, draft.evaluation
@@ -133,8 +141,8 @@ class Outcomes:
             latency_s=now_s - draft.started_s,
             overhead_s=_overhead_s(draft, now_s),
             tenant=draft.tenant,
-            session=storable(request.directives.session) if request and request.directives.session else None,
-            tags={storable(k): storable(v) for k, v in (request.directives.tags or {}).items()} if request else {},
+            session=evaluation.features.session if evaluation else None,
+            tags=evaluation.features.tags if evaluation else {},
             capture=capture,
             distillation=self._distillation,
             request=request.body.text if request and full else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from router.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 2.0
+MAX_ANSWER_BYTES = 2**20
 
 
 class Prober:
@@ -46,16 +48,28 @@ class Prober:
         """One question to one backend; never raises."""
         was_reachable = backend.reachable
         try:
-            response = await self._client.get(f"{backend.config.base_url}/models", headers=backend.auth_headers)
-            backend.reachable = response.status_code < 500 and response.status_code not in (401, 403)
-            if response.status_code == 200 and backend.config.context_window_tokens is None:
-                backend.window_tokens = window_in(response.json(), backend.config.model) or backend.window_tokens
-        except (httpx.HTTPError, ValueError) as exc:
+            status, body = await self._ask(f"{backend.config.base_url}/models", backend.auth_headers)
+            backend.reachable = status < 500 and status not in (401, 403)
+            if status == 200 and backend.config.context_window_tokens is None:
+                window = window_in(json.loads(body), backend.config.model)
+                backend.window_tokens = window or backend.window_tokens
+        except Exception as exc:  # noqa: BLE001 - see below
+            # Whatever an odd server does to the client, probing goes on, and so does the gateway.
             backend.reachable = False
             logger.debug("probe of the %s: %s", backend.route, type(exc).__name__)
         self._metrics.backend_up.labels(backend.route).set(backend.reachable)
         if backend.reachable != was_reachable:
             logger.info("the %s is %s", backend.route, "reachable" if backend.reachable else "not reachable")
+
+    async def _ask(self, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        """Status and body. Raises: httpx.HTTPError, ValueError (too large)."""
+        body = b""
+        async with self._client.stream("GET", url, headers=headers) as response:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise ValueError("the list of models is too large")
+        return response.status_code, body
 
 
 def window_in(models: Any, model: str) -> int | None:

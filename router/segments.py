@@ -54,17 +54,25 @@ def repair_torn_tails(folder: Path) -> int:
     """
     cut = 0
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        with path.open("r+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # another gateway is writing it
-            end = _sound_end(file)
-            if end < os.fstat(file.fileno()).st_size:
-                logger.warning("traffic log: cut a torn record off %s", path.name)
-                file.truncate(end)
-                cut += 1
+        try:
+            cut += _repair(path)
+        except BlockingIOError:
+            continue  # another gateway is writing it
+        except OSError as exc:
+            logger.warning("traffic log: %s cannot be looked at: %s", path.name, exc.strerror)
     return cut
+
+
+def _repair(path: Path) -> bool:
+    """Whether something was cut off. Raises: BlockingIOError: somebody writes the file."""
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        end = _sound_end(file)
+        if end == os.fstat(file.fileno()).st_size:
+            return False
+        logger.warning("traffic log: cut a torn record off %s", path.name)
+        file.truncate(end)
+        return True
 
 
 def _sound_end(file: BinaryIO) -> int:

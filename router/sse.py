@@ -114,6 +114,8 @@ class Delta(NamedTuple):
     error: str | None = None
     """The backend's error message, when the frame is an error."""
     finish_reason: str | None = None
+    finished: frozenset[int] = frozenset()
+    """Indexes of the choices that end here; there are several when the client asked for `n` > 1."""
     usage: Usage | None = None
     data: bytes | None = None
 
@@ -146,26 +148,44 @@ class ChatStreamReader:
             message = _error_message(data)
             if message is not None:
                 return Delta(frame, error=message)
-        found = _finish_reason(data) if b'"finish_reason"' in data else None
-        finish_reason = found[1].decode("ascii", "replace") if found else None
-        if b'"usage"' not in data:
-            return Delta(frame, finish_reason=finish_reason, data=data)
-        return self._with_usage(frame, data, finish_reason)
-
-    def _with_usage(self, frame: bytes, data: bytes, finish_reason: str | None) -> Delta:
+        found = _finish_reason(data)
+        if found is None and b'"usage"' not in data:
+            return Delta(frame, data=data)
         chunk = _object(data)
-        usage = usage_of(chunk)
+        return Delta(
+            self._shown(frame, data, chunk) if b'"usage"' in data else frame,
+            finish_reason=found[1].decode("ascii", "replace") if found else None,
+            finished=_finished(chunk) if found else frozenset(),
+            usage=usage_of(chunk),
+            data=data,
+        )
+
+    def _shown(self, frame: bytes, data: bytes, chunk: dict[str, Any]) -> bytes | None:
+        """The frame for a client that did not ask for usage."""
         if not self._hide_usage:
-            return Delta(frame, finish_reason=finish_reason, usage=usage, data=data)
-        if usage is None:
-            return Delta(_null_usage.sub(b"", frame, count=1), finish_reason=finish_reason, data=data)
+            return frame
+        if chunk.get("usage") is None:
+            return _null_usage.sub(b"", frame, count=1)
         if not chunk.get("choices"):
-            return Delta(None, finish_reason=finish_reason, usage=usage, data=data)
+            return None
         try:
-            shown = frame.replace(data, JsonBody.parse(data).splice(remove=["usage"]), 1)
+            return frame.replace(data, JsonBody.parse(data).splice(remove=["usage"]), 1)
         except InvalidRequest:
-            shown = frame
-        return Delta(shown, finish_reason=finish_reason, usage=usage, data=data)
+            return frame
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether the data of a frame that nothing ended has nevertheless arrived completely."""
+    return data == b"[DONE]" or bool(_object(data))
+
+
+def _finished(chunk: dict[str, Any]) -> frozenset[int]:
+    choices = chunk.get("choices")
+    return frozenset(
+        choice["index"] if isinstance(choice.get("index"), int) else 0
+        for choice in (choices if isinstance(choices, list) else ())
+        if isinstance(choice, dict) and choice.get("finish_reason") is not None
+    )
 
 
 def usage_of(answer: dict[str, Any]) -> Usage | None:
@@ -256,7 +276,7 @@ def _only_names_the_role(data: bytes) -> bool:
 def _error_message(data: bytes) -> str | None:
     chunk = _object(data)
     error = chunk.get("error")
-    if not error or chunk.get("choices"):
+    if not error:
         return None
     message = error.get("message") if isinstance(error, dict) else error
     return str(message)

@@ -7,6 +7,7 @@ gets either a complete stream that ends in `[DONE]`, or an error event and the c
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -16,7 +17,17 @@ from router.errors import BackendBroken, BackendError, BackendTimeout, BackendUn
 from router.exchange import Exchange
 from router.metrics import Metrics
 from router.outcome import Draft
-from router.sse import DONE_FRAME, ChatStreamReader, FrameSplitter, FrameTooLarge, frames_of, is_ordinary, text_of
+from router.sse import (
+    DONE_FRAME,
+    ChatStreamReader,
+    FrameSplitter,
+    FrameTooLarge,
+    frames_of,
+    is_ordinary,
+    is_whole,
+    payload,
+    text_of,
+)
 
 MAX_CAPTURED_BYTES = 4 * 2**20
 """Of one answer's frames; a longer answer is logged without its text."""
@@ -33,11 +44,13 @@ class Step(NamedTuple):
 class ChatStream:
     """An open stream of one backend: `peek`, then `relay`. The caller closes the answer."""
 
-    def __init__(self, backend: Backend, answer: Answer, *, hide_usage: bool, capture: bool) -> None:
+    def __init__(self, backend: Backend, answer: Answer, *, choices: int, hide_usage: bool, capture: bool) -> None:
         self._backend = backend
         self._answer = answer
         self._splitter = FrameSplitter()
         self._reader = ChatStreamReader(hide_usage=hide_usage)
+        self._choices = choices
+        self._finished: frozenset[int] = frozenset()
         self._captured: list[bytes] | None = [] if capture else None
         self._captured_bytes = 0
         self._peeked = b""
@@ -80,7 +93,7 @@ class ChatStream:
 
     async def _relay_events(self, exchange: Exchange, draft: Draft, metrics: Metrics) -> bytes:
         """Everything but the last bytes, which are returned. Raises: BackendError."""
-        clock = asyncio.get_running_loop().time
+        clock = time.monotonic
         gaps = metrics.itl.labels(self._backend.route)
         idle_timeout_s = self._backend.config.idle_timeout_s
         draft.first_event_s = draft.last_event_s = clock()
@@ -94,7 +107,7 @@ class ChatStream:
                     block = await self._next_block()
                     idle.waiting_since_s = None
                     if block is None:
-                        return self._end_without_done(draft)
+                        return self._end_of_body(draft)
                     now_s = clock()
                     gaps.observe(now_s - draft.last_event_s)
                     draft.last_event_s = now_s
@@ -125,20 +138,31 @@ class ChatStream:
                 return Step(b"".join(visible), last=True)
             if delta.finish_reason is not None:
                 draft.finish_reason = delta.finish_reason
+                self._finished |= delta.finished
             if delta.usage is not None:
                 draft.usage = delta.usage
             self._capture(frame)
         self._unsent = []
         return Step(b"".join(visible), last=False)
 
-    def _end_without_done(self, draft: Draft) -> bytes:
-        """A stream with a finish reason is complete and only lacks its `[DONE]`; without one it was cut off."""
-        rest = self._splitter.rest()
-        if draft.finish_reason is None:
-            raise BackendUnreachable(
-                f"The {self._backend.route}'s stream ended before it was finished.", cause="disconnected"
-            )
-        return (rest + b"\n\n" if rest.strip() else b"") + DONE_FRAME
+    def _end_of_body(self, draft: Draft) -> bytes:
+        """The last bytes when the backend closed without `[DONE]`: complete if every choice has a finish reason.
+
+        Raises: BackendError: the stream was cut off.
+        """
+        visible = b""
+        rest = self._splitter.rest().rstrip() + b"\n\n"
+        if is_whole(payload(rest) or b""):
+            step = self._absorb(rest, draft)
+            if step.last:
+                return step.visible
+            visible = step.visible
+        if len(self._finished) >= self._choices:
+            return visible + DONE_FRAME
+        self._unsent = [visible]
+        raise BackendUnreachable(
+            f"The {self._backend.route}'s stream ended before it was finished.", cause="disconnected"
+        )
 
     async def _next_block(self) -> bytes | None:
         """The next complete frames, or None at the end. Raises: BackendError."""
@@ -178,7 +202,7 @@ class IdleTimeout:
         self._timeout_s = timeout_s
         self._limit = asyncio.timeout(None)
         self.waiting_since_s: float | None = None
-        """Loop time; None while nothing is expected from the backend."""
+        """Monotonic time; None while nothing is expected from the backend."""
 
     async def __aenter__(self) -> Self:
         await self._limit.__aenter__()
@@ -193,9 +217,9 @@ class IdleTimeout:
         await self._limit.__aexit__(kind, error, trace)
 
     def _look(self) -> None:
-        now_s = self._loop.time()
+        now_s = time.monotonic()
         since_s = now_s if self.waiting_since_s is None else self.waiting_since_s
         if since_s + self._timeout_s <= now_s:
-            self._limit.reschedule(now_s)
+            self._limit.reschedule(self._loop.time())
         else:
-            self._timer = self._loop.call_at(since_s + self._timeout_s, self._look)
+            self._timer = self._loop.call_later(since_s + self._timeout_s - now_s, self._look)
