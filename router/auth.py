@@ -50,7 +50,7 @@ class Keyring:
         """
         if self._digests is None:
             return DEFAULT_TENANT
-        scheme, _, key = (authorization or b"").partition(b" ")
+        scheme, key = [*(authorization or b"").split(None, 1), b"", b""][:2]
         offered = _digest(key.strip())
         found = None
         for tenant, digest in self._digests.items():

@@ -63,7 +63,9 @@ class ServerConfig(Table):
         64 * 2**20, ge=1024, description="Largest plain answer that is taken from a backend."
     )
     request_timeout_s: Seconds = Field(600.0, description="The whole request, fall backs and slow readers included.")
-    body_timeout_s: Seconds = Field(30.0, description="Time in which a client must have sent its body.")
+    body_timeout_s: Seconds = Field(
+        30.0, description="Time in which a client must have sent a request's head, and then its body."
+    )
     probe_interval_s: Seconds = Field(5.0, description="How often the backends are asked for `/v1/models`.")
     drain_timeout_s: Seconds = Field(30.0, description="Time that running requests get after SIGTERM.")
     retry_after_s: int = Field(5, ge=1, le=3600, description="Retry-After of a 503 when no backend says better.")
@@ -246,7 +248,7 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _guarded(self) -> Config:
-        if self.auth is None and not _is_loopback(self.server.host):
+        if self.auth is None and not is_loopback(self.server.host):
             raise ValueError(
                 f"server.host: {self.server.host!r} is reachable from outside; add an [auth] table with keys_env, "
                 "or listen on 127.0.0.1"
@@ -312,7 +314,8 @@ def _describe(error: Any) -> str:
     return f"{location}: {message}" if location else message
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only mean this machine."""
     if host == "localhost":
         return True
     try:

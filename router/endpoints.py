@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from router.backends import Backend
+from router.config import is_loopback
 from router.errors import InvalidRequest, LocumError, ModelNotFound, error_body
+from router.http_client import Headers
 from router.routing import model_names
 
 if TYPE_CHECKING:
@@ -76,6 +79,27 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
     async def metrics() -> Response:
         """Prometheus exposition."""
         return Response(parts.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def comes_from_foreign_page(headers: Headers) -> bool:
+    """Whether a browser sent this for a page that is not of this machine; other clients send no Origin."""
+    for name, value in headers:
+        if name == b"origin":
+            try:
+                return not is_loopback(urlsplit(value.decode("latin-1")).hostname or "")
+            except ValueError:
+                return True
+    return False
+
+
+def foreign_origin_response() -> Response:
+    """403 in OpenAI's form."""
+    refused = InvalidRequest(
+        "Pages of other sites may not use a gateway without keys; add an [auth] table to its configuration.",
+        code="origin_not_allowed",
+    )
+    refused.status = 403
+    return _error_response(refused)
 
 
 async def _on_locum_error(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
+from router import protocol
 from router.config import ServerConfig
 
 logger = logging.getLogger(__name__)
@@ -33,14 +35,23 @@ def bind(config: ServerConfig) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((config.host, config.port))
-    except OSError as exc:
+    except (OSError, UnicodeError) as exc:  # UnicodeError: not even a host name
         listener.close()
-        raise CannotListen(
-            f"server.port: cannot listen on {config.host}:{config.port}: {exc.strerror}; "
-            "stop the other process or choose another port"
-        ) from exc
+        raise CannotListen(_why_not(config, exc)) from exc
     listener.listen(BACKLOG)
     return listener
+
+
+def _why_not(config: ServerConfig, error: OSError | UnicodeError) -> str:
+    if isinstance(error, socket.gaierror | UnicodeError):
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        return f"server.host: cannot resolve {config.host[:100]!r}: {reason}; give an address of this machine"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"server.host: {config.host} is not an address of this machine"
+    return (
+        f"server.port: cannot listen on {config.host}:{config.port}: {error.strerror}; "
+        "stop the other process or choose another port"
+    )
 
 
 class AnnouncedServer(uvicorn.Server):
@@ -66,7 +77,7 @@ def build(
         uvicorn.Config(
             app,
             loop="asyncio" if sys.platform == "win32" else "uvloop",
-            http="httptools",
+            http=protocol.configured(head_timeout_s=config.body_timeout_s),
             ws="none",
             lifespan="on",
             log_config=None,

@@ -1,0 +1,215 @@
+"""HTTP/1 on the client's side: uvicorn's protocol, with bounded heads, without upgrades and chunks for HTTP/1.0."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from router.errors import InvalidRequest, error_body
+
+logger = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Request line and headers together; also the longest run of bytes that tells the parser nothing (trailers, chunk
+extensions, blank lines)."""
+HEADER_OVERHEAD_BYTES = 4
+"""Colon, blank and line break: a head of many tiny headers is bounded as well."""
+LINGER_S = 2.0
+"""A refused client is listened to for this long: closing at once would reset the connection under the answer."""
+UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
+
+
+class ClientProtocol(HttpToolsProtocol):
+    """One client connection. uvicorn makes it, so what it is configured with stands on the class: see `configured`.
+
+    What it adds to its base: an offered upgrade (h2c, websocket) is ignored as RFC 9110 allows, where httptools would
+    take the body for the other protocol; a head has a greatest size and a longest time; HTTP/1.0 gets no chunks.
+    """
+
+    head_timeout_s = 30.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head = False
+        self._offers_upgrade = False
+        self._refused = False
+        self._progress = False
+        self._chunk_bytes = 0
+        self._pending_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        self._chunk_bytes = len(data)
+        self._progress = False
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as exc:
+            if isinstance(exc.__context__, HeadTooLarge):
+                self._refuse(exc.__context__)
+            else:
+                logger.info("a request was refused: %s", type(exc).__name__)
+                self.send_400_response("This is not valid HTTP/1.1.")
+            return
+        if self._progress:
+            self._pending_bytes = 0
+        if self._in_head or not self._progress:
+            self._incomplete()
+
+    def _feed(self, data: bytes) -> None:
+        """Raises: httptools.HttpParserError."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as exc:
+                head, data = self._head_without_upgrade(), data[exc.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._offers_upgrade = False
+            try:
+                self.parser.feed_data(head)
+            except httptools.HttpParserUpgrade as exc:
+                raise httptools.HttpParserError("CONNECT") from exc
+
+    def _head_without_upgrade(self) -> bytes:
+        """The current request's head as the client should have sent it. The body's framing is not touched."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % (name, value) for name, value in self.headers if name not in UPGRADE_HEADERS]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _incomplete(self) -> None:
+        """What came has not ended in a whole head or a piece of a body that somebody waits for."""
+        if self._head_timer is None:
+            self._await_head()
+        if self._progress or (self.cycle is not None and self.cycle.response_complete and not self._in_head):
+            return  # the rest of a body that was refused: the timer is enough
+        self._pending_bytes += self._chunk_bytes
+        if self._pending_bytes > MAX_HEAD_BYTES:
+            self._refuse(HeadTooLarge())
+
+    # httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer must not pass for a header
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._pending_bytes + self._chunk_bytes > MAX_HEAD_BYTES:
+            self._check_head()
+        if self.parser.should_upgrade():
+            self._offers_upgrade = True  # the parser stops here; `_feed` starts it anew
+            return
+        self._stop_head_timer()
+        super().on_headers_complete()
+        self._in_head = False
+        self._progress = True
+        if self.scope["http_version"] == "1.0":
+            _send_unframed(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        if not self.cycle.response_complete:
+            self._progress = True
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._offers_upgrade:
+            super().on_message_complete()
+
+    def _check_head(self) -> None:
+        """Raises: HeadTooLarge."""
+        size = len(self.url) + sum(len(name) + len(value) + HEADER_OVERHEAD_BYTES for name, value in self.headers)
+        if size > MAX_HEAD_BYTES:
+            raise HeadTooLarge
+
+    # Ends
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn as well, for what is not HTTP."""
+        self._refuse(InvalidRequest(msg, code="invalid_http"))
+
+    def _refuse(self, error: InvalidRequest) -> None:
+        """Answer outside of ASGI and close. An answer to another request is cut off: nothing may be mixed into it."""
+        self._refused = True
+        self._stop_head_timer()
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self.cycle.response_started or self.pipeline or self._in_head:
+                self.transport.close()
+                return
+            self.cycle.disconnected = True  # the endpoint waits for the rest of this very request
+            self.cycle.message_event.set()
+        body = error_body(error)
+        self.transport.write(
+            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (STATUS_LINE[error.status], len(body), body)
+        )
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        """Closes, except under a running request: then reading may be paused, and the head is not the client's debt."""
+        self._head_timer = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._await_head()
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class HeadTooLarge(InvalidRequest):
+    """Found before authentication: nobody is served a larger head."""
+
+    status = 431
+
+    def __init__(self) -> None:
+        super().__init__(f"The request's headers are larger than {MAX_HEAD_BYTES} bytes.", code="headers_too_large")
+
+
+def configured(*, head_timeout_s: float) -> type[ClientProtocol]:
+    """The protocol class for `uvicorn.Config(http=...)`."""
+    return type("ConfiguredClientProtocol", (ClientProtocol,), {"head_timeout_s": head_timeout_s})
+
+
+def _send_unframed(cycle: RequestResponseCycle) -> None:
+    """Make a response without a length end with its connection: HTTP/1.0 knows no chunks."""
+    send = cycle.send
+    unframed = False
+
+    async def send_unframed(message: Any) -> None:
+        nonlocal unframed
+        if message["type"] == "http.response.start":
+            if all(name.lower() != b"content-length" for name, _ in message.get("headers", ())):
+                cycle.chunked_encoding, unframed = False, True
+        elif unframed:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    cycle.send = send_unframed  # type: ignore[method-assign]
