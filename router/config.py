@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
-import ipaddress
+import json
 import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from policies.base import Policy, PolicyConfigError
 from policies.registry import DEFAULT_POLICY_TYPES, build_all
+from router.addresses import is_loopback, plain_http_url
 from serving.options import VllmOptions
+
+
+class _WrongKey(ValueError):
+    """A validator's complaint about a key below the one that it validates."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 def _env_name(value: str) -> str:
     """A secret that was written here by mistake must not be repeated in an error message."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value, re.ASCII):
         raise ValueError("must be the name of an environment variable, not the secret itself")
     return value
 
 
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-EnvName = Annotated[str, Field(max_length=128), AfterValidator(_env_name)]
-ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+def _model_name(value: str) -> str:
+    if not 1 <= len(value) <= 256 or not value.isprintable():
+        raise ValueError("must be 1 to 256 printable characters")
+    return value
+
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False, strict=True)]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+EnvName = Annotated[str, AfterValidator(_env_name)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
 RouteName = Literal["student", "teacher"]
+RESERVED_MODEL_NAMES = frozenset({"auto", "student", "teacher"})
 
 DEFAULT_OUTPUT_FRACTION = 8
 """Without `max_tokens` a request counts this fraction (1/8) of the student's window as its output."""
 DEFAULT_OUTPUT_TOKENS = 1024
 """... and this many while the window is unknown."""
+
+
+MAX_ECHO_CHARACTERS = 80
+"""Of a wrong value in an error message."""
 
 
 class ConfigError(ValueError):
@@ -53,13 +82,13 @@ class ServerConfig(Table):
     """Where the gateway listens, and its bounds."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; without `[auth]` only loopback is accepted.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
-    workers: int = Field(1, ge=1, le=1, description="Gateway processes; more than one is not supported yet.")
-    max_inflight_requests: int = Field(
+    port: StrictInt = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
+    workers: StrictInt = Field(1, ge=1, le=1, description="Gateway processes; more than one is not supported yet.")
+    max_inflight_requests: StrictInt = Field(
         1024, ge=1, description="Requests in flight at once; more get 503 with Retry-After."
     )
-    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Largest request body; more get 413.")
-    max_response_bytes: int = Field(
+    max_body_bytes: StrictInt = Field(32 * 2**20, ge=1024, description="Largest request body; more get 413.")
+    max_response_bytes: StrictInt = Field(
         64 * 2**20, ge=1024, description="Largest plain answer that is taken from a backend."
     )
     request_timeout_s: Seconds = Field(600.0, description="The whole request, fall backs and slow readers included.")
@@ -68,7 +97,7 @@ class ServerConfig(Table):
     )
     probe_interval_s: Seconds = Field(5.0, description="How often the backends are asked for `/v1/models`.")
     drain_timeout_s: Seconds = Field(30.0, description="Time that running requests get after SIGTERM.")
-    retry_after_s: int = Field(5, ge=1, le=3600, description="Retry-After of a 503 when no backend says better.")
+    retry_after_s: StrictInt = Field(5, ge=1, le=3600, description="Retry-After of a 503 when no backend says better.")
 
 
 class BackendConfig(Table):
@@ -77,7 +106,7 @@ class BackendConfig(Table):
     base_url: str = Field(description="Up to and including `/v1`; http or https.")
     model: ModelName = Field(description="The name that the backend knows the model by.")
     api_key_env: EnvName | None = Field(None, description="Environment variable that holds the backend's key.")
-    context_window_tokens: int | None = Field(
+    context_window_tokens: StrictInt | None = Field(
         None, ge=1, description="Context window; default: asked from the backend's `/v1/models`."
     )
     price_usd_per_1m_input_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
@@ -88,21 +117,30 @@ class BackendConfig(Table):
     request_timeout_s: Seconds = Field(
         300.0, description="The whole call; for plain answers the only limit after connecting."
     )
-    max_connections: int = Field(1024, ge=1, description="Open connections to the backend.")
+    max_connections: StrictInt = Field(1024, ge=1, description="Open connections to the backend.")
 
     @field_validator("base_url")
     @classmethod
-    def _plain_http_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http(s) URL such as http://127.0.0.1:8101/v1")
-        if parts.username or parts.password:
-            raise ValueError("must not contain credentials; name an environment variable in api_key_env")
-        if parts.query or parts.fragment:
-            raise ValueError("must not have a query or fragment")
-        if _is_link_local(parts.hostname):
-            raise ValueError("link-local addresses (cloud metadata services) are refused")
-        return value.rstrip("/")
+    def _usable(cls, value: str) -> str:
+        return plain_http_url(value)
+
+
+PLACEHOLDER_URL = "http://127.0.0.1/v1"
+"""Stands for what cannot be derived from wrong options; a configuration with it is never returned."""
+
+
+def _check_derived(options: VllmOptions) -> None:
+    """Complain about an option under its own name, not the one of the key that it becomes."""
+    for key, check, value in (
+        ("host", plain_http_url, options.base_url),
+        ("api_key_env", _env_name, options.api_key_env),
+        ("served_model_name", _model_name, options.served_model_name),
+    ):
+        if value is not None:
+            try:
+                check(value)
+            except ValueError as exc:
+                raise _WrongKey(f"vllm.{key}", str(exc)) from exc
 
 
 class StudentConfig(BackendConfig):
@@ -126,11 +164,15 @@ class StudentConfig(BackendConfig):
         vllm = data.get("vllm")
         if vllm is None:
             if not data.get("base_url"):
-                raise ValueError("base_url is missing: give the student's endpoint, or a [student.vllm] table")
+                raise _WrongKey("base_url", "is missing: give the student's endpoint, or a [student.vllm] table")
             return data
         if data.get("base_url"):
-            raise ValueError("base_url and [student.vllm] exclude each other: remove one")
-        options = VllmOptions.model_validate(vllm)
+            raise _WrongKey("base_url", "excludes [student.vllm]: remove one of them")
+        try:
+            options = VllmOptions.model_validate(vllm)
+        except ValidationError:  # reported once more, at its place, when the field `vllm` is validated
+            return {**data, "base_url": PLACEHOLDER_URL}
+        _check_derived(options)
         return {
             **data,
             "vllm": options,
@@ -155,12 +197,12 @@ class RoutingConfig(Table):
 
     default_route: RouteName = Field("student", description="Route when every policy abstains.")
     on_policy_error: RouteName = Field("teacher", description="Route when a policy raises.")
-    default_output_tokens: int | None = Field(
+    default_output_tokens: StrictInt | None = Field(
         None,
         ge=1,
         description="Output counted for a request without `max_tokens`; default: an eighth of the window.",
     )
-    fall_back_when_student_forced: bool = Field(
+    fall_back_when_student_forced: StrictBool = Field(
         True, description="Whether the teacher may answer a request for `student` that the student failed."
     )
     policies: tuple[dict[str, Any], ...] = Field(
@@ -173,7 +215,7 @@ class RoutingConfig(Table):
     def _has_types(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         for index, table in enumerate(value):
             if not isinstance(table.get("type"), str):
-                raise ValueError(f"{index}.type: must name a policy")
+                raise _WrongKey(f"{index}.type", "must name a policy")
         return value
 
     def build_policies(self) -> list[Policy]:
@@ -189,9 +231,9 @@ class EncoderConfig(Table):
         description="A folder with a sentence-transformers model, or the pinned package.",
     )
     latency_budget_s: Seconds = Field(0.25, description="After this the policy that asked abstains.")
-    max_text_bytes: int = Field(8192, ge=256, description="Longest text that is embedded; the rest is cut.")
-    max_chunks: int = Field(32, ge=1, le=256, description="Chunks compared with the last user turn.")
-    threads: int = Field(1, ge=1, description="Threads of one embedding call.")
+    max_text_bytes: StrictInt = Field(8192, ge=256, description="Longest text that is embedded; the rest is cut.")
+    max_chunks: StrictInt = Field(32, ge=1, le=256, description="Chunks compared with the last user turn.")
+    threads: StrictInt = Field(1, ge=1, description="Threads of one embedding call.")
 
 
 class StateConfig(Table):
@@ -215,12 +257,14 @@ class LogConfig(Table):
         "full", description="What a record may hold; a request can only ask for less."
     )
     fsync_interval_s: Seconds = Field(1.0, description="What a power cut can lose.")
-    segment_bytes: int = Field(64 * 2**20, ge=4096, description="Size at which a new segment starts.")
+    segment_bytes: StrictInt = Field(64 * 2**20, ge=4096, description="Size at which a new segment starts.")
     write_timeout_s: Seconds = Field(
         0.05,
         description="An answer waits this long for its record; then it goes out and the record is counted.",
     )
-    max_queue_bytes: int = Field(64 * 2**20, ge=4096, description="Records waiting for the disk; more are dropped.")
+    max_queue_bytes: StrictInt = Field(
+        64 * 2**20, ge=4096, description="Records waiting for the disk; more are dropped."
+    )
 
 
 class AuthConfig(Table):
@@ -238,7 +282,7 @@ class Config(Table):
     teacher: TeacherConfig
     routing: RoutingConfig = RoutingConfig()
     encoder: EncoderConfig = EncoderConfig()
-    aliases: dict[ModelName, Literal["auto", "student", "teacher"]] = Field(
+    aliases: dict[str, Literal["auto", "student", "teacher"]] = Field(
         default_factory=dict,
         description='Further model names that clients may use, e.g. `gpt-4o-mini = "auto"`.',
     )
@@ -246,12 +290,26 @@ class Config(Table):
     log: LogConfig = LogConfig()
     auth: AuthConfig | None = None
 
+    @field_validator("aliases")
+    @classmethod
+    def _new_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else json.dumps(name)
+            if name in RESERVED_MODEL_NAMES:
+                raise _WrongKey(key, "this name has its meaning already; choose another")
+            try:
+                _model_name(name)
+            except ValueError as exc:
+                raise _WrongKey(key, f"the name {exc}") from exc
+        return value
+
     @model_validator(mode="after")
     def _guarded(self) -> Config:
         if self.auth is None and not is_loopback(self.server.host):
-            raise ValueError(
-                f"server.host: {self.server.host!r} is reachable from outside; add an [auth] table with keys_env, "
-                "or listen on 127.0.0.1"
+            raise _WrongKey(
+                "server.host",
+                f"{self.server.host!r} is reachable from outside; add an [auth] table with keys_env, "
+                "or listen on 127.0.0.1",
             )
         return self
 
@@ -303,29 +361,17 @@ def parse(text: str, *, source: str = "configuration") -> Config:
 
 
 def _describe(error: Any) -> str:
-    location = ".".join(str(part) for part in error["loc"])
+    location = [str(part) for part in error["loc"]]
     message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, _WrongKey):
+        location.append(cause.key)
+    elif error["type"] == "extra_forbidden":
         message = "unknown key; see the configuration table in README.md"
     elif error["type"] == "missing":
         message = "is required"
-    elif "input" in error and error["type"] != "value_error" and not isinstance(error["input"], dict):
-        message += f" (is {error['input']!r})"
-    return f"{location}: {message}" if location else message
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only mean this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_link_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_link_local
-    except ValueError:
-        return host.rstrip(".").lower() == "metadata.google.internal"
+    elif any(part.endswith("_env") for part in location):
+        message = "must be the name of an environment variable, not the secret itself"
+    elif error["type"] not in ("value_error", "model_type") and isinstance(error["input"], str | int | float):
+        message += f" (is {repr(error['input'])[:MAX_ECHO_CHARACTERS]})"
+    return f"{'.'.join(location)}: {message}" if location else message

@@ -10,8 +10,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from router.addresses import is_loopback
 from router.backends import Backend
-from router.config import is_loopback
 from router.errors import InvalidRequest, LocumError, ModelNotFound, error_body
 from router.http_client import Headers
 from router.routing import model_names
