@@ -11,6 +11,7 @@ from router.config import AuthConfig, ConfigError
 from router.errors import Unauthorized
 
 DEFAULT_TENANT = "default"
+MIN_KEY_CHARACTERS = 8
 
 
 class Keyring:
@@ -24,22 +25,25 @@ class Keyring:
         """Read `tenant=key` pairs from the environment.
 
         Raises:
-            ConfigError: an entry is not such a pair; it is named by its place, never by its text.
+            ConfigError: entries are wrong; they are named by their places, never by their text.
         """
         if auth is None:
             return cls(None)
         digests: dict[str, bytes] = {}
-        entries = [entry.strip() for entry in environ.get(auth.keys_env, "").split(",") if entry.strip()]
-        for number, entry in enumerate(entries, start=1):
-            tenant, separator, key = entry.partition("=")
-            if not separator or not tenant or len(key) < 8 or tenant in digests:
-                raise ConfigError(
-                    auth.keys_env,
-                    [f"entry {number} must be tenant=key with a tenant named once and a key of at least 8 characters"],
-                )
-            digests[tenant] = _digest(key.encode())
-        if not digests:
-            raise ConfigError(auth.keys_env, ["holds no tenant=key pair: nobody could use the gateway"])
+        problems = []
+        for number, entry in enumerate(environ.get(auth.keys_env, "").split(","), start=1):
+            if not entry.strip():
+                continue
+            tenant, separator, key = (part.strip() for part in entry.partition("="))
+            problem = _problem(tenant, separator, key, digests)
+            if problem is None:
+                digests[tenant] = _digest(key.encode())
+            else:
+                problems.append(f"entry {number} {problem}")
+        if not digests and not problems:
+            problems.append("holds no tenant=key pair: nobody could use the gateway")
+        if problems:
+            raise ConfigError(auth.keys_env, problems)
         return cls(digests)
 
     def tenant_of(self, authorization: bytes | None) -> str:
@@ -59,6 +63,21 @@ class Keyring:
         if found is None or scheme.lower() != b"bearer":
             raise Unauthorized("Give a valid API key in the header 'Authorization: Bearer KEY'.")
         return found
+
+
+def _problem(tenant: str, separator: str, key: str, known: Mapping[str, bytes]) -> str | None:
+    """What is wrong with an entry, without a word of it."""
+    if not separator or not tenant or not tenant.isprintable():
+        return "is not tenant=key with a printable tenant"
+    if len(key) < MIN_KEY_CHARACTERS:
+        return f"has a key of fewer than {MIN_KEY_CHARACTERS} characters"
+    if not all("!" <= character <= "~" for character in key):
+        return "has a key that no header can carry: use printable ASCII without blanks"
+    if tenant in known:
+        return "names a tenant of an earlier entry"
+    if _digest(key.encode()) in known.values():
+        return "has the key of an earlier entry: one key is one tenant"
+    return None
 
 
 def _digest(key: bytes) -> bytes:
