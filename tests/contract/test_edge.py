@@ -12,6 +12,8 @@ import msgspec
 import pytest
 
 from loadtests.fake_backend import BackendThread
+from router import server
+from router.config import ServerConfig
 from tests.contract.conftest import RunningGateway, StartGateway, chats
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -252,3 +254,22 @@ def test_there_is_nothing_at_paths_that_a_framework_would_add(gateway: RunningGa
     response = httpx.get(gateway.origin + path)
     assert response.status_code == 404
     assert "location" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("host", "key"),
+    [
+        ("no such host", "server.host"),
+        ("a" * 70, "server.host"),
+        ("203.0.113.7", "server.host"),
+        ("::zz", "server.host"),
+    ],
+)
+def test_bind_names_the_host_when_it_is_not_an_address_of_this_machine(host: str, key: str) -> None:
+    with pytest.raises(server.CannotListen, match=key):
+        server.bind(ServerConfig(host=host, port=0))
+
+
+def test_bind_names_the_port_when_it_is_taken(gateway: RunningGateway) -> None:
+    with pytest.raises(server.CannotListen, match=r"server\.port"):
+        server.bind(ServerConfig(port=int(gateway.origin.rpartition(":")[2])))
