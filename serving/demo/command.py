@@ -32,7 +32,7 @@ DEFAULT_PORT = 8080
     help="Where the results are written.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), help=f"The gateway's port; default: {DEFAULT_PORT} if free.")
-@click.option("--concurrency", type=click.IntRange(1, 16), default=3, show_default=True, help="Requests at a time.")
+@click.option("--concurrency", type=click.IntRange(1, 16), default=4, show_default=True, help="Requests at a time.")
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),

@@ -34,11 +34,19 @@ _INSTRUCTIONS: dict[Kind, str] = {
     "docs": _ASSISTANT,
     "off_topic": _ASSISTANT,
     "long": _ASSISTANT,
-    "reasoning": "Solve the problem step by step: one short line of plain arithmetic for each step, no headings, no "
-    "LaTeX. End with a line 'Answer: ' and the number alone.",
+    "reasoning": "You solve problems. Write one line of arithmetic for each step and end with the answer.",
     "plain": "You are a helpful assistant. Reply in one short sentence.",
     "forced": "You are a helpful assistant. Reply in one short sentence.",
 }
+_WORKED_EXAMPLE: tuple[dict[str, Any], ...] = (
+    {
+        "role": "user",
+        "content": "A box holds 4 bags with 6 apples each. Five apples are bad. How many good apples are there?",
+    },
+    {"role": "assistant", "content": "4 * 6 = 24 apples\n24 - 5 = 19 good apples\nAnswer: 19"},
+)
+"""Shows the form of an answer: models that explain at length run out of tokens before they say the number."""
+
 _TOOL_CALL_ID = "call_search_docs"
 
 
@@ -115,6 +123,8 @@ def _request(question: Question, search: Search, documents: dict[str, str], *, s
             stream=stream,
             session=session,
         )
+    if question.kind == "reasoning":
+        return DemoRequest(question=question, messages=(system, *_WORKED_EXAMPLE, user), extra_body={}, stream=stream)
     if question.carrier is None:
         return DemoRequest(question=question, messages=(system, user), extra_body={}, stream=stream)
     hits = distinct(search(question.text, 2 * RETRIEVED_CHUNKS))[:RETRIEVED_CHUNKS]
