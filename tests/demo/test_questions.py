@@ -17,6 +17,8 @@ from serving.demo.requests import (
     interleaved,
 )
 from serving.demo.retrieval import Hit
+from serving.demo.session import token_counter
+from serving.models import prepare_student
 
 BANK = question_bank()
 Search = Callable[[str, int], list[Hit]]
@@ -93,6 +95,16 @@ def test_long_request_exceeds_the_students_window(requests: list[DemoRequest]) -
             counted = sum(tokens_estimated(message["content"]) for message in request.messages)
             assert counted > STUDENT_WINDOW_TOKENS
             assert request.messages[-1]["content"].endswith(request.question.text)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_long_request_is_a_little_too_long_by_the_students_own_tokenizer(search: Search) -> None:
+    count = token_counter(prepare_student(lambda _: None).path)
+    for request in build([question for question in BANK if question.kind == "long"], search, count):
+        counted = sum(count(message["content"]) for message in request.messages)
+        assert STUDENT_WINDOW_TOKENS < counted < STUDENT_WINDOW_TOKENS + 200
+        assert any(spelling in request.messages[-1]["content"] for spelling in request.question.expected)
 
 
 def test_scored_request_shows_scores_and_unscored_does_not(requests: list[DemoRequest]) -> None:
