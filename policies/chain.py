@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import msgspec
 
@@ -40,6 +40,14 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """The features with every signal that was measured on the way."""
 
 
+class _Seat(NamedTuple):
+    """A policy in its chain, with what is asked of it on every request looked up once."""
+
+    policy: Policy
+    name: str
+    reasons: frozenset[str]
+
+
 class PolicyChain:
     """An ordered, versioned list of policies. Immutable: a new document is a new chain."""
 
@@ -48,6 +56,7 @@ class PolicyChain:
     ) -> None:
         self.policies = tuple(policies)
         self.version = version
+        self._seats = [_Seat(policy, policy.name, policy.reasons | CHAIN_REASONS) for policy in policies]
         self._default = RouteDecision(route=default_route, reason="default", policy="default", version=version)
         self._on_error = RouteDecision(route=on_policy_error, reason="policy_error")
 
@@ -59,28 +68,33 @@ class PolicyChain:
         """
         decision: RouteDecision | None = None
         votes: list[Vote] = []
-        for policy in self.policies:
+        for seat in self._seats:
+            policy = seat.policy
             try:
-                features = await _with_signals(policy, features, measure)
+                signal = policy.needs(features)
+                if signal is not None:
+                    features = await _with_signals(policy, signal, features, measure)
                 answer = _checked(policy.decide(features))
             except Exception:
-                logger.warning("policy %s failed; on_policy_error decides", policy.name, exc_info=True)
+                logger.warning("policy %s failed; on_policy_error decides", seat.name, exc_info=True)
                 answer = self._on_error
-            vote = _vote(answer, policy)
+            vote = _vote(answer, seat)
             votes.append(vote)
             if isinstance(answer, RouteDecision) and decision is None:
-                decision = msgspec.structs.replace(answer, reason=vote.reason, policy=policy.name, version=self.version)
+                decision = msgspec.structs.replace(answer, reason=vote.reason, policy=seat.name, version=self.version)
             if decision is not None and not every_vote:
                 break
         return Evaluation(decision=decision or self._default, votes=tuple(votes), features=features)
 
 
-async def _with_signals(policy: Policy, features: RequestFeatures, measure: Measure) -> RequestFeatures:
+async def _with_signals(
+    policy: Policy, signal: Signal | None, features: RequestFeatures, measure: Measure
+) -> RequestFeatures:
     for _ in range(MAX_MEASUREMENTS_PER_POLICY):
-        signal = policy.needs(features)
         if signal is None:
             return features
         features = await measure(Signal(signal), features)
+        signal = policy.needs(features)
     raise RuntimeError(f"policy {policy.name} keeps asking for signals")
 
 
@@ -88,28 +102,29 @@ def _checked(answer: object) -> RouteDecision | Abstain | None:
     """The answer of a policy, or an error if it is none: third-party code may return anything."""
     if answer is None:
         return None
-    if not isinstance(answer, RouteDecision | Abstain):
+    if not isinstance(answer, (RouteDecision, Abstain)):
         raise TypeError(f"decide returned {type(answer).__name__}, not RouteDecision, Abstain or None")
     if isinstance(answer, RouteDecision) and answer.route not in ROUTES:
         raise ValueError(f"decide chose the route {answer.route!r}; routes are {sorted(ROUTES)}")
-    for name, value in (("score", answer.score), ("threshold", answer.threshold)):
-        if value is not None and not 0.0 <= value <= 1.0:
-            raise ValueError(f"decide gave the {name} {value!r}, which is not within [0, 1]")
+    if not (_is_probability(answer.score) and _is_probability(answer.threshold)):
+        raise ValueError(
+            f"decide gave score {answer.score!r} and threshold {answer.threshold!r}; both are within [0, 1]"
+        )
     return answer
 
 
-def _vote(answer: RouteDecision | Abstain | None, policy: Policy) -> Vote:
+def _is_probability(value: float | None) -> bool:
+    return value is None or 0.0 <= value <= 1.0
+
+
+def _vote(answer: RouteDecision | Abstain | None, seat: _Seat) -> Vote:
     if answer is None:
-        return Vote(policy=policy.name, route=None, reason="abstained")
+        return Vote(policy=seat.name, route=None, reason="abstained")
     return Vote(
-        policy=policy.name,
+        policy=seat.name,
         route=answer.route if isinstance(answer, RouteDecision) else None,
-        reason=_bounded(answer.reason, policy),
+        # Reasons are metric labels: one that a policy has not declared becomes `other`.
+        reason=answer.reason if answer.reason in seat.reasons else "other",
         score=answer.score,
         threshold=answer.threshold,
     )
-
-
-def _bounded(reason: str, policy: Policy) -> str:
-    """Reasons are metric labels: one that a policy has not declared becomes `other`."""
-    return reason if reason in policy.reasons or reason in CHAIN_REASONS else "other"

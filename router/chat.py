@@ -19,6 +19,9 @@ MAX_TURN_CHARS = 32_768
 """Policies look at no more than this of the last user turn: its head and its tail."""
 MAX_PARTS = 65_536
 """Messages and content parts together: a bound on the time that one request can take from all others."""
+PROMPT_KEYS = ("tools", "functions", "documents")
+"""Top-level members that chat templates render into the prompt."""
+IMAGE_TYPES = ("image_url", "image", "input_image")
 _CAPTURE_ORDER: dict[CaptureLevel, int] = {"none": 0, "metadata": 1, "full": 2}
 
 
@@ -81,7 +84,7 @@ class ChatRequest:
             yield from _texts(message.get("content"))
             if message.get("tool_calls"):
                 yield json.dumps(message["tool_calls"])
-        for key in ("tools", "functions", "documents"):
+        for key in PROMPT_KEYS:
             if key in self.body.members:
                 yield self.body.raw(key)
 
@@ -91,7 +94,7 @@ class ChatRequest:
         """What policies see; extracted once."""
         values = self.body.values
         messages = values["messages"]
-        prompt_bytes = sum(_utf8_length(text) for text in self.prompt_texts())
+        prompt_bytes, has_images = self._measured()
         requested = values.get("max_completion_tokens") or values.get("max_tokens")
         chunks = self._chunks()
         return RequestFeatures(
@@ -107,11 +110,28 @@ class ChatRequest:
             reasoning_effort=_reasoning_effort(values),
             has_tools=bool(values.get("tools") or values.get("functions")),
             has_response_format=_structured(values.get("response_format")),
-            has_images=any(_has_image(message.get("content")) for message in messages),
+            has_images=has_images,
             tenant=tenant,
             session=storable(self.directives.session) if self.directives.session else None,
             tags={storable(key): storable(value) for key, value in (self.directives.tags or {}).items()},
         )
+
+    def _measured(self) -> tuple[int, bool]:
+        """UTF-8 bytes of `prompt_texts`, and whether there is an image; one pass, since every request pays for it."""
+        size, has_images = 0, False
+        for message in self.body.values["messages"]:
+            content = message.get("content")
+            if isinstance(content, str):
+                size += len(content) if content.isascii() else _utf8_length(content)
+            elif content:
+                size += sum(map(_utf8_length, _texts(content)))
+                has_images = has_images or any(part.get("type") in IMAGE_TYPES for part in content)
+            if message.get("tool_calls"):
+                size += _utf8_length(json.dumps(message["tool_calls"]))
+        for key in PROMPT_KEYS:
+            if key in self.body.members:
+                size += _utf8_length(self.body.raw(key))
+        return size, has_images
 
     def _chunks(self) -> tuple[Chunk, ...] | None:
         if self.directives.retrieved_chunks is not None:
@@ -207,12 +227,6 @@ def _last_user_turn(messages: list[Any]) -> str:
                 text = f"{text[:half]}\n{text[-half:]}"
             return storable(text)
     return ""
-
-
-def _has_image(content: Any) -> bool:
-    return isinstance(content, list) and any(
-        part.get("type") in ("image_url", "image", "input_image") for part in content
-    )
 
 
 def _reasoning_effort(values: Mapping[str, Any]) -> str | None:
