@@ -34,7 +34,6 @@ class ClientProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_head = False
         self._offers_upgrade = False
         self._refused = False
         self._progress = False
@@ -69,8 +68,12 @@ class ClientProtocol(HttpToolsProtocol):
             return
         if self._progress:
             self._pending_bytes = 0
-        if self._in_head or not self._progress:
+        if not self._progress or self._in_head():
             self._incomplete()
+
+    def _in_head(self) -> bool:
+        """Whether the current message has no request yet: it has one from the end of its head."""
+        return self.cycle is None or self.cycle.scope is not self.scope
 
     def _feed(self, data: bytes) -> None:
         """Raises: httptools.HttpParserError."""
@@ -99,7 +102,7 @@ class ClientProtocol(HttpToolsProtocol):
         """What came has not ended in a whole head or a piece of a body that somebody waits for."""
         if self._head_timer is None:
             self._await_head()
-        if self._progress or (self.cycle is not None and self.cycle.response_complete and not self._in_head):
+        if self._progress or (self.cycle is not None and self.cycle.response_complete and not self._in_head()):
             return  # the rest of a body that was refused: the timer is enough
         self._pending_bytes += self._chunk_bytes
         if self._pending_bytes > MAX_HEAD_BYTES:
@@ -107,23 +110,16 @@ class ClientProtocol(HttpToolsProtocol):
 
     # httptools' callbacks
 
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        super().on_message_begin()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # a trailer must not pass for a header
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         if self._pending_bytes + self._chunk_bytes > MAX_HEAD_BYTES:
             self._check_head()
         if self.parser.should_upgrade():
             self._offers_upgrade = True  # the parser stops here; `_feed` starts it anew
             return
-        self._stop_head_timer()
+        if self._head_timer is not None:
+            self._stop_head_timer()
         super().on_headers_complete()
-        self._in_head = False
+        self.headers = []  # the request keeps its list; what follows are trailers, which must not pass for headers
         self._progress = True
         if self.scope["http_version"] == "1.0":
             _send_unframed(self.cycle)
@@ -154,7 +150,7 @@ class ClientProtocol(HttpToolsProtocol):
         self._refused = True
         self._stop_head_timer()
         if self.cycle is not None and not self.cycle.response_complete:
-            if self.cycle.response_started or self.pipeline or self._in_head:
+            if self.cycle.response_started or self.pipeline or self._in_head():
                 self.transport.close()
                 return
             self.cycle.disconnected = True  # the endpoint waits for the rest of this very request
