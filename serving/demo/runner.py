@@ -16,8 +16,8 @@ from serving.demo.results import Prices, Result
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-REQUEST_TIMEOUT_S = 300.0
-"""A long prompt waits for the teacher's prefill, and for the requests before it."""
+CLIENT_TIMEOUT_S = 590.0
+"""Longer than any of the gateway's: its error says more than a client that gave up."""
 
 Finished = Callable[[Result], None]
 
@@ -40,7 +40,7 @@ async def run_requests(
 
     permits = asyncio.Semaphore(concurrency)
     turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-    async with AsyncOpenAI(base_url=base_url, api_key="unused", max_retries=0, timeout=REQUEST_TIMEOUT_S) as client:
+    async with AsyncOpenAI(base_url=base_url, api_key="unused", max_retries=0, timeout=CLIENT_TIMEOUT_S) as client:
 
         async def one(request: DemoRequest) -> Result:
             turn = turns[request.session] if request.session else contextlib.nullcontext()

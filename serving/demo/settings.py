@@ -13,8 +13,9 @@ from serving.demo.results import Prices
 
 ENCODER_BUDGET_S = 5.0
 """The demo's models leave the encoder little of two cores; in production keep the default."""
-FIRST_TOKEN_TIMEOUT_S = 280.0
-"""A long prompt takes the local teacher minutes on two busy cores."""
+FIRST_TOKEN_TIMEOUT_S = 400.0
+REQUEST_TIMEOUT_S = 500.0
+"""A long prompt takes the local teacher minutes on two busy cores; an API answers in seconds."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def locum_toml(setup: GatewaySetup, traffic: Path) -> str:
         "[teacher]",
         *_endpoint(setup.teacher, prices.teacher_input_usd, prices.teacher_output_usd),
         f"first_token_timeout_s = {FIRST_TOKEN_TIMEOUT_S}",
+        f"request_timeout_s = {REQUEST_TIMEOUT_S}",
         "idle_timeout_s = 120.0",
         "",
         "[[routing.policies]]",
