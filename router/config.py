@@ -38,8 +38,8 @@ class _WrongKey(ValueError):
 
 def _env_name(value: str) -> str:
     """A secret that was written here by mistake must not be repeated in an error message."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value, re.ASCII):
-        raise ValueError("must be the name of an environment variable, not the secret itself")
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,127}", value, re.ASCII):
+        raise ValueError("must be the name of an environment variable (A-Z, 0-9 and _), not the secret itself")
     return value
 
 
@@ -318,6 +318,7 @@ class Config(Table):
         named = [
             ("student.api_key_env", self.student.api_key_env),
             ("teacher.api_key_env", self.teacher.api_key_env),
+            ("student.vllm.api_key_env", self.student.vllm.api_key_env if self.student.vllm else None),
             ("auth.keys_env", self.auth.keys_env if self.auth else None),
             ("auth.admin_key_env", self.auth.admin_key_env if self.auth else None),
         ]
@@ -371,7 +372,7 @@ def _describe(error: Any) -> str:
     elif error["type"] == "missing":
         message = "is required"
     elif any(part.endswith("_env") for part in location):
-        message = "must be the name of an environment variable, not the secret itself"
+        message = "must be the name of an environment variable (A-Z, 0-9 and _), not the secret itself"
     elif error["type"] not in ("value_error", "model_type") and isinstance(error["input"], str | int | float):
         message += f" (is {repr(error['input'])[:MAX_ECHO_CHARACTERS]})"
     return f"{'.'.join(location)}: {message}" if location else message
