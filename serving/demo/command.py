@@ -89,15 +89,18 @@ def demo(  # noqa: PLR0913 - one parameter an option
     except ServingError as exc:
         click.echo(f"error: {exc}\nLogs: {options.folder}", err=True)
         ctx.exit(1)
-    except KeyboardInterrupt:
-        ctx.exit(INTERRUPTED)
 
 
 async def _interruptible(session: Session) -> int:
-    """Run the session; SIGTERM ends it like Ctrl-C: what finished is reported and every child is stopped."""
+    """Run the session; Ctrl-C and SIGTERM end it: what finished is reported and every child is stopped.
+
+    Both are handled here, since a shell starts background jobs with SIGINT ignored.
+    """
     task = asyncio.current_task()
     if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
     try:
         return await session.run()
     except asyncio.CancelledError:

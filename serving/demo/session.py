@@ -216,7 +216,8 @@ class Session:
         return summary.problems
 
     def _invite(self, url: str) -> None:
-        body = '{"model": "auto", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+        message = '{"role": "user", "content": "What is the capital of France?"}'
+        body = f'{{"model": "auto", "temperature": 0, "max_tokens": 40, "messages": [{message}]}}'
         self._console.print(f"\nEverything keeps running until Ctrl-C. Base URL: [bold]{url}/v1[/]")
         self._console.print(
             f"curl -i {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}",
