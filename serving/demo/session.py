@@ -85,8 +85,8 @@ class Session:
         Raises:
             ServingError: a model cannot be prepared or started.
         """
-        try:
-            async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as stack:
+            try:
                 with Steps(self._console) as steps:
                     url = await self._start(stack, steps)
                     await self._send(url, steps)
@@ -94,10 +94,11 @@ class Session:
                 if self._options.keep:
                     self._invite(url)
                     await asyncio.Event().wait()
-        finally:
-            self._stop.set()
-            if self._requests and not self._reported:
-                self._report(partial=True, gateway=None)
+            finally:
+                self._stop.set()
+                if self._sending_since_s and not self._reported:
+                    self._report(partial=True, gateway=None)
+                self._console.print("Stopping the models and the gateway ...")
         return 1 if problems else 0
 
     async def _start(self, stack: AsyncExitStack, steps: Steps) -> str:
