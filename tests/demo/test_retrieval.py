@@ -13,6 +13,7 @@ from serving.demo.questions import question_bank
 from serving.demo.retrieval import MiniLm, open_index
 
 pytestmark = pytest.mark.semantic
+pytest.importorskip("sentence_transformers", reason="needs the [semantic] extra")
 
 
 class Counting:
