@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import click
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -146,7 +147,7 @@ async def _explained(parts: Parts, request: ChatRequest, tenant: str) -> Evaluat
 def _print_evaluation(evaluation: Evaluation) -> None:
 
     decision = evaluation.decision
-    table = Table("policy", "vote", "reason", "score", "threshold")
+    table = Table("policy", "vote", "reason", "score", "threshold", box=box.SIMPLE_HEAD, pad_edge=False)
     for vote in evaluation.votes:
         decides = vote.policy == decision.policy
         table.add_row(
@@ -156,7 +157,7 @@ def _print_evaluation(evaluation: Evaluation) -> None:
             "-" if vote.score is None else f"{vote.score:.3f}",
             "-" if vote.threshold is None else f"{vote.threshold:.3f}",
         )
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(table)
     console.print(
         f"route [bold]{decision.route}[/bold], reason {decision.reason}, policy {decision.policy}, "
