@@ -192,7 +192,7 @@ def test_stats_see_an_abort_when_the_client_leaves_a_stream(backend: BackendThre
     body = {"model": "fake-tokens-1000-gap-0.05", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     with httpx.stream("POST", f"{backend.base_url}/chat/completions", json=body) as answer:
         next(answer.iter_raw())
-        assert backend.state.in_flight == 1
+        wait_for(lambda: backend.state.in_flight == 1)
     wait_for(lambda: backend.state.aborted == 1)
     stats = httpx.get(f"{backend.origin}/_stats").json()
     assert (stats["in_flight"], stats["completed"], stats["aborted"]) == (0, 0, 1)
