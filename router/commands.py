@@ -20,7 +20,8 @@ from policies.chain import Evaluation
 from router import server
 from router.app import Parts, build_app
 from router.chat import ChatRequest
-from router.config import Config, ConfigError, load
+from router.config import Config, ConfigError
+from router.config_file import load
 from router.errors import LocumError
 from serving.errors import ServingError, describe_log
 from serving.student import StudentProcess

@@ -1,13 +1,11 @@
-"""The configuration: one TOML file, read once, unknown keys refused, secrets only as names of environment variables."""
+"""The tables of the configuration file: what each key means, its default and what it accepts."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,13 +20,13 @@ from pydantic import (
     model_validator,
 )
 
-from policies.base import Policy, PolicyConfigError
+from policies.base import Policy
 from policies.registry import DEFAULT_POLICY_TYPES, build_all
 from router.addresses import is_loopback, plain_http_url
 from serving.options import VllmOptions
 
 
-class _WrongKey(ValueError):
+class WrongKey(ValueError):
     """A validator's complaint about a key below the one that it validates."""
 
     def __init__(self, key: str, message: str) -> None:
@@ -60,10 +58,6 @@ DEFAULT_OUTPUT_FRACTION = 8
 """Without `max_tokens` a request counts this fraction (1/8) of the student's window as its output."""
 DEFAULT_OUTPUT_TOKENS = 1024
 """... and this many while the window is unknown."""
-
-
-MAX_ECHO_CHARACTERS = 80
-"""Of a wrong value in an error message."""
 
 
 class ConfigError(ValueError):
@@ -140,7 +134,7 @@ def _check_derived(options: VllmOptions) -> None:
             try:
                 check(value)
             except ValueError as exc:
-                raise _WrongKey(f"vllm.{key}", str(exc)) from exc
+                raise WrongKey(f"vllm.{key}", str(exc)) from exc
 
 
 class StudentConfig(BackendConfig):
@@ -164,10 +158,10 @@ class StudentConfig(BackendConfig):
         vllm = data.get("vllm")
         if vllm is None:
             if not data.get("base_url"):
-                raise _WrongKey("base_url", "is missing: give the student's endpoint, or a [student.vllm] table")
+                raise WrongKey("base_url", "is missing: give the student's endpoint, or a [student.vllm] table")
             return data
         if data.get("base_url"):
-            raise _WrongKey("base_url", "excludes [student.vllm]: remove one of them")
+            raise WrongKey("base_url", "excludes [student.vllm]: remove one of them")
         try:
             options = VllmOptions.model_validate(vllm)
         except ValidationError:  # reported once more, at its place, when the field `vllm` is validated
@@ -215,7 +209,7 @@ class RoutingConfig(Table):
     def _has_types(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         for index, table in enumerate(value):
             if not isinstance(table.get("type"), str):
-                raise _WrongKey(f"{index}.type", "must name a policy")
+                raise WrongKey(f"{index}.type", "must name a policy")
         return value
 
     def build_policies(self) -> list[Policy]:
@@ -296,17 +290,17 @@ class Config(Table):
         for name in value:
             key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else json.dumps(name)
             if name in RESERVED_MODEL_NAMES:
-                raise _WrongKey(key, "this name has its meaning already; choose another")
+                raise WrongKey(key, "this name has its meaning already; choose another")
             try:
                 _model_name(name)
             except ValueError as exc:
-                raise _WrongKey(key, f"the name {exc}") from exc
+                raise WrongKey(key, f"the name {exc}") from exc
         return value
 
     @model_validator(mode="after")
     def _guarded(self) -> Config:
         if self.auth is None and not is_loopback(self.server.host):
-            raise _WrongKey(
+            raise WrongKey(
                 "server.host",
                 f"{self.server.host!r} is reachable from outside; add an [auth] table with keys_env, "
                 "or listen on 127.0.0.1",
@@ -331,48 +325,3 @@ class Config(Table):
             for key, name in self.secret_env_names()
             if not environ.get(name)
         ]
-
-
-def load(path: Path) -> Config:
-    """Read and validate a configuration file, the policies' options included.
-
-    Raises:
-        ConfigError: with one line for each problem: file, key, what is wrong.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(str(path), [f"cannot be read: {exc}"]) from exc
-    return parse(text, source=str(path))
-
-
-def parse(text: str, *, source: str = "configuration") -> Config:
-    """Like `load`, from the text of the file."""
-    try:
-        config = Config.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(source, [f"not TOML: {exc}"]) from exc
-    except ValidationError as exc:
-        raise ConfigError(source, [_describe(error) for error in exc.errors(include_url=False)]) from exc
-    try:
-        config.routing.build_policies()
-    except PolicyConfigError as exc:
-        raise ConfigError(source, [f"routing.policies.{exc}"]) from exc
-    return config
-
-
-def _describe(error: Any) -> str:
-    location = [str(part) for part in error["loc"]]
-    message = str(error["msg"]).removeprefix("Value error, ")
-    cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, _WrongKey):
-        location.append(cause.key)
-    elif error["type"] == "extra_forbidden":
-        message = "unknown key; see the configuration table in README.md"
-    elif error["type"] == "missing":
-        message = "is required"
-    elif any(part.endswith("_env") for part in location):
-        message = "must be the name of an environment variable (A-Z, 0-9 and _), not the secret itself"
-    elif error["type"] not in ("value_error", "model_type") and isinstance(error["input"], str | int | float):
-        message += f" (is {repr(error['input'])[:MAX_ECHO_CHARACTERS]})"
-    return f"{'.'.join(location)}: {message}" if location else message

@@ -156,7 +156,8 @@ def _target(config: Path | None, model: str | None, changes: dict[str, Any]) -> 
         except ValidationError as exc:
             _wrong_input(*_problems(exc))
         return Target(vllm.base_url, vllm.served_model_name, None, vllm)
-    from router.config import ConfigError, load  # noqa: PLC0415 - `--model` works without the gateway
+    from router.config import ConfigError  # noqa: PLC0415 - `--model` works without the gateway
+    from router.config_file import load  # noqa: PLC0415
 
     try:
         table = load(config).student

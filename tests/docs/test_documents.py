@@ -12,7 +12,8 @@ import pytest
 
 from policies.registry import available
 from router.cli import COMMANDS
-from router.config import Config, parse
+from router.config import Config
+from router.config_file import parse
 from router.reference import SECTIONS, metric_families, rendered, settings
 
 ROOT = Path(__file__).parents[2]

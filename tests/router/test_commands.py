@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from loadtests.fake_backend import BackendThread
 from router.cli import main
-from router.config import parse
+from router.config_file import parse
 
 SMALLEST = '[student]\nbase_url = "{student}"\n[teacher]\nbase_url = "http://127.0.0.1:9/v1"\n'
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from router.config import ConfigError, load, parse
+from router.config import ConfigError
+from router.config_file import load, parse
 
 SMALLEST = '[student]\nbase_url = "http://127.0.0.1:8101/v1"\n[teacher]\nbase_url = "https://teacher.example/v1"\n'
 VLLM = '[teacher]\nbase_url = "https://teacher.example/v1"\n[student.vllm]\nmodel = "folder"\n'

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from router.config import parse
+from router.config_file import parse
 from serving.models import PreparedModel
 from tests.contract.conftest import RunningGateway
 
