@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import platform
+import json
 import shlex
 import shutil
 import subprocess
@@ -217,8 +218,11 @@ class Session:
         return summary.problems
 
     def _invite(self, url: str) -> None:
-        message = '{"role": "user", "content": "What is the capital of France?"}'
-        body = f'{{"model": "auto", "temperature": 0, "max_tokens": 40, "messages": [{message}]}}'
+        messages = [  # those of the first plain request: without the instruction so small a student wanders off
+            {"role": "system", "content": "You are a helpful assistant. Reply in one short sentence."},
+            {"role": "user", "content": "What is the capital of France?"},
+        ]
+        body = json.dumps({"model": "auto", "temperature": 0, "max_tokens": 40, "messages": messages})
         self._console.print(f"\nEverything keeps running until Ctrl-C. Base URL: [bold]{url}/v1[/]")
         self._console.print(
             f"curl -i {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}",
