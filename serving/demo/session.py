@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 import importlib
 import importlib.metadata
-import platform
 import json
+import platform
 import shlex
 import shutil
 import subprocess
