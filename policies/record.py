@@ -12,8 +12,15 @@ from policies.chain import Vote
 SCHEMA_VERSION = 1
 
 CaptureLevel = Literal["none", "metadata", "full"]
+CAPTURE_LEVELS: tuple[CaptureLevel, ...] = ("none", "metadata", "full")
+"""From the strictest to the one that keeps most."""
 Purpose = Literal["traffic", "eval", "shadow", "judge", "canary"]
 Outcome = Literal["ok", "degraded", "client_error", "backend_error", "client_disconnected", "timeout", "rejected"]
+
+
+def strictest(*levels: CaptureLevel) -> CaptureLevel:
+    """Which of several wishes about capture wins."""
+    return min(levels, key=CAPTURE_LEVELS.index)
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

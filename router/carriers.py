@@ -11,8 +11,8 @@ from itertools import islice
 from typing import Any
 
 from policies.base import Chunk
+from router.directives import MAX_CHUNKS
 
-MAX_CHUNKS = 256
 MAX_TOOL_CHARS = 262_144
 """A tool message longer than this is not searched for results."""
 MAX_SCORE = 1e9

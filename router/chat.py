@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from policies.base import Chunk, RequestFeatures
-from policies.record import CaptureLevel
+from policies.record import CaptureLevel, strictest
 from router import carriers, directives
 from router.body import JsonBody
 from router.directives import Directives
@@ -22,7 +22,6 @@ MAX_PARTS = 65_536
 PROMPT_KEYS = ("tools", "functions", "documents")
 """Top-level members that chat templates render into the prompt."""
 IMAGE_TYPES = ("image_url", "image", "input_image")
-_CAPTURE_ORDER: dict[CaptureLevel, int] = {"none": 0, "metadata": 1, "full": 2}
 
 
 class ChatRequest:
@@ -76,7 +75,7 @@ class ChatRequest:
             levels.append(self.directives.train)
         if self.body.values.get("store") is False:
             levels.append("metadata")
-        return min(levels, key=_CAPTURE_ORDER.__getitem__)
+        return strictest(*levels)
 
     def prompt_texts(self) -> Iterator[str]:
         """Every text that becomes part of the prompt, in order."""

@@ -13,7 +13,7 @@ import msgspec
 
 from policies.base import Chunk, RequestFeatures, Route, RouteDecision
 from policies.chain import Evaluation
-from policies.record import SCHEMA_VERSION, CaptureLevel, DecisionRecord, Outcome, Usage, encode
+from policies.record import SCHEMA_VERSION, CaptureLevel, DecisionRecord, Outcome, Usage, encode, strictest
 from router.backends import Backend
 from router.chat import ChatRequest, storable
 from router.metrics import Metrics
@@ -108,7 +108,7 @@ class Outcomes:
 
     def _record(self, draft: Draft, now_s: float) -> DecisionRecord:
         request, evaluation = draft.request, draft.evaluation
-        capture = request.capture(self._capture) if request else min(self._capture, "metadata", key=_STRICT.index)
+        capture = request.capture(self._capture) if request else strictest(self._capture, "metadata")
         full = capture == "full"
         usage = draft.usage
         answered = self._backends[draft.route].price if draft.route else None
@@ -148,9 +148,6 @@ class Outcomes:
             request=request.body.text if request and full else None,
             completion=storable(draft.completion) if full and draft.completion is not None else None,
         )
-
-
-_STRICT: tuple[CaptureLevel, ...] = ("none", "metadata", "full")
 
 
 def _kept(features: RequestFeatures, full: bool) -> RequestFeatures:

@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from loadtests.fake_backend import BackendThread
-from router.carriers import MAX_CHUNKS, chunks_in
+from router.carriers import chunks_in
 from router.chat import MAX_PARTS, ChatRequest
+from router.directives import MAX_CHUNKS
 from router.errors import InvalidRequest
 from tests.contract.conftest import RunningGateway, StartGateway, chats
 
