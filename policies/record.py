@@ -32,6 +32,32 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
 
 
+class TokenIds(msgspec.Struct, frozen=True, kw_only=True):
+    """Token ids as the backend counted them: text is never tokenized again for training."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    """With the stop token, where the model ended by itself."""
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """A student's answer that a cascade has judged, delivered or not."""
+
+    text: str | None = None
+    """Only at capture level `full`."""
+    mean_logprob: float | None = None
+    """Over the tokens of the answer without its stop token, nats; None when the backend gave none."""
+    tokens: int = 0
+    """Completion tokens, the stop token included."""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    """What the draft cost; part of the record's `cost_usd` as well."""
+    escalated: bool = False
+    review: RouteDecision | None = None
+    """The decision of the reviewing policy, with score and threshold; None when all of them abstained."""
+
+
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request, from its features to its outcome. Durations in seconds, money in USD.
 
@@ -85,7 +111,40 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """The request body, a JSON text, exactly as the client sent it; only at capture level `full`."""
     completion: str | None = None
     """The answer's text; only at capture level `full`."""
+    token_ids: TokenIds | None = None
+    """Of the answer; only at capture level `full`, where the backend gives them and the answer has one choice."""
+    backend_fingerprint: str | None = None
+    """`system_fingerprint` and `model` of the answer, as the backend states them."""
+    mean_logprob: float | None = None
+    """Of the answer's tokens without the stop token, where it was asked for."""
+    draft: Draft | None = None
+    """The student's answer that a cascade reviewed."""
+
+
+class FeedbackRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="feedback"):
+    """A judgement on an answer, joined to its `DecisionRecord` by `decision_id`; the last one of a kind counts."""
+
+    schema: int
+    decision_id: str
+    created_s: float
+    tenant: str = "default"
+    score: float | None = None
+    """In [0, 1]: 1 = good."""
+    label: str | None = None
+    """The right answer as the label of a task, in the form that a grader compares."""
+    correction: str | None = None
+    """A better answer by a human; training prefers it to the teacher's tokens."""
+    source: str = ""
+    """Who judged: `human`, `user`, `grader`, ..."""
 
 
 encode = msgspec.json.Encoder().encode
-decode = msgspec.json.Decoder(DecisionRecord).decode
+_decision = msgspec.json.Decoder(DecisionRecord).decode
+_feedback = msgspec.json.Decoder(FeedbackRecord).decode
+_FEEDBACK_PREFIX = b'{"kind":"feedback"'
+decode = _decision
+
+
+def decode_any(payload: bytes) -> DecisionRecord | FeedbackRecord:
+    """One record of a traffic log. Raises: msgspec.DecodeError (a ValidationError among them)."""
+    return _feedback(payload) if payload.startswith(_FEEDBACK_PREFIX) else _decision(payload)

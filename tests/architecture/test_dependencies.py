@@ -14,7 +14,7 @@ PACKAGES = {"router", "policies", "serving", "trainer", "loadtests"}
 MAY_IMPORT = {
     "policies": set(),
     "serving": {"policies"},
-    "trainer": {"policies"},
+    "trainer": {"policies", "serving"},  # it evaluates what is served, so it launches it
     "loadtests": set(),
     "router": {"policies"},
 }
