@@ -133,9 +133,7 @@ class QuantizeOptions(Table):
     scheme: Literal["none", "W8A8", "W4A16", "AWQ", "FP8"] = Field("W8A8", description="llm-compressor's scheme.")
     group_size: int | None = Field(None, ge=16, description="W4A16: must divide the hidden size; default: 128 or 64.")
     calibration_samples: int = Field(128, ge=1, description="Training prompts that calibrate W4A16 and AWQ.")
-    min_agreement: Share = Field(
-        0.9, description="Least agreement with the unquantized twin; less fails."
-    )
+    min_agreement: Share = Field(0.9, description="Least agreement with the unquantized twin; less fails.")
 
 
 class EvaluateOptions(Table):
