@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Quantization = Literal["awq", "awq_marlin", "gptq", "gptq_marlin", "fp8", "compressed-tensors"]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -58,12 +58,14 @@ SHORTEST_ABBREVIATION = 4
 """argparse takes `--tru` for `--trust-remote-code`; prefixes from this length (dashes included) are refused too."""
 
 
-class VllmOptions(BaseModel):
-    """What vLLM is started with. Everything that is left out is vLLM's own default."""
+class VllmSettings(BaseModel):
+    """How vLLM is started, whatever model it serves. Everything that is left out is vLLM's own default.
+
+    With a registry of bundles the model is the promoted bundle's, and only these settings are configured.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    model: str = Field(min_length=1, description="Folder of the model in Hugging Face layout.")
     served_model_name: str = Field(
         "student", min_length=1, max_length=256, pattern=r"^[^\s-][^\s]*$", description="The name it is served under."
     )
@@ -74,6 +76,13 @@ class VllmOptions(BaseModel):
         description="Address that vLLM listens on; keep it private: its key does not guard every path.",
     )
     port: int = Field(8101, ge=1, le=65535, description="Port that vLLM listens on.")
+    second_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="With a registry: the port that takes turns with `port` when the student is replaced; default: "
+        "`port` + 1.",
+    )
     python: str | None = Field(
         None,
         description="Interpreter that has vLLM; default: `.venv-serving/bin/python` below the current folder when it "
@@ -133,11 +142,29 @@ class VllmOptions(BaseModel):
                 _refuse_owned(arg)
         return value
 
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        if self.second_port == self.port:
+            raise ValueError(f"second_port: {self.second_port} is `port` as well; two servers run during a promotion")
+        return self
+
     @property
     def base_url(self) -> str:
         """Where the gateway reaches it: a wildcard address is reached over loopback."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://[{host}]:{self.port}/v1" if ":" in host else f"http://{host}:{self.port}/v1"
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """The two ports that take turns during promotions; after the last port (65535) comes the one before it."""
+        neighbour = self.port + 1 if self.port < 65535 else self.port - 1
+        return self.port, self.second_port or neighbour
+
+
+class VllmOptions(VllmSettings):
+    """What one vLLM is started with: the settings and the model."""
+
+    model: str = Field(min_length=1, description="Folder of the model in Hugging Face layout.")
 
 
 def _refuse_owned(arg: str) -> None:

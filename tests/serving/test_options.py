@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from serving.options import OWNED_FLAGS, REFUSED_FLAGS, VllmOptions
+from serving.options import OWNED_FLAGS, REFUSED_FLAGS, VllmOptions, VllmSettings
 
 
 @pytest.mark.parametrize("flag", [*OWNED_FLAGS, *REFUSED_FLAGS])
@@ -61,3 +61,22 @@ def test_every_option_has_a_description_for_the_configuration_table() -> None:
 )
 def test_base_url_reaches_the_child_over_loopback_when_it_listens_on_a_wildcard(host: str, url: str) -> None:
     assert VllmOptions(model="m", host=host).base_url == url
+
+
+@pytest.mark.parametrize(
+    ("options", "ports"), [({}, (8101, 8102)), ({"port": 65535}, (65535, 65534)), ({"second_port": 9000}, (8101, 9000))]
+)
+def test_settings_name_two_ports_that_take_turns(options: dict[str, int], ports: tuple[int, int]) -> None:
+    assert VllmSettings.model_validate(options).ports == ports
+
+
+def test_settings_are_refused_when_both_ports_are_one() -> None:
+    with pytest.raises(ValidationError, match="second_port: 8101 is `port` as well"):
+        VllmSettings(second_port=8101)
+
+
+def test_settings_know_no_model_but_options_require_one() -> None:
+    with pytest.raises(ValidationError, match="model"):
+        VllmSettings.model_validate({"model": "m"})
+    with pytest.raises(ValidationError, match="model"):
+        VllmOptions.model_validate({})
