@@ -1,13 +1,18 @@
-"""Completes a third-party policy: a class needs nothing but `decide`; this is the one place that adds the rest."""
+"""Completes a third-party policy: a class needs nothing but `decide` or `review`; this is the one place that adds the
+rest.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from policies.base import Abstain, Policy, PolicyConfigError, RequestFeatures, RouteDecision, Signal
+from policies.base import Abstain, Policy, PolicyConfigError, RequestFeatures, Reviewer, RouteDecision, Signal
+
+if TYPE_CHECKING:
+    from policies.record import Draft
 
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MAX_REASONS = 64
@@ -46,18 +51,49 @@ class AdaptedPolicy:
         return self._decide(features)
 
 
-def adapt(inner: Any, *, type_name: str) -> Policy:
-    """A complete policy from whatever a policy class built; one that is complete is returned as it is.
+class AdaptedReviewer:
+    """A reviewer with every member that the chain calls, around an object that has at least `review`."""
+
+    def __init__(self, inner: Any, *, name: str, reasons: frozenset[str]) -> None:
+        self._name = name
+        self._reasons = reasons
+        self._review: Callable[[RequestFeatures, Draft], RouteDecision | Abstain | None] = inner.review
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        return self._reasons
+
+    def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | None:
+        return self._review(features, draft)
+
+
+class AdaptedPolicyAndReviewer(AdaptedPolicy, AdaptedReviewer):
+    """Around an object that has both."""
+
+    def __init__(self, inner: Any, *, name: str, reasons: frozenset[str]) -> None:
+        AdaptedPolicy.__init__(self, inner, name=name, reasons=reasons)
+        AdaptedReviewer.__init__(self, inner, name=name, reasons=reasons)
+
+
+def adapt(inner: Any, *, type_name: str) -> Policy | Reviewer:
+    """A complete policy, reviewer or both from whatever a policy class built; a complete one is returned as it is.
 
     Args:
         type_name: the `type` of the configuration table: an entry point's name or `module:Class`.
     Raises:
-        PolicyConfigError: it has no usable `decide`, or a member of the wrong kind.
+        PolicyConfigError: it has no usable `decide` or `review`, or a member of the wrong kind.
     """
-    for member in ("decide", "needs", "optional_signals"):
+    decides, reviews = (getattr(inner, member, None) is not None for member in ("decide", "review"))
+    if not (decides or reviews):
+        raise PolicyConfigError(
+            f"type: {type_name!r} is not a policy: it has no method decide(features), and no review(features, draft)"
+        )
+    for member in ("decide", "review", "needs", "optional_signals", "for_student"):
         value = getattr(inner, member, None)
-        if member == "decide" and value is None:
-            raise PolicyConfigError(f"type: {type_name!r} is not a policy: it has no method decide(features)")
         if value is not None and not callable(value):
             raise PolicyConfigError(f"type: {type_name!r}: {member} must be a method")
         if inspect.iscoroutinefunction(value):
@@ -65,7 +101,11 @@ def adapt(inner: Any, *, type_name: str) -> Policy:
                 f"type: {type_name!r}: {member} must be a plain method; slow measurements are signals (`needs`)"
             )
     name, reasons = _checked_name(inner, type_name), _checked_reasons(inner, type_name)
-    return inner if isinstance(inner, Policy) else AdaptedPolicy(inner, name=name, reasons=reasons)
+    if isinstance(inner, Policy) or (isinstance(inner, Reviewer) and not decides):
+        return inner  # complete; whether it reviews as well is told by its method
+    if decides and reviews:
+        return AdaptedPolicyAndReviewer(inner, name=name, reasons=reasons)
+    return (AdaptedPolicy if decides else AdaptedReviewer)(inner, name=name, reasons=reasons)
 
 
 def snake_case(name: str) -> str:

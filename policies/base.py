@@ -1,5 +1,7 @@
 """The contract between the gateway and a policy: what a policy sees, what it may ask for, what it answers.
 
+A `Policy` decides before anything is generated; a `Reviewer` judges the student's draft afterwards (a cascade).
+
 A policy is a pure function of `RequestFeatures`. Whatever costs time (exact token counts, embeddings) is a
 `Signal`: the policy names the one it needs, the gateway measures it off the event loop within a latency budget
 and asks again. Recorded features therefore replay offline to the same decision, without a model.
@@ -8,10 +10,14 @@ and asks again. Recorded features therefore replay offline to the same decision,
 from __future__ import annotations
 
 import enum
-from typing import Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import msgspec
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from policies.record import Draft
 
 Route = Literal["student", "teacher"]
 
@@ -152,8 +158,46 @@ class Policy(Protocol):
         ...
 
 
-class PolicyModel(BaseModel):
-    """Base for policies whose options are pydantic fields: validated, documented, unknown options refused."""
+@runtime_checkable
+class Reviewer(Protocol):
+    """A policy that judges the student's draft. It stands in `[[routing.policies]]` like the others; the chain asks it
+    after generation, in the same order. A class with both `decide` and `review` is asked at both times.
+    """
+
+    @property
+    def name(self) -> str:
+        """As of a `Policy`."""
+        ...
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        """Every reason that `review` may give."""
+        ...
+
+    def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | None:
+        """`teacher`: the draft is thrown away and the teacher answers. `student`: the draft is the answer, whatever
+        later reviewers would say. An abstention lets the next one speak; when all abstain the draft is the answer."""
+        ...
+
+
+class StudentDefaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What the served student brings along for the policies; a policy's own options win.
+
+    A policy with a method `for_student(defaults)` is replaced by what that returns (policies/registry.py).
+    """
+
+    bundle_id: str
+    """As in `DecisionRecord.student`: the bundle, before bundles the model's name."""
+    calibrator: Path | None = None
+    """P(the student is right) from its mean logprob: the bundle's calibrator.json."""
+    cascade_threshold: float | None = None
+    """P(the student is wrong) above which the teacher answers."""
+    model_sha256: str | None = None
+    """Of the served model, so that a calibrator still fits a bundle that differs in its thresholds only."""
+
+
+class _OptionsModel(BaseModel):
+    """Options as pydantic fields: validated, documented, unknown ones refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -164,6 +208,17 @@ class PolicyModel(BaseModel):
     @property
     def reasons(self) -> frozenset[str]:
         raise NotImplementedError
+
+
+class ReviewerModel(_OptionsModel):
+    """Base for reviewers whose options are pydantic fields."""
+
+    def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | None:
+        raise NotImplementedError
+
+
+class PolicyModel(_OptionsModel):
+    """Base for policies whose options are pydantic fields."""
 
     def optional_signals(self) -> frozenset[Signal]:
         return frozenset()

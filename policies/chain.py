@@ -1,14 +1,20 @@
-"""The chain of policies: asks each in order; the first that does not abstain decides."""
+"""The chain of policies: asks each in order; the first that does not abstain decides.
+
+Policies are asked before generation, reviewers about the student's draft.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import msgspec
 
-from policies.base import Abstain, Policy, RequestFeatures, Route, RouteDecision, Signal
+from policies.base import Abstain, Policy, RequestFeatures, Reviewer, Route, RouteDecision, Signal
+
+if TYPE_CHECKING:
+    from policies.record import Draft
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +54,29 @@ class _Seat(NamedTuple):
     reasons: frozenset[str]
 
 
+class _ReviewerSeat(NamedTuple):
+    reviewer: Reviewer
+    name: str
+    reasons: frozenset[str]
+
+
 class PolicyChain:
-    """An ordered, versioned list of policies. Immutable: a new document is a new chain."""
+    """An ordered, versioned list of policies and one of reviewers. Immutable: a new document is a new chain."""
 
     def __init__(
-        self, policies: Sequence[Policy], *, version: str, default_route: Route, on_policy_error: Route
+        self,
+        policies: Sequence[Policy],
+        *,
+        reviewers: Sequence[Reviewer] = (),
+        version: str,
+        default_route: Route,
+        on_policy_error: Route,
     ) -> None:
         self.policies = tuple(policies)
+        self.reviewers = tuple(reviewers)
         self.version = version
         self._seats = [_Seat(policy, policy.name, policy.reasons | CHAIN_REASONS) for policy in policies]
+        self._reviewer_seats = [_ReviewerSeat(each, each.name, each.reasons | CHAIN_REASONS) for each in reviewers]
         self._default = RouteDecision(route=default_route, reason="default", policy="default", version=version)
         self._on_error = RouteDecision(route=on_policy_error, reason="policy_error")
 
@@ -86,6 +106,27 @@ class PolicyChain:
                 break
         return Evaluation(decision=decision or self._default, votes=tuple(votes), features=features)
 
+    def review(self, features: RequestFeatures, draft: Draft) -> tuple[RouteDecision | None, tuple[Vote, ...]]:
+        """Ask the reviewers about the student's draft; the first that does not abstain decides.
+
+        Returns:
+            The decision, None when all abstained (the draft is the answer then), and what each one that was asked
+            said. Like `evaluate` it never fails the request: `on_policy_error` decides for a reviewer that raises.
+        """
+        votes: list[Vote] = []
+        for seat in self._reviewer_seats:
+            try:
+                answer = _checked(seat.reviewer.review(features, draft), member="review")
+            except Exception:
+                logger.warning("reviewer %s failed; on_policy_error decides", seat.name, exc_info=True)
+                answer = self._on_error
+            vote = _vote(answer, seat)
+            votes.append(vote)
+            if isinstance(answer, RouteDecision):
+                named = msgspec.structs.replace(answer, reason=vote.reason, policy=seat.name, version=self.version)
+                return named, tuple(votes)
+        return None, tuple(votes)
+
 
 async def _with_signals(
     policy: Policy, signal: Signal | None, features: RequestFeatures, measure: Measure
@@ -98,17 +139,17 @@ async def _with_signals(
     raise RuntimeError(f"policy {policy.name} keeps asking for signals")
 
 
-def _checked(answer: object) -> RouteDecision | Abstain | None:
+def _checked(answer: object, *, member: str = "decide") -> RouteDecision | Abstain | None:
     """The answer of a policy, or an error if it is none: third-party code may return anything."""
     if answer is None:
         return None
     if not isinstance(answer, (RouteDecision, Abstain)):
-        raise TypeError(f"decide returned {type(answer).__name__}, not RouteDecision, Abstain or None")
+        raise TypeError(f"{member} returned {type(answer).__name__}, not RouteDecision, Abstain or None")
     if isinstance(answer, RouteDecision) and answer.route not in ROUTES:
-        raise ValueError(f"decide chose the route {answer.route!r}; routes are {sorted(ROUTES)}")
+        raise ValueError(f"{member} chose the route {answer.route!r}; routes are {sorted(ROUTES)}")
     if not (_is_probability(answer.score) and _is_probability(answer.threshold)):
         raise ValueError(
-            f"decide gave score {answer.score!r} and threshold {answer.threshold!r}; both are within [0, 1]"
+            f"{member} gave score {answer.score!r} and threshold {answer.threshold!r}; both are within [0, 1]"
         )
     return answer
 
@@ -117,7 +158,7 @@ def _is_probability(value: float | None) -> bool:
     return value is None or 0.0 <= value <= 1.0
 
 
-def _vote(answer: RouteDecision | Abstain | None, seat: _Seat) -> Vote:
+def _vote(answer: RouteDecision | Abstain | None, seat: _Seat | _ReviewerSeat) -> Vote:
     if answer is None:
         return Vote(policy=seat.name, route=None, reason="abstained")
     return Vote(

@@ -6,12 +6,12 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
 from policies.adapter import adapt
-from policies.base import Policy, PolicyConfigError
+from policies.base import Policy, PolicyConfigError, Reviewer, StudentDefaults
 
 ENTRY_POINT_GROUP = "locum.policies"
 DEFAULT_POLICY_TYPES = ("long_context", "retrieval_confidence", "long_reasoning")
@@ -25,9 +25,20 @@ def available() -> list[str]:
     return sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)})
 
 
-def build(type_name: str, options: Mapping[str, Any]) -> Policy:
+class BuiltPolicies(NamedTuple):
+    """The policies of a document, by the time at which they are asked; one that has both methods is in both."""
+
+    policies: list[Policy]
+    """Asked before generation."""
+    reviewers: list[Reviewer]
+    """Asked about the student's draft. When there are none, nothing has to be held back for them."""
+
+
+def build(type_name: str, options: Mapping[str, Any], *, student: StudentDefaults | None = None) -> Policy | Reviewer:
     """Build one policy from the `type` and the other keys of its configuration table.
 
+    Args:
+        student: what the served student brings along; None where none is served (`locum check`).
     Raises:
         PolicyConfigError: unknown type, a class that cannot be imported, a bad option; the message says which.
     """
@@ -35,6 +46,9 @@ def build(type_name: str, options: Mapping[str, Any]) -> Policy:
     _check_option_names(factory, type_name, options)
     try:
         policy = factory(**options)
+        for_student = getattr(policy, "for_student", None)
+        if student is not None and for_student is not None:
+            policy = for_student(student)
     except PolicyConfigError:
         raise
     except ValidationError as exc:
@@ -49,23 +63,27 @@ def build(type_name: str, options: Mapping[str, Any]) -> Policy:
     return adapt(policy, type_name=type_name)
 
 
-def build_all(tables: Sequence[Mapping[str, Any]]) -> list[Policy]:
+def build_all(tables: Sequence[Mapping[str, Any]], *, student: StudentDefaults | None = None) -> BuiltPolicies:
     """Build the policies of a document in order. Two with the same name are refused: a name labels metrics.
 
     Raises:
         PolicyConfigError: prefixed with the index of the table.
     """
-    built: list[Policy] = []
+    built: list[Policy | Reviewer] = []
     for index, table in enumerate(tables):
         options = {key: value for key, value in table.items() if key != "type"}
         try:
-            policy = build(str(table["type"]), options)
+            policy = build(str(table["type"]), options, student=student)
             if any(policy.name == other.name for other in built):
                 raise PolicyConfigError(f"type: a policy named {policy.name!r} is already in the chain")
         except PolicyConfigError as exc:
             raise PolicyConfigError(f"{index}.{exc}") from exc
         built.append(policy)
-    return built
+    # Which of the two methods a class has says what it is; the adapter has checked that it has one.
+    return BuiltPolicies(
+        policies=[policy for policy in built if isinstance(policy, Policy)],
+        reviewers=[policy for policy in built if isinstance(policy, Reviewer)],
+    )
 
 
 def _load(type_name: str) -> PolicyFactory:

@@ -20,8 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from policies.base import Policy
-from policies.registry import DEFAULT_POLICY_TYPES, build_all
+from policies.base import StudentDefaults
+from policies.registry import DEFAULT_POLICY_TYPES, BuiltPolicies, build_all
 from router.addresses import is_loopback, plain_http_url
 from serving.options import VllmOptions
 
@@ -212,9 +212,9 @@ class RoutingConfig(Table):
                 raise WrongKey(f"{index}.type", "must name a policy")
         return value
 
-    def build_policies(self) -> list[Policy]:
+    def build_policies(self, student: StudentDefaults | None = None) -> BuiltPolicies:
         """Raises: PolicyConfigError."""
-        return build_all(self.policies)
+        return build_all(self.policies, student=student)
 
 
 class EncoderConfig(Table):

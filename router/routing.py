@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from policies.base import RequestFeatures, Route, RouteDecision, Signal
+from policies.base import RequestFeatures, Route, RouteDecision, Signal, StudentDefaults
 from policies.chain import Evaluation, PolicyChain
 from router.backends import Backend
 from router.chat import ChatRequest
@@ -18,11 +18,13 @@ FORCED_POLICY = "request"
 """Stands as the policy of a decision that the client made."""
 
 
-def build_chain(config: RoutingConfig) -> PolicyChain:
+def build_chain(config: RoutingConfig, student: StudentDefaults | None = None) -> PolicyChain:
     """The chain of the configuration, its version derived from the content. Raises: PolicyConfigError."""
     digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+    policies, reviewers = config.build_policies(student)
     return PolicyChain(
-        config.build_policies(),
+        policies,
+        reviewers=reviewers,
         version=f"file-{digest[:12]}",
         default_route=config.default_route,
         on_policy_error=config.on_policy_error,

@@ -20,7 +20,7 @@ from policies.registry import available, build_all
 type_name = sys.argv[1]
 table = {"type": type_name, "tag": "team", "teacher_values": ["audit"]}
 chain = PolicyChain(
-    build_all([{"type": "long_context"}, table, {"type": "long_reasoning"}]),
+    build_all([{"type": "long_context"}, table, {"type": "long_reasoning"}]).policies,
     version="1", default_route="student", on_policy_error="teacher",
 )
 

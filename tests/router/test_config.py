@@ -30,7 +30,7 @@ def test_example_is_accepted_as_it_stands() -> None:
 
 def test_smallest_file_is_two_urls_and_runs_the_three_policies() -> None:
     config = parse(SMALLEST)
-    assert [policy.name for policy in config.routing.build_policies()] == [
+    assert [policy.name for policy in config.routing.build_policies().policies] == [
         "long_context", "retrieval_confidence", "long_reasoning",
     ]  # fmt: skip
     assert config.teacher.distillation == "denied"
