@@ -81,3 +81,5 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]
     """Path relative to the bundle -> sha256, of every file but the manifest."""
     alarms: tuple[str, ...] = ()
+    derived_from: str | None = None
+    """The bundle whose model this one shares; only calibrator and threshold differ (`locum tune`)."""
