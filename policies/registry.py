@@ -15,6 +15,7 @@ from policies.base import Policy, PolicyConfigError, Reviewer, StudentDefaults
 
 ENTRY_POINT_GROUP = "locum.policies"
 DEFAULT_POLICY_TYPES = ("long_context", "retrieval_confidence", "long_reasoning")
+BUILT_IN_POLICY_TYPES = (*DEFAULT_POLICY_TYPES, "cascade")
 
 PolicyFactory = Callable[..., object]
 """A class, or any callable, that builds a policy from its options as keyword arguments."""

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from policies.base import PolicyModel
-from policies.registry import DEFAULT_POLICY_TYPES, build
+from policies.base import PolicyModel, ReviewerModel
+from policies.registry import BUILT_IN_POLICY_TYPES, build
 from router.config import Config
 from router.metrics import Metrics
 
@@ -43,9 +43,9 @@ def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fi
 def policy_sections() -> str:
     """A section for each built-in policy: what it does, its options, its reasons."""
     sections = []
-    for name in DEFAULT_POLICY_TYPES:
+    for name in BUILT_IN_POLICY_TYPES:
         policy: Any = build(name, {})
-        assert isinstance(policy, PolicyModel)  # noqa: S101 - the built-in ones are
+        assert isinstance(policy, PolicyModel | ReviewerModel)  # noqa: S101 - the built-in ones are
         rows = ["| option | default | meaning |", "|---|---|---|"]
         rows += [
             f"| `{option}` | {_default(field)} | {_cell(field.description)} |"

@@ -1,0 +1,144 @@
+"""`cascade`: the student answers first, and its own uncertainty says whether the teacher should answer instead.
+
+The signal is the mean logprob of the draft's tokens. By itself it is no probability, and it means something else for
+every student: a calibrator, fitted on labelled answers of that very student (`locum tune`, or the trainer's stage
+recalibrate), turns it into P(the answer is right). Where none fits, the policy has no opinion and says why.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PrivateAttr
+
+from policies import artefact
+from policies.base import (
+    Abstain,
+    PolicyConfigError,
+    RequestFeatures,
+    ReviewerModel,
+    RouteDecision,
+    StudentDefaults,
+    escalate,
+)
+from policies.calibration import MEAN_LOGPROB, CalibratorArtefact, load
+from policies.record import Draft
+
+REASONS = frozenset(
+    {
+        "low_confidence",
+        "confident",
+        "empty_answer",
+        "truncated",
+        "no_logprobs",  # the backend gave none: they were not asked for, or the answer has more than one choice
+        "no_calibrator",  # neither the options nor the student's bundle have one
+        "no_threshold",
+        "other_student",  # the calibrator was fitted on the answers of another student
+    }
+)
+CALLS = frozenset({"tool_calls", "function_call"})
+"""Finish reasons of an answer that is a call: it has no text and is not empty."""
+
+
+class Cascade(ReviewerModel):
+    """Lets the student answer and escalates when P(its draft is wrong) is above `threshold`.
+
+    A cascade pays for the draft as well: its cost, relative to all-teacher, is the escalated share plus the student's
+    relative cost. `locum tune` sets the threshold from labelled requests.
+    """
+
+    calibrator: str | None = Field(
+        None,
+        description="Artefact that maps the draft's mean logprob to P(it is right) (`locum tune --out`); default: the "
+        "one in the student's bundle.",
+    )
+    threshold: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="P(the draft is wrong) above which the teacher answers; default: the bundle's.",
+    )
+    escalate_empty: bool = Field(True, description="Escalate a draft without text that is no tool call either.")
+    escalate_truncated: bool = Field(
+        False,
+        description="Escalate a draft that ended at its token limit. Off: the client's limit would cut the teacher's "
+        "answer as well.",
+    )
+
+    _fitted: CalibratorArtefact | None = PrivateAttr(default=None)
+    _other_student: bool = PrivateAttr(default=False)
+
+    def model_post_init(self, context: Any, /) -> None:
+        if self.calibrator is not None:
+            self._fitted = _load(Path(self.calibrator))
+
+    @property
+    def name(self) -> str:
+        return "cascade"
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        return REASONS
+
+    def for_student(self, student: StudentDefaults) -> Cascade:
+        """This policy with what the bundle brings where the options say nothing.
+
+        Raises: PolicyConfigError: the bundle's calibrator cannot be used.
+        """
+        bound = self.model_copy(
+            update={"threshold": student.cascade_threshold if self.threshold is None else self.threshold}
+        )
+        if self._fitted is None and student.calibrator is not None:
+            bound._fitted = _load(student.calibrator)  # it lies in the bundle, so it is this student's
+        elif self._fitted is not None:
+            bound._other_student = not _fits(self._fitted, student)
+        return bound
+
+    def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | None:
+        if self.escalate_empty and _is_empty(draft):
+            return escalate("empty_answer", score=1.0, threshold=self.threshold)
+        if self.escalate_truncated and draft.finish_reason == "length":
+            return escalate("truncated", score=1.0, threshold=self.threshold)
+        score = self._score(draft)
+        if isinstance(score, str):
+            return Abstain(reason=score, threshold=self.threshold)
+        if self.threshold is None:
+            return Abstain(reason="no_threshold", score=score)
+        if score > self.threshold:
+            return escalate("low_confidence", score=score, threshold=self.threshold)
+        return Abstain(reason="confident", score=score, threshold=self.threshold)
+
+    def _score(self, draft: Draft) -> float | str:
+        """P(the draft is wrong), or the reason why it is unknown."""
+        if self._fitted is None:
+            return "no_calibrator"
+        if self._other_student:
+            return "other_student"
+        confidence = None if draft.mean_logprob is None else self._fitted.calibrator.confidence(draft.mean_logprob)
+        return "no_logprobs" if confidence is None else 1.0 - confidence
+
+
+def _load(path: Path) -> CalibratorArtefact:
+    """Raises: PolicyConfigError: it cannot be read, or was fitted on something else than mean logprobs."""
+    try:
+        fitted = load(path)
+    except artefact.ArtefactError as exc:
+        raise PolicyConfigError(f"calibrator: {exc}") from exc
+    if fitted.raw != MEAN_LOGPROB:
+        raise PolicyConfigError(
+            f"calibrator: {path.name} was fitted on {fitted.raw!r}, but a cascade needs {MEAN_LOGPROB!r}: "
+            "fit one with `locum tune`"
+        )
+    return fitted
+
+
+def _fits(fitted: CalibratorArtefact, student: StudentDefaults) -> bool:
+    """Whether it was fitted on this student. The same model in another bundle gives the same logprobs."""
+    if fitted.student in ("", student.bundle_id):
+        return True
+    return bool(fitted.student_model_sha256) and fitted.student_model_sha256 == student.model_sha256
+
+
+def _is_empty(draft: Draft) -> bool:
+    return draft.text is not None and not draft.text.strip() and draft.finish_reason not in CALLS
