@@ -1,7 +1,6 @@
-"""Segments: append-only files of records, one checksummed line each.
+"""Writes segments (policies/segments.py has their format): appends, starts new files, repairs what a crash left.
 
-A line is `<crc32 of the JSON, 8 hex digits> <JSON>\\n`. A crash can tear the last line only, and the next start cuts
-that off; everything before it was complete.
+A crash can tear the last line only, and the next start cuts that off; everything before it was complete.
 """
 
 from __future__ import annotations
@@ -12,38 +11,12 @@ import os
 import secrets
 import threading
 import time
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from policies.segments import SUFFIX
+
 logger = logging.getLogger(__name__)
-
-SUFFIX = ".seg"
-FRAME_OVERHEAD_BYTES = 10
-"""The checksum, the space and the line end around a record."""
-
-
-def frame(payload: bytes) -> bytes:
-    """One line of a segment."""
-    return b"%08x %s\n" % (zlib.crc32(payload), payload)
-
-
-def read_segment(path: Path) -> Iterator[bytes]:
-    """The JSON of every sound record in a segment, in order; stops at the first torn or damaged line."""
-    with path.open("rb") as file:
-        for line in file:
-            payload = _unframe(line)
-            if payload is None:
-                return
-            yield payload
-
-
-def _unframe(line: bytes) -> bytes | None:
-    if len(line) < 11 or not line.endswith(b"\n") or line[8:9] != b" ":
-        return None
-    payload = line[9:-1]
-    return payload if line[:8] == b"%08x" % zlib.crc32(payload) else None
 
 
 def repair_torn_tails(folder: Path) -> int:
@@ -156,12 +129,24 @@ class Segment:
         self.sync()
 
     def _open(self) -> None:
+        while (descriptor := self._created()) is None:
+            pass
+        self._size = 0
+        self._set_descriptor(descriptor)
+
+    def _created(self) -> int | None:
+        """A new file, locked. None when somebody who repairs or compacts took it for an abandoned one meanwhile."""
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         path = self._folder / f"{stamp}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._size = 0
-        self._set_descriptor(fd)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+        except BlockingIOError:
+            pass
+        os.close(descriptor)
+        return None
 
     def _set_descriptor(self, descriptor: int) -> None:
         with self._lock:

@@ -19,9 +19,10 @@ import time
 from collections import deque
 from pathlib import Path
 
+from policies.segments import FRAME_OVERHEAD_BYTES, frame
 from router.config import ConfigError, LogConfig
 from router.metrics import Metrics
-from router.segments import FRAME_OVERHEAD_BYTES, Segment, frame
+from router.segments import Segment
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ import pytest
 
 from loadtests.fake_backend import BackendThread
 from policies.record import DecisionRecord, decode
+from policies.segments import read_segment
 from router import server
 from router.app import build_app
 from router.config import Config
 from router.config_file import parse
-from router.segments import read_segment
 
 CONFIG = """
 [server]

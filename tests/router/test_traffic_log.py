@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from policies.segments import frame, read_segment
 from router.config import LogConfig
 from router.metrics import Metrics
-from router.segments import Segment, frame, read_segment, repair_torn_tails
+from router.segments import Segment, repair_torn_tails
 from router.traffic_log import TrafficLog
 
 
@@ -74,12 +75,6 @@ def test_segment_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     assert repair_torn_tails(tmp_path) == 0
     assert path.read_bytes() == b"half a rec"
     segment.close()
-
-
-def test_reading_stops_at_a_damaged_record(tmp_path: Path) -> None:
-    path = tmp_path / "a.seg"
-    path.write_bytes(frame(b'{"n":1}') + frame(b'{"n":2}').replace(b"2", b"3", 1) + frame(b'{"n":4}'))
-    assert list(read_segment(path)) == [b'{"n":1}']
 
 
 async def test_answer_goes_out_and_is_counted_when_the_disk_refuses(tmp_path: Path) -> None:
