@@ -1,0 +1,95 @@
+"""The compacted part of a traffic folder: Parquet files, and the manifest that says which of them count.
+
+    <traffic folder>/compacted/manifest.json        the one pointer; replaced atomically
+    <traffic folder>/compacted/2026-11-22-decisions-1f0c9a3e.parquet
+
+A file that the manifest does not name is what an interrupted compaction left: nobody reads it. A segment that the
+manifest names is in the files already and waits for its removal: nobody reads it either. So a crash at any point
+neither doubles nor loses a record.
+
+Columns of every file: `payload` (the record's JSON, byte for byte), `crc32` (of the payload, as in the segment),
+`decision_id`, `created_s`; of decisions also what SQL asks for often (policies/traffic_sql.py). Sorted by `created_s`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+FOLDER = "compacted"
+MANIFEST = "manifest.json"
+MANIFEST_SCHEMA_VERSION = 1
+
+RecordKind = Literal["decisions", "feedback"]
+
+
+class ManifestError(ValueError):
+    """The manifest cannot be read. The message names the file."""
+
+
+class CompactedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One Parquet file. Immutable once the manifest names it."""
+
+    name: str
+    kind: RecordKind
+    day: str
+    """UTC, `YYYY-MM-DD`."""
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+class TrafficManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What counts."""
+
+    schema: int = MANIFEST_SCHEMA_VERSION
+    files: tuple[CompactedFile, ...] = ()
+    """Ordered by day."""
+    segments: tuple[str, ...] = ()
+    """Names of segments whose records are in `files`; they may still be there."""
+
+
+def read_manifest(folder: Path) -> TrafficManifest:
+    """The manifest of a traffic folder; an empty one when nothing was compacted yet.
+
+    Raises:
+        ManifestError: damaged, or of a newer version.
+        OSError.
+    """
+    path = folder / FOLDER / MANIFEST
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=TrafficManifest)
+    except FileNotFoundError:
+        return TrafficManifest()
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ManifestError(f"{path} is damaged: {exc}") from exc
+    if manifest.schema > MANIFEST_SCHEMA_VERSION:
+        raise ManifestError(f"{path} was written by a newer version of Locum (schema {manifest.schema})")
+    for each in manifest.files:
+        if Path(each.name).name != each.name:
+            raise ManifestError(f"{path} is damaged: {each.name[:80]!r} is not a file name")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: TrafficManifest) -> None:
+    """Replace the manifest: the step that makes a compaction count. Raises: OSError."""
+    target = folder / FOLDER / MANIFEST
+    temporary = target.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(target)
+    fsync_folder(target.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames and removals in a folder durable. Raises: OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,260 @@
+"""Reads a traffic folder: segments, those that a gateway is writing now included, and compacted Parquet.
+
+    from policies.traffic import decisions, read
+
+    reading = read(Path("traffic"))             # or kind="decisions" | "feedback"
+    for record in reading:                      # DecisionRecord | FeedbackRecord, each record exactly once
+        ...
+    reading.damage                              # what could not be read, by file and line; reading went on behind it
+    reading.doubled                             # ids that came a second time; only the first was handed out
+    reading.counts                              # decisions, feedback, and lines that are still being written
+
+    for record in decisions(Path("traffic")):   # DecisionRecord only
+        ...
+    judged = judgements(Path("traffic"))        # policies/judgements.py; one pass over the feedback
+    judged.of(record)                           # Judgement(score, label, correction, ...) | None
+
+`read` streams: memory does not grow with the log but for a bit for each id, about 1 byte a record of one process.
+Order: compacted files first, exactly by `created_s` within a day and day by day; then segments by the time at which
+they were opened, in each of them by the end of the request. Sort by `created_s` where the order matters.
+
+Only Parquet needs `pip install 'locum[loop]'`; a folder of segments alone is read without it. To select with SQL, see
+policies/traffic_sql.py: `open_log(folder).decisions(where="decision.reason = 'fits'")`.
+
+Raises: TrafficError for a folder that cannot be read; damage in the files is data here, not an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+
+from policies.compacted import FOLDER, ManifestError, RecordKind, TrafficManifest, read_manifest
+from policies.record import DecisionRecord, FeedbackRecord, decode_any
+from policies.segments import SUFFIX, scan
+
+MAX_ROUNDS = 100
+"""Compactions that may move files away under one reader."""
+_BATCH_ROWS = 1024
+_FEEDBACK_START = b'{"kind":"feedback"'
+_BIT_OF = {f"{number:02x}": 1 << number for number in range(256)}
+
+
+class TrafficError(Exception):
+    """A traffic folder cannot be read. The message names it and the fix."""
+
+
+class Place(NamedTuple):
+    """Where a record stands."""
+
+    file: str
+    """Relative to the traffic folder."""
+    line: int
+    """Line of a segment or row of a Parquet file, from 1; 0 = the whole file."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+class Damage(NamedTuple):
+    """Something that is not a record."""
+
+    place: Place
+    cause: str
+
+
+class Doubled(NamedTuple):
+    """A record whose id was there before."""
+
+    place: Place
+    decision_id: str
+
+
+class Stored(NamedTuple):
+    """A sound line, not decoded yet."""
+
+    place: Place
+    payload: bytes
+
+    @property
+    def is_feedback(self) -> bool:
+        return self.payload.startswith(_FEEDBACK_START)
+
+
+@dataclass
+class Counts:
+    """What a reading has met so far."""
+
+    decisions: int = 0
+    feedback: int = 0
+    unfinished: int = 0
+    """Last lines that are still being written, or that a killed process left; no record was promised there."""
+
+
+class IdSet:
+    """Which ids were there. Ids of one process differ in their last digits: 256 of them share an entry."""
+
+    def __init__(self) -> None:
+        self._bits: dict[str, int] = {}
+        self._odd: set[str] = set()
+
+    def add(self, identity: str) -> bool:
+        """Whether it is new."""
+        bit = _BIT_OF.get(identity[-2:])
+        if bit is None:
+            known = len(self._odd)
+            self._odd.add(identity)
+            return len(self._odd) > known
+        bits = self._bits.get(identity[:-2], 0)
+        self._bits[identity[:-2]] = bits | bit
+        return not bits & bit
+
+
+@dataclass
+class Reading:
+    """One pass over a traffic folder. Iterate it once; the fields are complete when the iteration has ended."""
+
+    folder: Path
+    kind: RecordKind | None = None
+    damage: list[Damage] = field(default_factory=list)
+    doubled: list[Doubled] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    _ids: IdSet = field(default_factory=IdSet)
+    _judgements: set[bytes] = field(default_factory=set)
+    _again: bool = False
+    """Files were moved under this reader: what it meets twice now is no damage."""
+
+    def __iter__(self) -> Iterator[DecisionRecord | FeedbackRecord]:
+        for _, record in self.placed():
+            yield record
+
+    def placed(self) -> Iterator[tuple[Stored, DecisionRecord | FeedbackRecord]]:
+        """The same, with the place of each record and its JSON as it is stored."""
+        for stored in self._stored():
+            if self.kind is not None and stored.is_feedback != (self.kind == "feedback"):
+                continue
+            try:
+                record = decode_any(stored.payload)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+                self.damage.append(Damage(stored.place, f"not a record: {exc}"))
+                continue
+            if self._is_new(stored, record):
+                yield stored, record
+
+    def _is_new(self, stored: Stored, record: DecisionRecord | FeedbackRecord) -> bool:
+        if isinstance(record, DecisionRecord):
+            new = self._ids.add(record.decision_id)
+            self.counts.decisions += new
+        else:  # a judgement has no id of its own: only the very same line is a double
+            digest = hashlib.blake2b(stored.payload, digest_size=16).digest()
+            new = digest not in self._judgements
+            self._judgements.add(digest)
+            self.counts.feedback += new
+        if not new and not self._again:
+            self.doubled.append(Doubled(stored.place, record.decision_id))
+        return new
+
+    def _stored(self) -> Iterator[Stored]:
+        """Every sound line. Files that a compaction moves away meanwhile are found again in what it wrote."""
+        done: set[str] = set()
+        for _ in range(MAX_ROUNDS):
+            vanished = False
+            manifest, segments = snapshot(self.folder)
+            compacted = [f"{FOLDER}/{file.name}" for file in manifest.files if self.kind in (None, file.kind)]
+            for name in [*compacted, *segments]:
+                if name in done:
+                    continue
+                try:
+                    yield from self._segment(name) if name in segments else self._parquet(name)
+                    done.add(name)
+                except FileNotFoundError:
+                    vanished = True
+            if not vanished:
+                return
+            self._again = True
+            if snapshot(self.folder)[0] == manifest:
+                gone = [name for name in compacted if name not in done and not (self.folder / name).exists()]
+                self.damage += [Damage(Place(name, 0), "the file is gone") for name in gone]
+                done.update(gone)
+        raise TrafficError(f"{self.folder} changes faster than it can be read")
+
+    def _segment(self, name: str) -> Iterator[Stored]:
+        for line in scan(self.folder / name):
+            if line.payload is not None:
+                yield Stored(Place(name, line.number), line.payload)
+            elif line.fault == "unfinished":
+                self.counts.unfinished += 1
+            else:
+                self.damage.append(Damage(Place(name, line.number), _FAULTS[line.fault or "format"]))
+
+    def _parquet(self, name: str) -> Iterator[Stored]:
+        with (self.folder / name).open("rb") as file:
+            row = 0
+            try:
+                for payload, crc32 in parquet_rows(file):
+                    row += 1
+                    if zlib.crc32(payload) == crc32:
+                        yield Stored(Place(name, row), payload)
+                    else:
+                        self.damage.append(Damage(Place(name, row), _FAULTS["checksum"]))
+            except (
+                ValueError,
+                OSError,
+                LookupError,
+            ) as exc:  # pyarrow raises these, and a foreign file has other columns
+                self.damage.append(Damage(Place(name, 0), f"not readable behind row {row}: {exc}"))
+
+
+_FAULTS = {"checksum": "the checksum does not fit", "format": "not a line of a segment"}
+
+
+def read(folder: Path, *, kind: RecordKind | None = None) -> Reading:
+    """Start a pass over a traffic folder. Raises: TrafficError: no such folder, or its manifest is damaged."""
+    snapshot(folder)
+    return Reading(folder, kind)
+
+
+def decisions(folder: Path) -> Iterator[DecisionRecord]:
+    """Every decision record once. Raises: TrafficError."""
+    return (record for record in read(folder, kind="decisions") if isinstance(record, DecisionRecord))
+
+
+def snapshot(folder: Path) -> tuple[TrafficManifest, list[str]]:
+    """What there is to read: the manifest, and the segments that it does not cover, oldest first.
+
+    The segments are listed first: one that a compaction removes between the two is in the manifest then.
+
+    Raises:
+        TrafficError.
+    """
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(SUFFIX))
+        manifest = read_manifest(folder)
+    except NotADirectoryError as exc:
+        raise TrafficError(f"{folder} is not a folder; give the folder of a traffic log (log.dir)") from exc
+    except FileNotFoundError as exc:
+        raise TrafficError(f"{folder} does not exist; give the folder of a traffic log (log.dir)") from exc
+    except OSError as exc:
+        raise TrafficError(f"{folder} cannot be read: {exc.strerror}") from exc
+    except ManifestError as exc:
+        raise TrafficError(str(exc)) from exc
+    covered = set(manifest.segments)
+    return manifest, [name for name in names if name not in covered]
+
+
+def parquet_rows(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """(payload, crc32) of every row, in order. Raises: TrafficError, ValueError, OSError."""
+    try:
+        import pyarrow.parquet  # noqa: PLC0415 - heavy, and not installed with the gateway
+    except ImportError as exc:
+        raise TrafficError("compacted files need pyarrow: pip install 'locum[loop]'") from exc
+    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=["payload", "crc32"]):
+        payloads, checksums = batch.column("payload").to_pylist(), batch.column("crc32").to_pylist()
+        for payload, checksum in zip(payloads, checksums, strict=True):
+            yield payload.encode(), checksum
