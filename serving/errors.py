@@ -4,7 +4,11 @@ ServingError
 ├── ModelError        the model's folder cannot be served; one problem a line (wrong input)
 ├── LaunchError       the machine cannot start it: interpreter, port, secret (wrong input)
 ├── ProcessFailed     the process died for good; carries the end of its log
-└── PreparationError  a pinned model cannot be downloaded, verified or converted
+├── PreparationError  a pinned model cannot be downloaded, verified or converted
+└── RegistryError     the registry of bundles cannot do what was asked; nothing was changed
+    ├── UnknownBundle      there is no bundle of that id (wrong input)
+    ├── DamagedBundle      a bundle's files are not what its manifest says
+    └── PromotionRefused   the bundle's verdict, or there is nothing to go back to
 """
 
 from __future__ import annotations
@@ -46,6 +50,22 @@ class ProcessFailed(ServingError):
 
 class PreparationError(ServingError):
     """A pinned model cannot be made ready; the message says what failed and what to do."""
+
+
+class RegistryError(ServingError):
+    """The registry cannot do what was asked. What was current before is current still."""
+
+
+class UnknownBundle(RegistryError):
+    """There is no bundle of that id; the message lists those there are."""
+
+
+class DamagedBundle(RegistryError):
+    """A file of a bundle is missing, changed, or contradicts another; the message names it."""
+
+
+class PromotionRefused(RegistryError):
+    """The bundle may not be made current; the message says why and what would be needed."""
 
 
 def describe_log(lines: Sequence[str]) -> list[str]:

@@ -94,7 +94,7 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         if changed:
-            _write_atomically(_record_path(path), json.dumps(record, indent=1).encode())
+            write_atomically(_record_path(path), json.dumps(record, indent=1).encode())
         return Artefact(path, {name: entry["sha256"] for name, entry in files.items()})
 
     def publish(self, temporary: Path, path: Path, facts: Mapping[str, Any]) -> Artefact:
@@ -113,7 +113,7 @@ class Store:
             name: {"sha256": digest, "fingerprint": _fingerprint(path / name if path.is_dir() else path)}
             for name, digest in hashed.items()
         }
-        _write_atomically(_record_path(path), json.dumps({**facts, "files": files}, indent=1).encode())
+        write_atomically(_record_path(path), json.dumps({**facts, "files": files}, indent=1).encode())
         return Artefact(path, hashed)
 
     def require_space(self, needed_bytes: int, what: str) -> None:
@@ -167,9 +167,13 @@ def _fingerprint(file: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """The file has the old content or the new one, whenever the process or the machine stops."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    temporary.write_bytes(data)
-    sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync(path.parent)
