@@ -21,6 +21,8 @@ import msgspec
 
 FOLDER = "compacted"
 MANIFEST = "manifest.json"
+LOCK = "lock"
+"""Queries hold it shared; a compaction takes it whole before it removes files that a query may be reading."""
 MANIFEST_SCHEMA_VERSION = 1
 
 RecordKind = Literal["decisions", "feedback"]
@@ -37,6 +39,8 @@ class CompactedFile(msgspec.Struct, frozen=True, kw_only=True):
     kind: RecordKind
     day: str
     """UTC, `YYYY-MM-DD`."""
+    columns: str
+    """Version of the columns beside `payload` (policies/traffic_columns.py)."""
     rows: int
     size_bytes: int
     sha256: str

@@ -122,6 +122,8 @@ class Reading:
 
     folder: Path
     kind: RecordKind | None = None
+    with_compacted: bool = True
+    """False: only what the segments hold that are not compacted yet."""
     damage: list[Damage] = field(default_factory=list)
     doubled: list[Doubled] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
@@ -166,7 +168,8 @@ class Reading:
         for _ in range(MAX_ROUNDS):
             vanished = False
             manifest, segments = snapshot(self.folder)
-            compacted = [f"{FOLDER}/{file.name}" for file in manifest.files if self.kind in (None, file.kind)]
+            wanted = manifest.files if self.with_compacted else ()
+            compacted = [f"{FOLDER}/{file.name}" for file in wanted if self.kind in (None, file.kind)]
             for name in [*compacted, *segments]:
                 if name in done:
                     continue
