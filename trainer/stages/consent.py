@@ -117,7 +117,7 @@ def _changes_since(fingerprints: dict[str, Counter[str]], recipe: Recipe) -> lis
     alarms = []
     if fingerprints and before.name not in fingerprints:
         alarms.append(
-            f"the bundle {manifest.bundle_id} learned from {before.name}, this data is by {_names(fingerprints)}"
+            f"the bundle {manifest.bundle_id} learned from {before.name}, this data is by {', '.join(sorted(fingerprints))}"
         )
     known = manifest.licences.get("fingerprints")
     for teacher, counts in sorted(fingerprints.items()):
