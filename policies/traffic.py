@@ -124,6 +124,8 @@ class Reading:
     kind: RecordKind | None = None
     with_compacted: bool = True
     """False: only what the segments hold that are not compacted yet."""
+    segments: tuple[str, ...] | None = None
+    """Read these files and nothing else."""
     damage: list[Damage] = field(default_factory=list)
     doubled: list[Doubled] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
@@ -168,7 +170,8 @@ class Reading:
         for _ in range(MAX_ROUNDS):
             vanished = False
             manifest, segments = snapshot(self.folder)
-            wanted = manifest.files if self.with_compacted else ()
+            segments = segments if self.segments is None else list(self.segments)
+            wanted = manifest.files if self.with_compacted and self.segments is None else ()
             compacted = [f"{FOLDER}/{file.name}" for file in wanted if self.kind in (None, file.kind)]
             for name in [*compacted, *segments]:
                 if name in done:

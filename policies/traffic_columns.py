@@ -40,6 +40,11 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def timestamp(seconds: str) -> str:
+    """A TIMESTAMP in UTC from Unix time; what no calendar holds becomes its first or last day."""
+    return f"make_timestamp((least(greatest({seconds}, 0), 253402300799) * 1e6)::BIGINT)"
+
+
 def stored_select(source: str) -> str:
     """Every column of a compacted file of decisions, made of rows with `BASE_COLUMNS`."""
     fields = [field for field in _fields(DecisionRecord) if field.name not in WITH_TEXTS.union(BASE_COLUMNS)]
@@ -56,7 +61,7 @@ def columns_version() -> str:
 
 def records_view(source: str) -> str:
     """The view `records` over rows with the stored columns."""
-    columns = [f"make_timestamp((created_s * 1e6)::BIGINT) AS {quoted('created_at')}"]
+    columns = [f"{timestamp('created_s')} AS created_at"]
     for field in _fields(DecisionRecord):
         columns.append(_from_json(field) if field.name in WITH_TEXTS else quoted(field.name))
     return f"SELECT {', '.join(columns)}, payload FROM {source}"
@@ -68,7 +73,7 @@ def feedback_view(source: str) -> str:
     structure = literal(json.dumps({field.name: _structure(field.type) for field in fields}))
     columns = ", ".join(_with_default(f"parsed.{quoted(field.name)}", field) for field in fields)
     return (
-        f"SELECT make_timestamp((parsed.created_s * 1e6)::BIGINT) AS created_at, {columns} "
+        f"SELECT {timestamp('parsed.created_s')} AS created_at, {columns} "
         f"FROM (SELECT from_json(payload, {structure}) AS parsed FROM {source})"
     )
 

@@ -105,12 +105,11 @@ def open_log(folder: Path, *, memory_limit: str = "2GB") -> Iterator[LogDatabase
     Raises:
         TrafficError: the folder cannot be read, or DuckDB is missing.
     """
-    duckdb = _duckdb()
     with ExitStack() as stack:
-        _, _ = snapshot(folder)
+        snapshot(folder)
         _hold_files(folder, stack)
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="locum-log-"))
-        connection = stack.enter_context(duckdb.connect(":memory:"))
+        connection = stack.enter_context(connect())
         configure(connection, Path(scratch), memory_limit)
         reading = Reading(folder, with_compacted=False)
         stage(connection, reading)
@@ -134,10 +133,10 @@ def configure(connection: duckdb.DuckDBPyConnection, scratch: Path, memory_limit
 
 
 def stage(connection: duckdb.DuckDBPyConnection, reading: Reading) -> None:
-    """Read a log into the table `staged`, one row a record: `BASE_COLUMNS`, is_feedback, file. Raises: TrafficError."""
+    """Read a log into the table `staged`, one row a record: `BASE_COLUMNS` and its place. Raises: TrafficError."""
     connection.execute(
         "CREATE TABLE staged (payload VARCHAR, crc32 UINTEGER, decision_id VARCHAR, created_s DOUBLE, "
-        "is_feedback BOOLEAN, file VARCHAR)"
+        "is_feedback BOOLEAN, file VARCHAR, line BIGINT)"
     )
     waiting: list[tuple[Stored, DecisionRecord | FeedbackRecord]] = []
     size = 0
@@ -161,6 +160,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, rows: list[tuple[Stored, Deci
             "created_s": pa.array([record.created_s for _, record in rows], pa.float64()),
             "is_feedback": pa.array([stored.is_feedback for stored, _ in rows], pa.bool_()),
             "file": pa.array([stored.place.file for stored, _ in rows], pa.string()),
+            "line": pa.array([stored.place.line for stored, _ in rows], pa.int64()),
         }
     )
     connection.register("batch", batch)
@@ -234,10 +234,11 @@ def _first_lines(error: Exception) -> str:
     return "\n".join(line for line in str(error).splitlines() if line.strip())[:1000]
 
 
-def _duckdb() -> Any:
+def connect() -> duckdb.DuckDBPyConnection:
+    """An empty database. Raises: TrafficError: DuckDB is not installed."""
     try:
         import duckdb  # noqa: PLC0415 - not installed with the gateway
         import pyarrow  # noqa: F401, PLC0415
     except ImportError as exc:
         raise TrafficError(f"SQL over the log needs {exc.name}: pip install 'locum[loop]'") from exc
-    return duckdb
+    return duckdb.connect(":memory:")
