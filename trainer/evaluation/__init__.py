@@ -1,0 +1,1 @@
+"""Evaluation of a served candidate: cases, answers, figures, statistics, the gate and its report."""

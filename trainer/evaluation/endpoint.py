@@ -1,0 +1,253 @@
+"""Plain OpenAI requests to a served model, and what its answers say. Marked as evaluation, so never training data."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from trainer.recipe import Endpoint
+from trainer.stage import StageError
+
+HEADERS = {"x-router-purpose": "eval", "x-router-train": "none"}
+ATTEMPTS = 5
+FIRST_BACKOFF_S = 0.5
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+OPTION_SETS: tuple[dict[str, Any], ...] = (
+    {"logprobs": True, "return_token_ids": True},
+    {"logprobs": True},
+    {},
+)
+"""From what vLLM gives to what any endpoint gives; the first that is accepted is used."""
+LENGTH_NAMES = ("max_tokens", "max_completion_tokens")
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a model answered to one case."""
+
+    id: str
+    text: str | None = None
+    """None: the endpoint refused the request (see `error`)."""
+    mean_logprob: float | None = None
+    """Over the tokens of the answer without its stop token, nats."""
+    tokens: int = 0
+    prompt_tokens: int = 0
+    finish_reason: str | None = None
+    latency_s: float = 0.0
+    error: str | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    completion_ids: tuple[int, ...] | None = None
+
+
+class EndpointDown(StageError):
+    """The endpoint does not answer. What was answered before is kept."""
+
+
+class ModelClient:
+    """One model behind an endpoint. `async with` closes its connections.
+
+    `name` is who it is in messages: teacher, student, previous student.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        name: str,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        headers = dict(HEADERS)
+        if endpoint.api_key_env:
+            if not (key := environ.get(endpoint.api_key_env)):
+                raise StageError(f"{name}: api_key_env: the variable {endpoint.api_key_env} is not set")
+            headers["authorization"] = f"Bearer {key}"
+        self.name = name
+        self.endpoint = endpoint
+        self._sleep = sleep
+        self._options: dict[str, Any] | None = None
+        self._http = httpx.AsyncClient(
+            base_url=endpoint.base_url.rstrip("/"),
+            headers=headers,
+            timeout=httpx.Timeout(endpoint.timeout_s, connect=min(10.0, endpoint.timeout_s)),
+            limits=httpx.Limits(max_connections=256, keepalive_expiry=2.0),
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def probe(self) -> None:
+        """Find out which options the endpoint takes. Raises: StageError: none, wrong key or model; EndpointDown."""
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": "Answer with one word: ready?"}]}
+        problem = ""
+        for options in OPTION_SETS:
+            for length in LENGTH_NAMES:
+                tried = {"model": self.endpoint.model, "temperature": 0, **options, length: 4}
+                status, answer = await self._post("/chat/completions", {**tried, **body})
+                if status < 400:
+                    self._options = {"temperature": 0, **options, length: 0}
+                    return
+                problem = f"HTTP {status}: {_error_text(answer)}"
+        raise StageError(f"{self.name}: {self.endpoint.base_url} refuses a plain chat request: {problem}")
+
+    async def ask(self, case_id: str, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> Answer:
+        """One answer at temperature 0. A request that the model refuses is an answer with `error`.
+
+        Raises: EndpointDown: no answer after ATTEMPTS tries; StageError: wrong key or model.
+        """
+        if self._options is None:
+            await self.probe()
+        options = {name: max_tokens if name in LENGTH_NAMES else v for name, v in (self._options or {}).items()}
+        started = time.monotonic()
+        status, answer = await self._post(
+            "/chat/completions", {"model": self.endpoint.model, "messages": list(messages), **options}
+        )
+        latency_s = time.monotonic() - started
+        if status >= 400:
+            return Answer(id=case_id, error=f"HTTP {status}: {_error_text(answer)}"[:500], latency_s=latency_s)
+        try:
+            return _answer(case_id, answer, latency_s)
+        except (KeyError, IndexError, TypeError, AttributeError) as exc:
+            return Answer(id=case_id, error=f"not an OpenAI answer: {exc!r}", latency_s=latency_s)
+
+    async def prompt_logprobs(self, ids: Sequence[int], k: int) -> list[dict[int, float] | None] | None:
+        """For each token its log-probability and those of the K most likely ones; entry 0 is None.
+
+        Returns None when the endpoint does not give them.
+        """
+        body = {
+            "model": self.endpoint.model, "prompt": list(ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": k,
+        }  # fmt: skip
+        status, answer = await self._post("/completions", body)
+        if status >= 400:
+            return None
+        try:
+            entries = answer["choices"][0]["prompt_logprobs"]
+            return [
+                None if entry is None else {int(token): float(each["logprob"]) for token, each in entry.items()}
+                for entry in entries
+            ]
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            return None
+
+    async def continuation_logprob(self, prefix: str, continuation: str) -> float:
+        """Sum of the log-probabilities of the continuation's tokens after the prefix, nats.
+
+        Raises: StageError: the endpoint does not echo prompts with their logprobs (vLLM does).
+        """
+        body = {
+            "model": self.endpoint.model, "prompt": prefix + continuation, "max_tokens": 1, "temperature": 0,
+            "echo": True, "logprobs": 1,
+        }  # fmt: skip
+        status, answer = await self._post("/completions", body)
+        if status >= 400:
+            raise StageError(f"{self.name}: the general suites need echoed logprobs: {_error_text(answer)}")
+        try:
+            logprobs = answer["choices"][0]["logprobs"]
+            end = len(prefix) + len(continuation)
+            # A token that begins before the continuation (its blank) belongs to it when it ends within.
+            starts = [*logprobs["text_offset"], end]
+            return sum_of(
+                value
+                for start, stop, value in zip(starts, starts[1:], logprobs["token_logprobs"], strict=False)
+                if value is not None and start < end and stop > len(prefix)
+            )
+        except (KeyError, IndexError, TypeError) as exc:
+            raise StageError(f"{self.name}: the general suites need echoed logprobs, which it does not give") from exc
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """Status and decoded body. Raises: EndpointDown; StageError for a wrong key or model."""
+        backoff_s, problem = FIRST_BACKOFF_S, ""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                response = await self._http.post(path, content=msgspec.json.encode(body), headers=_JSON)
+            except httpx.HTTPError as exc:
+                problem = f"{type(exc).__name__} {exc}".strip()
+            else:
+                if response.status_code in (401, 403, 404):
+                    raise StageError(
+                        f"{self.name}: {self.endpoint.base_url} answers HTTP {response.status_code} for the "
+                        f"model {self.endpoint.model!r}: {_error_text(_json(response))}; "
+                        "check base_url, model and api_key_env"
+                    )
+                if response.status_code not in RETRIED:
+                    return response.status_code, _json(response)
+                problem = f"HTTP {response.status_code}: {_error_text(_json(response))}"
+            if attempt < ATTEMPTS:
+                await self._sleep(backoff_s)
+                backoff_s *= 2
+        raise EndpointDown(
+            f"{self.name}: {self.endpoint.base_url} does not answer after {ATTEMPTS} tries ({problem}); what it "
+            "answered before is kept. Start it and run the same command again"
+        )
+
+
+_JSON = {"content-type": "application/json"}
+
+
+def sum_of(values: Any) -> float:
+    return float(sum(values))
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return msgspec.json.decode(response.content)
+    except msgspec.DecodeError:
+        return response.text[:500]
+
+
+def _error_text(answer: Any) -> str:
+    error = answer.get("error", answer) if isinstance(answer, dict) else answer
+    return str(error.get("message", error) if isinstance(error, dict) else error)[:400]
+
+
+def _answer(case_id: str, answer: Any, latency_s: float) -> Answer:
+    choice = answer["choices"][0]
+    text: str = choice["message"].get("content") or ""
+    usage = answer.get("usage") or {}
+    finish_reason = choice.get("finish_reason")
+    entries = (choice.get("logprobs") or {}).get("content") or []
+    prompt_ids, completion_ids = answer.get("prompt_token_ids"), choice.get("token_ids")
+    return Answer(
+        id=case_id,
+        text=text,
+        mean_logprob=mean_logprob(entries, text, finish_reason),
+        tokens=int(usage.get("completion_tokens") or len(entries)),
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        finish_reason=finish_reason,
+        latency_s=latency_s,
+        prompt_ids=tuple(prompt_ids) if prompt_ids else None,
+        completion_ids=tuple(completion_ids) if completion_ids else None,
+    )
+
+
+def mean_logprob(entries: Sequence[Mapping[str, Any]], text: str, finish_reason: str | None) -> float | None:
+    """Mean over the answer's tokens, nats; the stop token, which is no part of the text, is left out."""
+    kept = list(entries)
+    if finish_reason == "stop" and len(kept) > 1 and not _ends_with(text, kept):
+        kept.pop()
+    values = [float(each["logprob"]) for each in kept if each.get("logprob") is not None]
+    return max(sum(values) / len(values), -1e4) if values else None
+
+
+def _ends_with(text: str, entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last token is part of the text, judged by the length of all of them."""
+    length = sum(len(_bytes(each)) for each in entries)
+    return bool(_bytes(entries[-1])) and length <= len(text.encode("utf-8", "surrogatepass"))
+
+
+def _bytes(entry: Mapping[str, Any]) -> bytes:
+    raw = entry.get("bytes")
+    return bytes(raw) if isinstance(raw, list) else str(entry.get("token", "")).encode("utf-8", "surrogatepass")

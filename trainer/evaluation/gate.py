@@ -1,0 +1,233 @@
+"""PASS, FAIL or INCONCLUSIVE, from measured figures. A pure function: the same figures, the same verdict.
+
+- FAIL: something is shown to be worse than allowed: accuracy overall, a category, a general suite, a safety set.
+- PASS: nothing is, and accuracy is shown to be within the margin, overall and in every category.
+- INCONCLUSIVE: neither; it says how many more labels would decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from policies.bundle import Verdict
+from trainer.evaluation.figures import by_category
+from trainer.evaluation.statistics import (
+    Pairs,
+    difference_interval,
+    holm,
+    inferiority_p,
+    missing_labels,
+    non_inferiority_p,
+    pairs,
+)
+from trainer.recipe import GateOptions
+
+Kind = Literal["overall", "category", "suite", "safety"]
+Outcome = Literal["pass", "fail", "inconclusive", "not_tested"]
+SCHEMA_VERSION = 1
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One comparison on the same cases. Differences are student minus reference, in shares."""
+
+    kind: Kind
+    name: str
+    reference: str
+    n: int
+    won: int
+    lost: int
+    difference: float
+    low: float
+    high: float
+    margin: float
+    p_non_inferior: float | None = None
+    """Adjusted by Holm among the categories. Small = shown to be within the margin; None = not required."""
+    p_inferior: float | None = None
+    """Adjusted likewise. Small = shown to be worse than the margin."""
+    outcome: Outcome
+    missing_labels: int | None = None
+    """More labels that would decide; only when inconclusive and such a number exists."""
+    note: str = ""
+
+
+class GateResult(msgspec.Struct, frozen=True, kw_only=True):
+    schema: int = SCHEMA_VERSION
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    """What stands against a pass; empty when it passes."""
+    warnings: tuple[str, ...] = ()
+    missing_labels: int | None = None
+    """Labels that would decide the overall test; None when it is decided, or no number would."""
+    missing_labels_by_category: dict[str, int | None] = {}
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What is compared with what; `margin` 1 = nothing is asked of it."""
+
+    kind: Kind
+    name: str
+    reference: str
+    counts: Pairs
+    margin: float
+
+
+def decide(
+    categories: Sequence[str],
+    student: Sequence[bool],
+    teacher: Sequence[bool],
+    evaluation: Mapping[str, Any],
+    options: GateOptions,
+) -> GateResult:
+    """Judge one evaluation.
+
+    Args:
+        categories, student, teacher: of each case, in one order: its (pooled) category and who was right.
+        evaluation: evaluation.json, for `suites` and `safety`.
+    """
+    large: list[_Comparison] = []
+    small: list[_Comparison] = []
+    for name, counts in by_category(categories, student, teacher).items():
+        members = large if counts.n >= options.min_category_cases else small
+        members.append(_Comparison("category", name, "teacher", counts, options.category_margin))
+    whole = _Comparison("overall", "overall", "teacher", pairs(student, teacher), options.margin)
+    overall, by_name = _required([whole], options), _required(large, options)
+    guards = [_guard(each, options) for each in (*_suites(evaluation, options), *_safety(evaluation, options))]
+    checks = (*overall, *by_name, *(_check(each, options, "not_tested") for each in small), *guards)
+    return GateResult(
+        verdict=_verdict(checks),
+        reasons=tuple(_reason(check) for check in checks if check.outcome in ("fail", "inconclusive")),
+        warnings=tuple(check.note for check in guards if check.note),
+        missing_labels=overall[0].missing_labels,
+        missing_labels_by_category={
+            check.name: check.missing_labels for check in by_name if check.outcome == "inconclusive"
+        },
+        checks=checks,
+    )
+
+
+def _verdict(checks: Sequence[Check]) -> Verdict:
+    outcomes = {check.outcome for check in checks}
+    if "fail" in outcomes:
+        return "fail"
+    return "inconclusive" if "inconclusive" in outcomes else "pass"
+
+
+def _required(family: Sequence[_Comparison], options: GateOptions) -> list[Check]:
+    """Each must be shown to be within the margin; Holm keeps the error of all of them together at the level."""
+    asked = [each for each in family if each.margin < 1]
+    level = 1 - options.confidence
+    within = holm({each.name: non_inferiority_p(each.counts, each.margin) for each in asked})
+    worse = holm({each.name: inferiority_p(each.counts, each.margin) for each in asked})
+    checks = []
+    for each in family:
+        if each.margin >= 1:
+            checks.append(_check(each, options, "not_tested"))
+            continue
+        outcome: Outcome = "inconclusive"
+        missing = None
+        if worse[each.name] <= level:
+            outcome = "fail"
+        elif within[each.name] <= level:
+            outcome = "pass"
+        else:
+            missing = missing_labels(each.counts, each.margin, options.confidence, comparisons=len(asked))
+        checks.append(
+            _check(
+                each,
+                options,
+                outcome,
+                p_non_inferior=within[each.name],
+                p_inferior=worse[each.name],
+                missing=missing,
+            )
+        )
+    return checks
+
+
+def _suites(evaluation: Mapping[str, Any], options: GateOptions) -> list[_Comparison]:
+    margin = 1.0 if options.max_general_drop is None else options.max_general_drop
+    return [
+        _Comparison("suite", name, suite["reference"], _paired(suite["student"], suite["outcomes"]), margin)
+        for name, suite in evaluation.get("suites", {}).items()
+        if suite["outcomes"] is not None
+    ]
+
+
+def _safety(evaluation: Mapping[str, Any], options: GateOptions) -> list[_Comparison]:
+    return [
+        _Comparison(
+            "safety", name, reference, _paired(outcomes["student"], outcomes[reference]), options.max_safety_drop
+        )
+        for name, outcomes in evaluation.get("safety", {}).items()
+        for reference in ("teacher", "previous")
+        if "student" in outcomes and reference in outcomes
+    ]
+
+
+def _paired(student: Mapping[str, bool], reference: Mapping[str, bool]) -> Pairs:
+    names = [name for name in student if name in reference]
+    return pairs([student[name] for name in names], [reference[name] for name in names])
+
+
+def _guard(each: _Comparison, options: GateOptions) -> Check:
+    """These sets are of fixed size, so only a loss that is shown fails; a larger one that may be chance is a note."""
+    if each.margin >= 1:
+        return _check(each, options, "not_tested")
+    p_worse = inferiority_p(each.counts, each.margin)
+    failed = p_worse <= 1 - options.confidence
+    note = ""
+    if not failed and each.counts.difference < -each.margin:
+        note = (
+            f"{each.kind} {each.name}: {-each.counts.difference:.1%} below the {each.reference} on {each.counts.n} "
+            f"cases, more than the {each.margin:.1%} allowed; it may be chance (p = {p_worse:.3f})"
+        )
+    return _check(each, options, "fail" if failed else "pass", p_inferior=p_worse, note=note)
+
+
+def _check(
+    each: _Comparison,
+    options: GateOptions,
+    outcome: Outcome,
+    *,
+    p_non_inferior: float | None = None,
+    p_inferior: float | None = None,
+    missing: int | None = None,
+    note: str = "",
+) -> Check:
+    interval = difference_interval(each.counts, options.confidence)
+    return Check(
+        kind=each.kind,
+        name=each.name,
+        reference=each.reference,
+        n=each.counts.n,
+        won=each.counts.won,
+        lost=each.counts.lost,
+        difference=round(interval.estimate, 6),
+        low=round(interval.low, 6),
+        high=round(interval.high, 6),
+        margin=each.margin,
+        p_non_inferior=p_non_inferior,
+        p_inferior=p_inferior,
+        outcome=outcome,
+        missing_labels=missing,
+        note=note,
+    )
+
+
+def _reason(check: Check) -> str:
+    what = {"overall": "accuracy", "category": f"category {check.name}"}.get(check.kind, f"{check.kind} {check.name}")
+    interval = f"[{check.low:+.1%}, {check.high:+.1%}]"
+    against = f"{check.difference:+.1%} against the {check.reference} {interval}, n = {check.n}"
+    if check.outcome == "fail":
+        return f"{what}: {against}: worse than the {check.margin:.1%} allowed (p = {check.p_inferior:.4f})"
+    if check.missing_labels is None:
+        need = "no number of labels would decide: the difference is at the margin"
+    else:
+        need = f"about {check.missing_labels:,} more labels would decide"
+    return f"{what}: {against}: neither within {check.margin:.1%} nor shown to be worse; {need}"
