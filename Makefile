@@ -1,6 +1,8 @@
 # Each target installs what it needs. Environments that cannot live together are separate:
 #   .venv/          the gateway, the tests and, after install-semantic, sentence-transformers
 #   .venv-serving/  vLLM, llama.cpp's server and the conversion of models
+#   .venv-train/    torch, transformers, trl, peft
+#   .venv-quantize/ llm-compressor
 SHELL := /bin/bash
 PYTHON ?= python3.11
 ENV := PYTHON=$(PYTHON) bash deploy/install/env.sh
@@ -9,7 +11,8 @@ KEEP ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help install install-semantic install-serving demo check lint types fast-tests test slow-tests docs bench clean
+.PHONY: help install install-semantic install-serving install-train install-quantize \
+	demo check lint types fast-tests test slow-tests train-tests docs bench clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -22,6 +25,12 @@ install-semantic: ## .venv with sentence-transformers and CPU torch as well
 
 install-serving: ## .venv-serving with vLLM (its CPU build without a GPU) and llama.cpp's server
 	@$(ENV) serving
+
+install-train:   ## .venv-train with torch, transformers, trl and peft
+	@$(ENV) train
+
+install-quantize: ## .venv-quantize with llm-compressor
+	@$(ENV) quantize
 
 demo: install-semantic install-serving ## the main job on real models; KEEP=1 leaves everything running
 	@$(BIN)/locum demo $(if $(KEEP),--keep) $(DEMO_ARGS)
@@ -38,10 +47,13 @@ types:
 fast-tests:
 	$(BIN)/pytest
 
-slow-tests: install-semantic install-serving
+slow-tests: install-semantic install-serving install-train install-quantize
 	$(BIN)/pytest -m "slow or semantic"
 
-test: install-semantic install-serving check slow-tests ## everything, with real models
+train-tests: install-train ## the tests of losses and training jobs, in the environment that has torch
+	.venv-train/bin/python -m pytest -m train tests/trainer
+
+test: install-semantic install-serving check train-tests slow-tests ## everything, with real models
 
 docs: install    ## the tests of README and docs
 	$(BIN)/pytest tests/docs

@@ -27,6 +27,7 @@ LOCKS = Path(__file__).with_name("locks")
 PYTHON_VERSION = (3, 11)
 STAMP = ".stamp"
 ERROR_LINES = 15
+SHOWN_EVERY = 10
 INDEX_VARIABLE = "LOCUM_TORCH_INDEX"
 """An index with torch's CPU build, which PyPI lacks."""
 BUILD_VARIABLE = "LOCUM_TORCH"
@@ -69,7 +70,8 @@ def ensure(name: EnvironmentName, progress: Progress, *, parent: Path | None = N
     if _is_ready(folder, wanted):
         return folder / "bin" / "python"
     try:
-        with _locked(folder.with_name(f"{folder.name}.lock")):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
             if not _is_ready(folder, wanted):
                 _create(environment, folder, build, progress)
                 (folder / STAMP).write_text(wanted, encoding="ascii")
@@ -107,10 +109,14 @@ def _is_ready(folder: Path, wanted: str) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w", encoding="ascii") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _locked(folder: Path) -> Iterator[None]:
+    """The folder itself is the lock: `venv --clear` empties it but keeps it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def _create(environment: Environment, folder: Path, build: str, progress: Progress) -> None:
@@ -160,3 +166,27 @@ def _run(command: list[str], environment: Environment, on_line: Callable[[str], 
             f"PIP_FIND_LINKS or {INDEX_VARIABLE} must lead to it; or name an interpreter that has everything in "
             f"{environment.variable}.\n" + "\n".join(f"  | {line}" for line in kept)
         )
+
+
+def main(argv: list[str]) -> int:
+    """`python -m trainer.environment_install train|quantize`, what deploy/install/env.sh calls."""
+    if len(argv) != 1 or argv[0] not in ENVIRONMENTS:
+        sys.stderr.write(f"usage: python -m trainer.environment_install {'|'.join(ENVIRONMENTS)}\n")
+        return 2
+    name: EnvironmentName = "train" if argv[0] == "train" else "quantize"
+
+    def show(done: int, total: int | None, what: str) -> None:
+        if total is not None and done % SHOWN_EVERY == 0:
+            sys.stderr.write(f"{name}: {done} of {total}  {what}\n")
+
+    try:
+        python = ensure(name, show)
+    except StageError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
+    sys.stderr.write(f"{name} is ready: {python}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

