@@ -3,7 +3,8 @@
     python fake_server.py PORT [BEHAVIOUR...]
 
 Behaviours: `exit=CODE` at once; `silent` (listens never); `crash` (dies at POST /crash with a log line); `stubborn`
-(ignores SIGTERM); `engine` (has a child of its own, whose pid is in the file that follows, as vLLM has its engine).
+(ignores SIGTERM); `mute` (answers /v1/completions with 500); `engine` (has a child of its own, whose pid is in the
+file that follows, as vLLM has its engine).
 """
 
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 
 class Handler(BaseHTTPRequestHandler):
     sick = False
+    mute = False
 
     def do_GET(self) -> None:
         if self.path == "/health":
@@ -30,6 +32,9 @@ class Handler(BaseHTTPRequestHandler):
             sys.stdout.write("ValueError: the engine has run out of luck\nEngine core initialization failed.\n")
             sys.stdout.flush()
             os._exit(1)
+        if Handler.mute and self.path == "/v1/completions":
+            self._answer(500, {"error": "no words"})
+            return
         Handler.sick = self.path == "/sick"
         self._answer(200, {"environment": dict(os.environ), "affinity": sorted(os.sched_getaffinity(0))})
 
@@ -61,6 +66,7 @@ def main() -> None:
         target = Path(behaviours[behaviours.index("engine") + 1])
         target.with_suffix(".partial").write_text(str(engine.pid))
         target.with_suffix(".partial").rename(target)
+    Handler.mute = "mute" in behaviours
     if "silent" in behaviours:
         time.sleep(600)
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
