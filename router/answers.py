@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from policies.record import Usage
-from router.sse import usage_of
+from policies.record import TokenIds, Usage
+from router.sse import fingerprint_of, usage_of
+
+CUT_OFF = (None, "length")
+"""Finish reasons of an answer whose last token is no stop token."""
 
 
 class _Message(msgspec.Struct):
@@ -23,9 +26,35 @@ class _Choice(msgspec.Struct):
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
     usage: Any = None
+    model: Any = None
+    system_fingerprint: Any = None
+
+
+class _Token(msgspec.Struct, gc=False):
+    logprob: float
+    token: str = ""
+    bytes: list[int] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Token] | None = None
+
+
+class _DetailedChoice(_Choice):
+    logprobs: _Logprobs | None = None
+    token_ids: tuple[int, ...] | None = None
+
+
+class _DetailedCompletion(msgspec.Struct):
+    choices: list[_DetailedChoice]
+    usage: Any = None
+    model: Any = None
+    system_fingerprint: Any = None
+    prompt_token_ids: tuple[int, ...] | None = None
 
 
 _decode = msgspec.json.Decoder(_Completion).decode
+_decode_detailed = msgspec.json.Decoder(_DetailedCompletion).decode
 
 
 class Meaning(NamedTuple):
@@ -34,20 +63,61 @@ class Meaning(NamedTuple):
     usage: Usage | None
     finish_reason: str | None
     text: str | None
+    fingerprint: str | None = None
+    mean_logprob: float | None = None
+    """Over the tokens of the answer without its stop token, nats."""
+    token_ids: TokenIds | None = None
 
 
-def meaning_of(body: bytes) -> Meaning | None:
-    """None when the body is not a chat completion with at least one choice."""
+def meaning_of(body: bytes, *, detailed: bool = False) -> Meaning | None:
+    """None when the body is not a chat completion with at least one choice.
+
+    Args:
+        detailed: read logprobs and token ids as well.
+    """
     try:
-        completion = _decode(body)
+        completion = (_decode_detailed if detailed else _decode)(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _meaning_of_odd(body)
     if not completion.choices:
         return None
     first = completion.choices[0]
     content = first.message.content if first.message else None
-    usage = usage_of({"usage": completion.usage})
-    return Meaning(usage, first.finish_reason, content if isinstance(content, str) else None)
+    meaning = Meaning(
+        usage_of({"usage": completion.usage}),
+        first.finish_reason,
+        content if isinstance(content, str) else None,
+        fingerprint_of(completion.model, completion.system_fingerprint),
+    )
+    if isinstance(completion, _DetailedCompletion) and len(completion.choices) == 1:
+        return _with_details(meaning, completion)
+    return meaning
+
+
+def mean_logprob(tokens: list[_Token], text: str | None, finish_reason: str | None) -> float | None:
+    """Without the stop token: the last one of an answer that ended by itself and that is no part of its text.
+
+    vLLM lists the stop token, OpenAI does not; what stands at the end of the text tells which it is.
+    """
+    if tokens and finish_reason not in CUT_OFF:
+        last = tokens[-1]
+        spelled = last.token.encode("utf-8", "replace") if last.bytes is None else bytes(last.bytes)
+        if not spelled or not (text or "").encode("utf-8", "replace").endswith(spelled):
+            tokens = tokens[:-1]
+    return sum(token.logprob for token in tokens) / len(tokens) if tokens else None
+
+
+def _with_details(meaning: Meaning, completion: _DetailedCompletion) -> Meaning:
+    only = completion.choices[0]
+    tokens = only.logprobs.content if only.logprobs else None
+    ids = None
+    if completion.prompt_token_ids is not None and only.token_ids is not None:
+        ids = TokenIds(prompt=completion.prompt_token_ids, completion=only.token_ids)
+    try:
+        mean = mean_logprob(tokens, meaning.text, meaning.finish_reason) if tokens else None
+    except ValueError:  # "bytes" that are none
+        mean = None
+    return meaning._replace(mean_logprob=mean, token_ids=ids)
 
 
 def _meaning_of_odd(body: bytes) -> Meaning | None:
@@ -57,8 +127,12 @@ def _meaning_of_odd(body: bytes) -> Meaning | None:
         first = answer["choices"][0]
         message = first.get("message") or {}
         reason, content = first.get("finish_reason"), message.get("content")
+        stated = fingerprint_of(answer.get("model"), answer.get("system_fingerprint"))
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
     return Meaning(
-        usage_of(answer), reason if isinstance(reason, str) else None, content if isinstance(content, str) else None
+        usage_of(answer),
+        reason if isinstance(reason, str) else None,
+        content if isinstance(content, str) else None,
+        stated,
     )

@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from policies.base import Policy, Signal
+from policies.bundle import Bundle
+from router.additions import Additions
 from router.auth import Keyring
 from router.backends import Backend
-from router.config import Config, ConfigError
-from router.encoder import Encoder, EncoderUnavailable
+from router.config import Config
 from router.endpoints import add_endpoints, comes_from_foreign_page, foreign_origin_response
 from router.exchange import Receive, Scope, Send
 from router.gateway import Gateway
+from router.generations import Generation, Generations
 from router.metrics import Metrics
 from router.outcome import Outcomes
 from router.probes import Prober
-from router.routing import Decider, build_chain
-from router.signals import SignalSource
-from router.tokenizer import PromptTokenizer, TokenizerUnsupported, load_tokenizer
+from router.students import Students
 from router.traffic_log import TrafficLog
 
-logger = logging.getLogger(__name__)
-
-ENCODER_SIGNALS = frozenset({Signal.CHUNK_SIMILARITIES, Signal.PROMPT_EMBEDDING})
-Background = AbstractAsyncContextManager[object]
-"""Something that runs beside the gateway for as long as it serves, such as a supervised student."""
+Install = Callable[[Bundle, Path, str], Awaitable[None]]
+"""`Parts.install`."""
+Background = Callable[[Install], AbstractAsyncContextManager[object]]
+"""Makes what runs beside the gateway for as long as it serves: a supervised student, or the switch between several."""
 
 
 class Parts:
@@ -42,16 +39,15 @@ class Parts:
         """Raises: ConfigError."""
         self.config = config
         self.metrics = Metrics()
-        self.student = Backend("student", config.student, environ)
-        self.teacher = Backend("teacher", config.teacher, environ)
+        self.students = Students(config, environ)
+        self.teacher = Backend(
+            "teacher", config.teacher, environ, wanted=Additions(token_ids=config.teacher.capture_token_ids)
+        )
         self.log = TrafficLog(config.log, self.metrics) if config.log.dir else None
-        self.chain = build_chain(config.routing)
-        self.tokenizer = _tokenizer(config)
-        self.encoder = _encoder(config, self.chain.policies)
-        signals = SignalSource(tokenizer=self.tokenizer, encoder=self.encoder, budget_s=config.encoder.latency_budget_s)
-        self.decider = Decider(config, self.chain, signals, self.student)
+        self.generations = Generations(
+            self.students.first(), drain_timeout_s=config.server.drain_timeout_s, on_change=self._announce
+        )
         self.outcomes = Outcomes(
-            student=self.student,
             teacher=self.teacher,
             metrics=self.metrics,
             log=self.log,
@@ -61,14 +57,36 @@ class Parts:
         self.keyring = Keyring.from_config(config.auth, environ)
         self.gateway = Gateway(
             config,
-            student=self.student,
+            generations=self.generations,
             teacher=self.teacher,
-            decider=self.decider,
             keyring=self.keyring,
             outcomes=self.outcomes,
             metrics=self.metrics,
         )
-        self.prober = Prober([self.student, self.teacher], self.metrics, interval_s=config.server.probe_interval_s)
+        self.prober = Prober(
+            lambda: [self.student, self.teacher], self.metrics, interval_s=config.server.probe_interval_s
+        )
+
+    @property
+    def student(self) -> Backend:
+        """The one that serves now."""
+        return self.generations.current.student
+
+    async def install(self, bundle: Bundle, folder: Path, base_url: str) -> None:
+        """Let a bundle that is up and warm answer new requests; returns when nothing uses its predecessor any more.
+
+        Args:
+            folder: of the bundle.
+            base_url: where its model is served, up to and including `/v1`.
+        Raises:
+            ConfigError: the bundle cannot be used with this configuration; the one that serves goes on serving.
+        """
+        generation = await asyncio.to_thread(self.students.of_bundle, bundle, folder, base_url)
+        await self.prober.probe(generation.student)  # its window must be known before the first request
+        await self.generations.install(generation)
+
+    def _announce(self, generation: Generation) -> None:
+        self.metrics.student_info.info({"student": generation.bundle_id})
 
 
 def build_app(
@@ -82,21 +100,21 @@ def build_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as running:
-            await running.enter_async_context(parts.student)
+            await running.enter_async_context(parts.generations)
             await running.enter_async_context(parts.teacher)
             if parts.log is not None:
                 await parts.log.start()
                 running.push_async_callback(parts.log.stop)
             running.push_async_callback(parts.gateway.drained)
-            if parts.encoder is not None:
-                running.push_async_callback(parts.encoder.close)
-                await parts.encoder.warm()
-            if background is not None:
-                await running.enter_async_context(background)
+            encoder = parts.students.encoder
+            if encoder is not None:
+                running.push_async_callback(encoder.close)
+                await encoder.warm()
             await running.enter_async_context(parts.prober)
+            if background is not None:
+                await running.enter_async_context(background(parts.install))
             await parts.prober.once()
             running.push_async_callback(_cancelled, asyncio.create_task(parts.prober.run()))
-            parts.metrics.student_info.info({"student": config.student.model})
             yield
 
     app = Application(
@@ -137,31 +155,6 @@ class Application(FastAPI):
                 await endpoint(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
-
-
-def _tokenizer(config: Config) -> PromptTokenizer | None:
-    """The student's tokenizer. A configured one must load; without one, or with an unsupported kind, the length
-    estimate stands and the votes of `long_context` say so."""
-    path = config.student.tokenizer or (config.student.vllm.model if config.student.vllm else None)
-    if path is None:
-        return None
-    try:
-        return load_tokenizer(Path(path))
-    except TokenizerUnsupported as exc:
-        if config.student.tokenizer is not None:
-            raise ConfigError("student.tokenizer", [str(exc)]) from exc
-        logger.warning("%s", exc)
-        return None
-
-
-def _encoder(config: Config, policies: tuple[Policy, ...]) -> Encoder | None:
-    wanted = [p.name for p in policies if getattr(p, "optional_signals", frozenset)() & ENCODER_SIGNALS]
-    if not wanted:
-        return None
-    try:
-        return Encoder.load(config.encoder)
-    except EncoderUnavailable as exc:
-        raise ConfigError("encoder", [f"the policy {wanted[0]} asks for local embeddings: {exc}"]) from exc
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -11,6 +11,7 @@ from typing import Self
 import msgspec
 
 from policies.base import Route
+from router.additions import NOTHING, Additions
 from router.config import BackendConfig, ConfigError
 from router.errors import BackendBroken, BackendRefused, BackendUnreachable, Cause
 from router.http_client import Headers, HttpClient, HttpError, Response
@@ -93,15 +94,29 @@ class Answer:
 class Backend:
     """One model behind one base URL."""
 
-    def __init__(self, route: Route, config: BackendConfig, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        route: Route,
+        config: BackendConfig,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        wanted: Additions = NOTHING,
+    ) -> None:
         self.route: Route = route
         self.config = config
+        self.wanted = wanted
+        """What plain answers shall bring along beside the answer."""
         self.price = price_of(config)
         self.window_tokens = config.context_window_tokens
         self.reachable: bool | None = None
         """What the last probe saw; None before the first."""
         key = _key(config, route, environ)
         self.auth_headers: dict[str, str] = {"authorization": f"Bearer {key}"} if key else {}
+
+    @property
+    def exists(self) -> bool:
+        """False for a student that is still to be promoted or loaded."""
+        return True
 
     async def __aenter__(self) -> Self:
         self._client = HttpClient(
@@ -167,6 +182,21 @@ class Backend:
             return answer
         answer.close()
         raise BackendRefused(f"status {answer.status}", cause=cause, retry_after_s=answer.retry_after_s)
+
+
+class AbsentStudent(Backend):
+    """Stands where no student serves yet: it fails every call at once, so that the teacher answers."""
+
+    def __init__(self, config: BackendConfig) -> None:
+        super().__init__("student", config, {})
+        self.reachable = False
+
+    @property
+    def exists(self) -> bool:
+        return False
+
+    async def post(self, body: bytes, client_headers: Headers) -> Answer:
+        raise BackendUnreachable("no student is loaded", cause="connect_error")
 
 
 class Call:

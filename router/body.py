@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from router.errors import InvalidRequest
@@ -22,6 +22,38 @@ class Member(NamedTuple):
     key_start: int
     value_start: int
     value_end: int
+
+
+Edit = tuple[int, int, str]
+"""A half-open range of characters, and what stands there instead."""
+
+
+def edited(text: str, edits: Iterable[Edit]) -> str:
+    """The text with every edit made; they do not overlap."""
+    pieces: list[str] = []
+    position = 0
+    for start, end, new in sorted(edits):
+        pieces += (text[position:start], new)
+        position = end
+    pieces.append(text[position:])
+    return "".join(pieces)
+
+
+def removals(members: Sequence[Member], removed: Collection[int]) -> list[Edit]:
+    """Edits that take members, by index, out of their object.
+
+    Each removal takes one comma along: the one behind it, or for the last kept run the one before it.
+    """
+    edits: list[Edit] = []
+    last_kept = max((index for index in range(len(members)) if index not in removed), default=-1)
+    for index in removed:
+        member = members[index]
+        if index < last_kept:
+            edits.append((member.key_start, members[index + 1].key_start, ""))
+        else:
+            before = members[index - 1].value_end if index else member.key_start
+            edits.append((before, member.value_end, ""))
+    return edits
 
 
 class JsonBody:
@@ -88,34 +120,13 @@ class JsonBody:
         edits = [
             (self.members[key].value_start, self.members[key].value_end, new) for key, new in (replace or {}).items()
         ]
-        edits += self._removals(removed)
+        edits += removals(list(self.members.values()), {i for i, key in enumerate(self.members) if key in removed})
         additions = [f"{json.dumps(key)}:{value}" for key, value in (add or {}).items()]
         if additions:
             edits.append(self._insertion(additions, empty=len(removed) == len(self.members)))
-        pieces: list[str] = []
-        position = 0
-        for start, end, new in sorted(edits):
-            pieces += (self.text[position:start], new)
-            position = end
-        pieces.append(self.text[position:])
-        return "".join(pieces).encode("utf-8")
+        return edited(self.text, edits).encode("utf-8")
 
-    def _removals(self, removed: set[str]) -> list[tuple[int, int, str]]:
-        """Each removal takes one comma along: the one behind it, or for the last kept run the one before it."""
-        edits: list[tuple[int, int, str]] = []
-        keys = list(self.members)
-        last_kept = max((i for i, key in enumerate(keys) if key not in removed), default=-1)
-        for index, key in enumerate(keys):
-            if key not in removed:
-                continue
-            if index < last_kept:
-                edits.append((self.members[key].key_start, self.members[keys[index + 1]].key_start, ""))
-            else:
-                before = self.members[keys[index - 1]].value_end if index else self.members[key].key_start
-                edits.append((before, self.members[key].value_end, ""))
-        return edits
-
-    def _insertion(self, additions: list[str], *, empty: bool) -> tuple[int, int, str]:
+    def _insertion(self, additions: list[str], *, empty: bool) -> Edit:
         last = next(reversed(self.members.values()), None)
         at = last.value_end if last else self.text.index("{") + 1
         return (at, at, ("" if empty else ",") + ",".join(additions))
@@ -125,6 +136,59 @@ def _reject_constant(name: str) -> NoReturn:
     raise json.JSONDecodeError(f"{name} is not JSON", name, 0)
 
 
+Visit = Callable[[int], int]
+"""Walks the value at a position itself, and returns where it ends."""
+
+
+class Walked(NamedTuple):
+    """One member of a walked object. `value` is None as well where a `Visit` has walked it."""
+
+    key: str
+    member: Member
+    value: Any
+    visited: bool
+
+
+def walk_object(text: str, at: int, visits: Mapping[str, Visit]) -> tuple[list[Walked], int]:
+    """The members of the object at `at`, in one pass, and where the object ends. A key may appear twice.
+
+    Args:
+        visits: who walks the values of these keys; all others are parsed.
+    Raises:
+        json.JSONDecodeError, RecursionError.
+    """
+    found: list[Walked] = []
+    at = _end_of(_opening(text, at), text, at, "expected an object, '{'")
+    if text[at : at + 1] == "}":
+        return found, at + 1
+    while True:
+        key_match = _key(text, at)
+        colon = _end_of(key_match, text, at, "expected a key in double quotes")
+        start = _end_of(_colon(text, colon), text, colon, "expected ':'")
+        assert key_match is not None  # noqa: S101 - tells the type checker what _end_of made sure of
+        key = key_match[1] if "\\" not in key_match[1] else json.loads(f'"{key_match[1]}"')
+        visit = visits.get(key)
+        value, end = _value_at(text, start) if visit is None else (None, visit(start))
+        found.append(Walked(key, Member(at, start, end), value, visit is not None))
+        separator = _separator(text, end)
+        at = _end_of(separator, text, end, "expected ',' or '}'")
+        if separator is not None and separator[1] == "}":
+            return found, separator.end(1)
+
+
+def walk_array(text: str, at: int, visit: Visit) -> int:
+    """Have every element of the array at `at` visited; returns where the array ends. Raises as `walk_object`."""
+    at = _end_of(_opening_array(text, at), text, at, "expected an array, '['")
+    if text[at : at + 1] == "]":
+        return at + 1
+    while True:
+        at = visit(at)
+        separator = _separator_in_array(text, at)
+        at = _end_of(separator, text, at, "expected ',' or ']'")
+        if separator is not None and separator[1] == "]":
+            return separator.end(1)
+
+
 _decoder: Any = json.JSONDecoder(parse_constant=_reject_constant)
 _scan_value: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once
 _BLANK = r"[ \t\n\r]*"
@@ -132,6 +196,8 @@ _opening = re.compile(_BLANK + r"\{" + _BLANK).match
 _key = re.compile(r'"((?:[^"\\\x00-\x1f]|\\.)*)"' + _BLANK).match
 _colon = re.compile(":" + _BLANK).match
 _separator = re.compile(_BLANK + "([,}])" + _BLANK).match
+_opening_array = re.compile(r"\[" + _BLANK).match
+_separator_in_array = re.compile(_BLANK + r"([,\]])" + _BLANK).match
 
 
 def _scan_object(text: str) -> tuple[dict[str, Any], dict[str, Member]]:

@@ -9,6 +9,7 @@ from typing import Any
 from policies.base import Chunk, RequestFeatures
 from policies.record import CaptureLevel, strictest
 from router import carriers, directives
+from router.additions import NOTHING, Additions
 from router.body import JsonBody
 from router.directives import Directives
 from router.errors import InvalidRequest
@@ -48,10 +49,13 @@ class ChatRequest:
         _check(body.values)
         return cls(body, directives.read(body.values, headers))
 
-    def forwarded(self, model: str) -> bytes:
-        """The body for a backend: its model name, no `router`, and usage asked for when a stream lacks it."""
+    def forwarded(self, model: str, added: Additions = NOTHING) -> bytes:
+        """The body for a backend: its model name, no `router`, the options that we add, and usage asked for when a
+        stream lacks it."""
         add: dict[str, str] = {}
         replace = {"model": json.dumps(model)}
+        for option in added.options():
+            (replace if option in self.body.members else add)[option] = "true"
         if self.stream and not self.wants_usage:
             options = self.body.values.get("stream_options")
             if isinstance(options, dict) and options:

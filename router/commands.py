@@ -18,12 +18,15 @@ from rich.table import Table
 
 from policies.chain import Evaluation
 from router import server
-from router.app import Parts, build_app
+from router.app import Background, Parts, build_app
 from router.chat import ChatRequest
 from router.config import Config, ConfigError
 from router.config_file import load
 from router.errors import LocumError
+from router.generations import Generation
 from serving.errors import ServingError, describe_log
+from serving.options import VllmOptions
+from serving.registry import Registry
 from serving.student import StudentProcess
 from serving.supervisor import Event, State
 
@@ -54,8 +57,7 @@ def serve(path: Path, log_level: str) -> None:
     if unset:
         _wrong_input(*unset)
     try:
-        student = _student_process(config)
-        app = build_app(config, background=student)
+        app = build_app(config, background=_student(config))
         listener = server.bind(config.server)
     except (ConfigError, ServingError, server.CannotListen) as exc:
         _wrong_input(str(exc))
@@ -63,11 +65,13 @@ def serve(path: Path, log_level: str) -> None:
         raise SystemExit(1)
 
 
-def _student_process(config: Config) -> StudentProcess | None:
+def _student(config: Config) -> Background | None:
     """The supervised student of [student.vllm], checked but not started. Raises: ServingError."""
-    if config.student.vllm is None:
+    options = config.student.vllm
+    if not isinstance(options, VllmOptions):
         return None
-    return StudentProcess(config.student.vllm, observer=_log_student)
+    process = StudentProcess(options, observer=_log_student)
+    return lambda _: process
 
 
 def _log_student(event: Event) -> None:
@@ -139,10 +143,23 @@ def explain(path: Path, tenant: str, as_json: bool, request_file: BinaryIO) -> N
 
 
 async def _explained(parts: Parts, request: ChatRequest, tenant: str) -> Evaluation:
-    if parts.student.window_tokens is None:
+    generation = _promoted(parts) or parts.generations.current
+    if generation.student.window_tokens is None:
         async with parts.prober as prober:
-            await prober.once()
-    return await parts.decider.decide(request, tenant=tenant, every_vote=True)
+            await prober.probe(generation.student)
+    return await generation.decider.decide(request, tenant=tenant, every_vote=True)
+
+
+def _promoted(parts: Parts) -> Generation | None:
+    """With a registry: its current bundle, as a gateway would serve it. Raises: ConfigError."""
+    if parts.config.student.registry is None:
+        return None
+    registry = Registry(Path(parts.config.student.registry))
+    try:
+        bundle = registry.current()
+        return parts.students.of_bundle(bundle, registry.folder(bundle.bundle_id)) if bundle else None
+    except ServingError as exc:
+        raise ConfigError("student.registry", [str(exc)]) from exc
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:

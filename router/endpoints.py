@@ -68,8 +68,8 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
         ready = bool(parts.student.reachable or parts.teacher.reachable)
         detail = {
             "status": "ready" if ready else "not_ready",
-            "policy_version": parts.chain.version,
-            "student": _state(parts.student),
+            "policy_version": parts.generations.current.decider.version,
+            "student": {"bundle": parts.generations.current.bundle_id, **_state(parts.student)},
             "teacher": _state(parts.teacher),
             "state": parts.config.state.url,
         }

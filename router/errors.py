@@ -34,6 +34,7 @@ Cause = Literal[
     "model_not_found",
     "context_overflow",
     "invalid_response",
+    "refused",
     "stream_error",
 ]
 

@@ -6,7 +6,7 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
-from policies.record import DecisionRecord
+from policies.record import DecisionRecord, Usage
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 _ITL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -112,19 +112,31 @@ class Metrics:
 
     def _observe_cost(self, record: DecisionRecord, route: str) -> None:
         if record.usage is not None:
-            self._tokens_of(route, "input").inc(record.usage.prompt_tokens)
-            self._tokens_of(route, "output").inc(record.usage.completion_tokens)
-        if record.cost_usd is not None:
-            self._cost_of(route).inc(record.cost_usd)
+            self._observe_tokens(record.usage, route)
+        answer_usd = record.cost_usd
+        draft = record.draft
+        if draft is not None and route != "student":  # a second model was paid for
+            if draft.usage is not None:
+                self._observe_tokens(draft.usage, "student")
+            if draft.cost_usd is not None:
+                self._cost_of("student").inc(draft.cost_usd)
+                answer_usd = None if answer_usd is None else answer_usd - draft.cost_usd
+        if answer_usd is not None:
+            self._cost_of(route).inc(answer_usd)
         elif record.route is not None:
             self._unpriced_of(route).inc()
         if record.counterfactual_cost_usd is not None:
             self.counterfactual.inc(record.counterfactual_cost_usd)
 
+    def _observe_tokens(self, usage: Usage, route: str) -> None:
+        self._tokens_of(route, "input").inc(usage.prompt_tokens)
+        self._tokens_of(route, "output").inc(usage.completion_tokens)
+
     def _observe_votes(self, record: DecisionRecord) -> None:
-        decision = record.decision
-        if decision.route == "teacher" and decision.policy not in NOT_A_POLICY:
-            self._escalations_of(decision.policy, decision.reason).inc()
+        review = record.draft.review if record.draft is not None else None
+        for decision in (record.decision, review):
+            if decision is not None and decision.route == "teacher" and decision.policy not in NOT_A_POLICY:
+                self._escalations_of(decision.policy, decision.reason).inc()
         for vote in record.votes:
             if vote.reason == "policy_error":
                 self.policy_errors.labels(vote.policy).inc()

@@ -13,9 +13,21 @@ import msgspec
 
 from policies.base import Chunk, RequestFeatures, Route, RouteDecision
 from policies.chain import Evaluation
-from policies.record import SCHEMA_VERSION, CaptureLevel, DecisionRecord, Outcome, Usage, encode, strictest
+from policies.record import (
+    SCHEMA_VERSION,
+    CaptureLevel,
+    DecisionRecord,
+    Draft,
+    Outcome,
+    TokenIds,
+    Usage,
+    encode,
+    strictest,
+)
+from router.answers import Meaning
 from router.backends import Backend
 from router.chat import ChatRequest, storable
+from router.generations import Generation
 from router.metrics import Metrics
 from router.traffic_log import TrafficLog
 
@@ -26,13 +38,14 @@ REJECTED = RouteDecision(route="student", reason="rejected", policy="request")
 
 
 @dataclass(slots=True)
-class Draft:
+class RequestState:
     """What is known about a request so far. Filled on the way, turned into the record at the end."""
 
     decision_id: str
     started_s: float
     """Monotonic, like every time in here but `created_s`."""
     endpoint: str
+    generation: Generation
     created_s: float = field(default_factory=time.time)
     tenant: str = "default"
     request: ChatRequest | None = None
@@ -52,7 +65,31 @@ class Draft:
     first_event_s: float | None = None
     last_event_s: float | None = None
     completion: str | None = None
+    fingerprint: str | None = None
+    mean_logprob: float | None = None
+    token_ids: TokenIds | None = None
+    draft: Draft | None = None
+    """The student's answer that reviewers have judged, with its text."""
+    deadline_s: float | None = None
+    """When the request as a whole must have been answered, in the event loop's time."""
     settled: bool = False
+
+    @property
+    def policy(self) -> str:
+        """Who chose the route: the reviewer that escalated, else the policy before generation."""
+        if self.draft is not None and self.draft.escalated and self.draft.review is not None:
+            return self.draft.review.policy
+        return self.evaluation.decision.policy if self.evaluation else REJECTED.policy
+
+    def note_call(self) -> None:
+        """A backend is about to be called."""
+        if self.called_s is None:
+            self.called_s = time.monotonic()
+
+    def note(self, meaning: Meaning) -> None:
+        """This plain answer will be delivered."""
+        self.usage, self.finish_reason, self.completion = meaning.usage, meaning.finish_reason, meaning.text
+        self.fingerprint, self.mean_logprob, self.token_ids = meaning[3:]
 
 
 class DecisionIds:
@@ -67,19 +104,18 @@ class DecisionIds:
 
 
 class Outcomes:
-    """Turns drafts into records and delivers them."""
+    """Turns what is known about a request into its record, and delivers that."""
 
     def __init__(
         self,
         *,
-        student: Backend,
         teacher: Backend,
         metrics: Metrics,
         log: TrafficLog | None,
         capture: CaptureLevel,
         distillation: Literal["allowed", "conditional", "denied"],
     ) -> None:
-        self._backends = {"student": student, "teacher": teacher}
+        self._teacher = teacher
         self._metrics = metrics
         self._log = log
         self._capture = capture
@@ -88,66 +124,82 @@ class Outcomes:
     def captures_text(self, request: ChatRequest) -> bool:
         return self._log is not None and request.capture(self._capture) == "full"
 
-    async def settle(self, draft: Draft, now_s: float) -> None:
+    async def settle(self, state: RequestState, now_s: float) -> None:
         """Write the record, once; to be awaited before the last byte of the answer. A full disk does not raise."""
-        if draft.settled:
+        if state.settled:
             return
-        draft.settled = True
+        state.settled = True
         try:
-            record = self._record(draft, now_s)
+            record = self._record(state, now_s)
             payload = encode(record)
         except Exception as exc:  # noqa: BLE001 - see below
             # Something in the request cannot be written down. It still gets its record, without texts and votes.
-            logger.error("record %s is reduced: %s", draft.decision_id, type(exc).__name__)
-            draft.request = draft.evaluation = draft.completion = None
-            record = self._record(draft, now_s)
+            logger.error("record %s is reduced: %s", state.decision_id, type(exc).__name__)
+            state.request = state.evaluation = state.completion = state.draft = None
+            record = self._record(state, now_s)
             payload = encode(record)
         self._metrics.observe(record)
         if self._log is not None and record.capture != "none":
             await self._log.append(payload)
 
-    def _record(self, draft: Draft, now_s: float) -> DecisionRecord:
-        request, evaluation = draft.request, draft.evaluation
+    def _record(self, state: RequestState, now_s: float) -> DecisionRecord:
+        request, evaluation = state.request, state.evaluation
         capture = request.capture(self._capture) if request else strictest(self._capture, "metadata")
         full = capture == "full"
-        usage = draft.usage
-        answered = self._backends[draft.route].price if draft.route else None
-        teacher_price = self._backends["teacher"].price
+        usage = state.usage
+        teacher_price = self._teacher.price
         return DecisionRecord(
             schema=SCHEMA_VERSION,
-            decision_id=draft.decision_id,
-            created_s=draft.created_s,
-            endpoint=draft.endpoint,
+            decision_id=state.decision_id,
+            created_s=state.created_s,
+            endpoint=state.endpoint,
             stream=request.stream if request else False,
             requested_model=storable(request.model)[:256] if request else "",
             decision=evaluation.decision if evaluation else REJECTED,
             votes=evaluation.votes if evaluation else (),
             features=_kept(evaluation.features, full) if evaluation else None,
-            route=draft.route,
-            reason=draft.reason,
-            degraded=draft.degraded,
-            fallback_cause=draft.fallback_cause,
-            status=draft.status,
-            outcome=draft.outcome,
-            error_code=draft.error_code,
-            finish_reason=draft.finish_reason,
-            student=self._backends["student"].config.model,
-            teacher=self._backends["teacher"].config.model,
+            route=state.route,
+            reason=state.reason,
+            degraded=state.degraded,
+            fallback_cause=state.fallback_cause,
+            status=state.status,
+            outcome=state.outcome,
+            error_code=state.error_code,
+            finish_reason=state.finish_reason,
+            student=state.generation.bundle_id,
+            teacher=self._teacher.config.model,
             usage=usage,
-            cost_usd=answered.cost_usd(usage) if answered and usage else None,
+            cost_usd=self._cost_usd(state),
             counterfactual_cost_usd=teacher_price.cost_usd(usage) if teacher_price and usage else None,
-            ttft_s=draft.first_event_s - draft.started_s if draft.first_event_s is not None else None,
-            tpot_s=_tpot_s(draft),
-            latency_s=now_s - draft.started_s,
-            overhead_s=_overhead_s(draft, now_s),
-            tenant=draft.tenant,
+            ttft_s=state.first_event_s - state.started_s if state.first_event_s is not None else None,
+            tpot_s=_tpot_s(state),
+            latency_s=now_s - state.started_s,
+            overhead_s=_overhead_s(state, now_s),
+            tenant=state.tenant,
             session=evaluation.features.session if evaluation else None,
             tags=evaluation.features.tags if evaluation else {},
+            purpose=(request.directives.purpose if request else None) or "traffic",
             capture=capture,
             distillation=self._distillation,
             request=request.body.text if request and full else None,
-            completion=storable(draft.completion) if full and draft.completion is not None else None,
+            completion=storable(state.completion) if full and state.completion is not None else None,
+            token_ids=state.token_ids if full else None,
+            backend_fingerprint=storable(state.fingerprint) if state.fingerprint else None,
+            mean_logprob=state.mean_logprob,
+            draft=_kept_draft(state.draft, full) if state.draft else None,
         )
+
+    def _cost_usd(self, state: RequestState) -> float | None:
+        """Of the answer, and of the draft that was paid for before it; None when a part is unknown."""
+        if state.route is None or state.usage is None:
+            return None
+        price = (state.generation.student if state.route == "student" else self._teacher).price
+        if price is None:
+            return None
+        answer_usd = price.cost_usd(state.usage)
+        if state.draft is None or state.route == "student":
+            return answer_usd
+        return None if state.draft.cost_usd is None else answer_usd + state.draft.cost_usd
 
 
 def _kept(features: RequestFeatures, full: bool) -> RequestFeatures:
@@ -161,13 +213,18 @@ def _kept(features: RequestFeatures, full: bool) -> RequestFeatures:
     return msgspec.structs.replace(features, last_user_turn="", chunks=chunks)
 
 
-def _overhead_s(draft: Draft, now_s: float) -> float:
-    start_s = draft.body_read_s if draft.body_read_s is not None else draft.started_s
-    return (draft.called_s if draft.called_s is not None else now_s) - start_s
+def _kept_draft(draft: Draft, full: bool) -> Draft:
+    text = storable(draft.text) if full and draft.text is not None else None
+    return msgspec.structs.replace(draft, text=text)
 
 
-def _tpot_s(draft: Draft) -> float | None:
-    if draft.usage is None or draft.first_event_s is None or draft.last_event_s is None:
+def _overhead_s(state: RequestState, now_s: float) -> float:
+    start_s = state.body_read_s if state.body_read_s is not None else state.started_s
+    return (state.called_s if state.called_s is not None else now_s) - start_s
+
+
+def _tpot_s(state: RequestState) -> float | None:
+    if state.usage is None or state.first_event_s is None or state.last_event_s is None:
         return None
-    gaps = draft.usage.completion_tokens - 1
-    return (draft.last_event_s - draft.first_event_s) / gaps if gaps > 0 else None
+    gaps = state.usage.completion_tokens - 1
+    return (state.last_event_s - state.first_event_s) / gaps if gaps > 0 else None

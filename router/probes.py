@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from typing import Any, Self
 
 import httpx
@@ -21,7 +22,11 @@ MAX_ANSWER_BYTES = 2**20
 class Prober:
     """Keeps `reachable` and `window_tokens` of the backends fresh. Routing does not depend on it."""
 
-    def __init__(self, backends: list[Backend], metrics: Metrics, *, interval_s: float) -> None:
+    def __init__(self, backends: Callable[[], list[Backend]], metrics: Metrics, *, interval_s: float) -> None:
+        """
+        Args:
+            backends: those that serve now; the student may be replaced.
+        """
         self._backends = backends
         self._metrics = metrics
         self._interval_s = interval_s
@@ -42,10 +47,13 @@ class Prober:
 
     async def once(self) -> None:
         """One round, so that a gateway knows its backends before its first request."""
-        await asyncio.gather(*map(self._probe, self._backends))
+        await asyncio.gather(*map(self.probe, self._backends()))
 
-    async def _probe(self, backend: Backend) -> None:
+    async def probe(self, backend: Backend) -> None:
         """One question to one backend; never raises."""
+        if not backend.exists:
+            self._metrics.backend_up.labels(backend.route).set(0)
+            return
         was_reachable = backend.reachable
         try:
             status, body = await self._ask(f"{backend.config.base_url}/models", backend.auth_headers)

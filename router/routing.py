@@ -7,7 +7,8 @@ import hashlib
 import msgspec
 
 from policies.base import RequestFeatures, Route, RouteDecision, Signal, StudentDefaults
-from policies.chain import Evaluation, PolicyChain
+from policies.chain import Evaluation, PolicyChain, Vote
+from policies.record import Draft
 from router.backends import Backend
 from router.chat import ChatRequest
 from router.config import DEFAULT_OUTPUT_FRACTION, DEFAULT_OUTPUT_TOKENS, Config, RouteName, RoutingConfig
@@ -19,8 +20,13 @@ FORCED_POLICY = "request"
 
 
 def build_chain(config: RoutingConfig, student: StudentDefaults | None = None) -> PolicyChain:
-    """The chain of the configuration, its version derived from the content. Raises: PolicyConfigError."""
-    digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+    """The chain of the configuration, its version derived from the content. Raises: PolicyConfigError.
+
+    Args:
+        student: a bundle that brings thresholds along; it is part of the version.
+    """
+    content = config.model_dump_json() + (student.bundle_id if student else "")
+    digest = hashlib.sha256(content.encode()).hexdigest()
     policies, reviewers = config.build_policies(student)
     return PolicyChain(
         policies,
@@ -41,6 +47,8 @@ class Decider:
 
     def __init__(self, config: Config, chain: PolicyChain, signals: SignalSource, student: Backend) -> None:
         self.version = chain.version
+        self.reviews = bool(chain.reviewers)
+        """Whether drafts of the student are judged."""
         self._chain = chain
         self._signals = signals
         self._student = student
@@ -71,6 +79,10 @@ class Decider:
                 return evaluation
             return msgspec.structs.replace(evaluation, decision=self._decision(forced))
         return Evaluation(decision=self._decision(forced), votes=(), features=features)
+
+    def review(self, features: RequestFeatures, draft: Draft) -> tuple[RouteDecision | None, tuple[Vote, ...]]:
+        """What the reviewers say about a draft of the student; None when all of them let it stand."""
+        return self._chain.review(features, draft)
 
     def _decision(self, forced: Route) -> RouteDecision:
         return RouteDecision(route=forced, reason="forced", policy=FORCED_POLICY, version=self.version)

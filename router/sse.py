@@ -17,6 +17,7 @@ from router.body import JsonBody
 from router.errors import InvalidRequest
 
 MAX_FRAME_BYTES = 16 * 2**20
+MAX_FINGERPRINT_CHARS = 256
 
 _blank_line = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n").search
 _finish_reason = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]{1,64})"').search
@@ -242,6 +243,29 @@ def _odd_delta_text(data: bytes) -> str:
     delta = choices[0].get("delta")
     content = delta.get("content") if isinstance(delta, dict) else None
     return content if isinstance(content, str) else ""
+
+
+class _Stated(msgspec.Struct, gc=False):
+    model: str | None = None
+    system_fingerprint: str | None = None
+
+
+_stated_decoder = msgspec.json.Decoder(_Stated)
+
+
+def stated_in(data: bytes) -> str | None:
+    """What a backend says about itself in the data of one frame."""
+    try:
+        stated = _stated_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return fingerprint_of(stated.model, stated.system_fingerprint)
+
+
+def fingerprint_of(model: object, system_fingerprint: object) -> str | None:
+    """`<model>` or `<model> <system_fingerprint>`; None when the backend states neither."""
+    stated = " ".join(part for part in (model, system_fingerprint) if isinstance(part, str) and part)
+    return stated[:MAX_FINGERPRINT_CHARS] or None
 
 
 def text_of(block: bytes) -> str:

@@ -16,7 +16,7 @@ from router.backends import Answer, Backend
 from router.errors import BackendBroken, BackendError, BackendTimeout, BackendUnreachable, error_frame
 from router.exchange import Exchange
 from router.metrics import Metrics
-from router.outcome import Draft
+from router.outcome import RequestState
 from router.sse import (
     DONE_FRAME,
     ChatStreamReader,
@@ -26,6 +26,7 @@ from router.sse import (
     is_ordinary,
     is_whole,
     payload,
+    stated_in,
     text_of,
 )
 
@@ -54,6 +55,8 @@ class ChatStream:
         self._captured: list[bytes] | None = [] if capture else None
         self._captured_bytes = 0
         self._peeked = b""
+        self.fingerprint: str | None = None
+        """What the backend says about itself; known after `peek`."""
         self._unsent: list[bytes] = []
 
     async def peek(self) -> None:
@@ -73,31 +76,32 @@ class ChatStream:
             raise BackendBroken("the first event is an error", cause="stream_error")
         if first.done:
             raise BackendBroken("the stream is empty", cause="invalid_response")
+        self.fingerprint = stated_in(first.data) if first.data is not None else None
 
     async def relay(
-        self, exchange: Exchange, draft: Draft, metrics: Metrics, settle: Callable[[], Awaitable[None]]
+        self, exchange: Exchange, state: RequestState, metrics: Metrics, settle: Callable[[], Awaitable[None]]
     ) -> None:
         """Pass the stream on until it ends, one way or the other; `settle` is awaited before the last byte."""
         try:
-            tail = await self._relay_events(exchange, draft, metrics)
-            draft.outcome = "degraded" if draft.degraded else "ok"
+            tail = await self._relay_events(exchange, state, metrics)
+            state.outcome = "degraded" if state.degraded else "ok"
         except BackendError as error:
             tail = b"".join(self._unsent) + error_frame(error)
-            draft.outcome = "timeout" if isinstance(error, BackendTimeout) else "backend_error"
-            draft.error_code = error.code
+            state.outcome = "timeout" if isinstance(error, BackendTimeout) else "backend_error"
+            state.error_code = error.code
             self._answer.close()
-        self.record_text(draft)
+        self.record_text(state)
         await settle()
         await exchange.end(tail)
         await self._answer.release()
 
-    async def _relay_events(self, exchange: Exchange, draft: Draft, metrics: Metrics) -> bytes:
+    async def _relay_events(self, exchange: Exchange, state: RequestState, metrics: Metrics) -> bytes:
         """Everything but the last bytes, which are returned. Raises: BackendError."""
         clock = time.monotonic
         gaps = metrics.itl.labels(self._backend.route)
         idle_timeout_s = self._backend.config.idle_timeout_s
-        draft.first_event_s = draft.last_event_s = clock()
-        step = self._absorb(self._peeked, draft)
+        state.first_event_s = state.last_event_s = clock()
+        step = self._absorb(self._peeked, state)
         try:
             async with IdleTimeout(idle_timeout_s) as idle:
                 while not step.last:
@@ -107,18 +111,18 @@ class ChatStream:
                     block = await self._next_block()
                     idle.waiting_since_s = None
                     if block is None:
-                        return self._end_of_body(draft)
+                        return self._end_of_body(state)
                     now_s = clock()
-                    gaps.observe(now_s - draft.last_event_s)
-                    draft.last_event_s = now_s
-                    step = self._absorb(block, draft)
+                    gaps.observe(now_s - state.last_event_s)
+                    state.last_event_s = now_s
+                    step = self._absorb(block, state)
         except TimeoutError as exc:
             raise BackendTimeout(
                 f"The {self._backend.route} sent nothing for {idle_timeout_s:g} s.", cause="timeout"
             ) from exc
         return step.visible
 
-    def _absorb(self, block: bytes, draft: Draft) -> Step:
+    def _absorb(self, block: bytes, state: RequestState) -> Step:
         """Note what the frames say. Raises: BackendBroken for an error event."""
         if is_ordinary(block):
             self._capture(block)
@@ -137,15 +141,15 @@ class ChatStream:
             if delta.done:
                 return Step(b"".join(visible), last=True)
             if delta.finish_reason is not None:
-                draft.finish_reason = delta.finish_reason
+                state.finish_reason = delta.finish_reason
                 self._finished |= delta.finished
             if delta.usage is not None:
-                draft.usage = delta.usage
+                state.usage = delta.usage
             self._capture(frame)
         self._unsent = []
         return Step(b"".join(visible), last=False)
 
-    def _end_of_body(self, draft: Draft) -> bytes:
+    def _end_of_body(self, state: RequestState) -> bytes:
         """The last bytes when the backend closed without `[DONE]`: complete if every choice has a finish reason.
 
         Raises: BackendError: the stream was cut off.
@@ -153,7 +157,7 @@ class ChatStream:
         visible = b""
         rest = self._splitter.rest().rstrip() + b"\n\n"
         if is_whole(payload(rest) or b""):
-            step = self._absorb(rest, draft)
+            step = self._absorb(rest, state)
             if step.last:
                 return step.visible
             visible = step.visible
@@ -184,11 +188,11 @@ class ChatStream:
         else:
             self._captured.append(frames)
 
-    def record_text(self, draft: Draft) -> None:
+    def record_text(self, state: RequestState) -> None:
         """Note the text that has been passed on so far; only the first call has an effect."""
         captured, self._captured = self._captured, None
         if captured is not None:
-            draft.completion = text_of(b"".join(captured))
+            state.completion = text_of(b"".join(captured))
 
 
 class IdleTimeout:

@@ -1,0 +1,102 @@
+"""Options that the gateway adds to a request for itself, and how they leave no trace in the answer.
+
+Asked for: the tokens' logprobs (the cascade judges by them) and token ids (training needs them; text is never tokenized
+again). The client sees what the backend would have answered without them, byte for byte.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from router.body import Edit, Walked, edited, removals, walk_array, walk_object
+
+
+class Additions(NamedTuple):
+    """What is wanted from a backend beside the answer, or what was added to one request for it."""
+
+    logprobs: bool = False
+    token_ids: bool = False
+
+    def options(self) -> tuple[str, ...]:
+        """The members of a request that ask for it; each is `true`."""
+        named = (("logprobs", self.logprobs), ("return_token_ids", self.token_ids))
+        return tuple(name for name, asked in named if asked)
+
+
+NOTHING = Additions()
+
+
+def additions_to(values: dict[str, Any], wanted: Additions, *, choices: int, keeps_text: bool) -> Additions:
+    """What has to be added to a plain request: what is wanted and not asked for by the client already.
+
+    Args:
+        values: the request.
+        choices: `n`; several answers have no one mean and no one row of ids, so that nothing is added for them.
+        keeps_text: the log takes this request at level `full`; below, token ids would give the text away.
+    """
+    if choices != 1:
+        return NOTHING
+    return Additions(
+        # `top_logprobs` without `logprobs` is a mistake that the client shall hear of.
+        logprobs=wanted.logprobs and _is_unasked(values, "logprobs") and values.get("top_logprobs") is None,
+        token_ids=wanted.token_ids and keeps_text and _is_unasked(values, "return_token_ids"),
+    )
+
+
+def _is_unasked(values: dict[str, Any], key: str) -> bool:
+    value = values.get(key)
+    return value is None or value is False
+
+
+def without(body: bytes, added: Additions) -> bytes:
+    """The answer as the backend would have written it had nothing been added.
+
+    A backend that spells absent members as `null` (vLLM, OpenAI) would have sent ours so, too; from the answers of one
+    that leaves absent members out (llama.cpp) they are removed.
+
+    Raises:
+        ValueError, RecursionError: not a JSON object with a list of choices.
+    """
+    return _Cut(body.decode("utf-8"), added).result().encode("utf-8")
+
+
+class _Cut:
+    def __init__(self, text: str, added: Additions) -> None:
+        self._text = text
+        self._of_answer = frozenset({"prompt_token_ids"} if added.token_ids else ())
+        ours = (("logprobs", added.logprobs), ("token_ids", added.token_ids))
+        self._of_choice = frozenset(name for name, asked in ours if asked)
+        self._found: list[tuple[list[Walked], list[int]]] = []
+        """Objects with the indexes of the members that are ours."""
+        self._spells_nulls = False
+
+    def result(self) -> str:
+        members, _ = walk_object(self._text, 0, {"choices": self._choices})
+        self._note(members, self._of_answer)
+        edits: list[Edit] = []
+        for members, ours in self._found:
+            if self._spells_nulls:
+                edits += [(members[i].member.value_start, members[i].member.value_end, "null") for i in ours]
+            else:
+                edits += removals([each.member for each in members], ours)
+        return edited(self._text, edits)
+
+    def _choices(self, at: int) -> int:
+        return walk_array(self._text, at, self._choice)
+
+    def _choice(self, at: int) -> int:
+        members, end = walk_object(self._text, at, {})
+        self._note(members, self._of_choice)
+        return end
+
+    def _note(self, members: list[Walked], names: frozenset[str]) -> None:
+        ours = [i for i, each in enumerate(members) if each.key in names and each.value is not None]
+        self._found.append((members, ours))
+        self._spells_nulls = self._spells_nulls or any(
+            not each.visited and (each.value is None or _holds_null(each.value)) for each in members
+        )
+
+
+def _holds_null(value: Any) -> bool:
+    """Whether an absent member is spelled out; a message whose content is null says something else: it is a call."""
+    return isinstance(value, dict) and any(each is None and key != "content" for key, each in value.items())

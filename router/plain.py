@@ -1,0 +1,59 @@
+"""One plain answer of one backend: asked for with our additions, checked, and given on without their traces."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NamedTuple
+
+from router.additions import NOTHING, Additions, without
+from router.answers import Meaning, meaning_of
+from router.backends import Answer, Backend
+from router.chat import ChatRequest
+from router.errors import BackendBroken, BackendTimeout
+from router.http_client import Headers
+
+logger = logging.getLogger(__name__)
+
+REFUSALS_OF_OPTIONS = (400, 422)
+
+
+class Reply(NamedTuple):
+    """A whole answer, as the client may see it."""
+
+    backend: Backend
+    answer: Answer
+    body: bytes
+    meaning: Meaning | None
+    """None for a refusal of the request (4xx), which belongs to the client as it is."""
+
+
+async def fetch(
+    backend: Backend, request: ChatRequest, headers: Headers, added: Additions, *, limit_bytes: int
+) -> Reply:
+    """Call a backend once. Raises: BackendError: another backend may do better."""
+    limit_s = backend.config.request_timeout_s
+    try:
+        async with (
+            asyncio.timeout(limit_s),
+            backend.call(request.forwarded(backend.config.model, added), headers) as answer,
+        ):
+            body = await answer.body(limit_bytes)
+    except TimeoutError as exc:
+        raise BackendTimeout(f"no answer within {limit_s:g} s", cause="timeout") from exc
+    if answer.status >= 400:
+        if answer.status in REFUSALS_OF_OPTIONS and added != NOTHING:
+            # It may not know what we added. No request fails for that; if it was the client's doing, the client gets
+            # the refusal of its own request.
+            logger.info("the %s refused a request with %s; asking without", backend.route, ", ".join(added.options()))
+            return await fetch(backend, request, headers, NOTHING, limit_bytes=limit_bytes)
+        return Reply(backend, answer, body, None)
+    meaning = meaning_of(body, detailed=backend.wanted != NOTHING)
+    if meaning is None:
+        raise BackendBroken("the answer is not a chat completion", cause="invalid_response")
+    if added != NOTHING:
+        try:
+            body = without(body, added)
+        except (ValueError, RecursionError) as exc:
+            raise BackendBroken("the answer is not a chat completion", cause="invalid_response") from exc
+    return Reply(backend, answer, body, meaning)
