@@ -12,8 +12,10 @@ COMMANDS = {
     "explain": "router.commands:explain",
     "demo": "serving.demo.command:demo",
     "student": "serving.commands:student",
+    "log": "router.log.commands:log",
     "loadtest": "loadtests.commands:loadtest",
     "train": "trainer.commands:train",
+    "tune": "trainer.tune.command:tune",
 }
 
 

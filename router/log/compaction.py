@@ -212,8 +212,8 @@ def _copy(connection: duckdb.DuckDBPyConnection, rows: str, target: Path) -> Non
     options = f"FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
     try:
         connection.execute(f"COPY {rows} TO {literal(str(target.absolute()))} ({options})")
-    except duckdb.IOException as exc:
-        raise OSError(str(exc)) from exc
+    except duckdb.Error as exc:  # the disk or the memory limit
+        raise OSError(f"{target.name}: {exc}") from exc
     target.chmod(0o600)
 
 
