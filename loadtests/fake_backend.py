@@ -14,7 +14,9 @@ else the answer is vLLM's 404.
 | `fake-delay-0.2` | 0.2 s until the first byte |
 | `fake-gap-0.05` | 0.05 s between two stream chunks |
 | `fake-finish-length` | that finish_reason |
-| `fake-logprob-2.5` | every token's logprob is -2.5, when the request asks for logprobs |
+| `fake-logprob-2.5` | every token's logprob is -2.5 (the stop token's, in a plain answer, -9), when the request asks for logprobs |
+| `fake-sparse` | absent members are left out of plain answers, as llama.cpp does, and not spelled `null` |
+| `fake-strict` | 400 for options that only vLLM knows (`return_token_ids`) |
 | `fake-echo` | the answer is the last user message, directive included |
 | `fake-fixed` | constant `id` and `created`, so that two answers are equal byte for byte |
 | `fake-extra` | unknown members, odd spacing, numbers like 2.50 and 1E+2, escapes, raw unicode, a duplicate key |
@@ -89,8 +91,10 @@ class FakeBackend:
         window_tokens: int = DEFAULT_WINDOW_TOKENS,
         api_key: str | None = None,
         keep: int = KEPT_REQUESTS,
+        signature: str | None = None,
     ) -> None:
-        self.state = BackendState(models, window_tokens, api_key, keep)
+        """`signature`: the first word of every answer, by which a test tells two backends apart."""
+        self.state = BackendState(models, window_tokens, api_key, keep, signature)
         self._host = host
         self.port = port
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,8 +153,11 @@ class BackendThread:
         models: tuple[str, ...] = DEFAULT_MODELS,
         window_tokens: int = DEFAULT_WINDOW_TOKENS,
         api_key: str | None = None,
+        signature: str | None = None,
     ) -> None:
-        self._backend = FakeBackend(port=port, models=models, window_tokens=window_tokens, api_key=api_key)
+        self._backend = FakeBackend(
+            port=port, models=models, window_tokens=window_tokens, api_key=api_key, signature=signature
+        )
         self._started = threading.Event()
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="fake-backend", daemon=True)

@@ -11,6 +11,9 @@ from loadtests.fake.scenario import Scenario
 
 VOCABULARY = ("The", " quick", " brown", " fox", " jumps", " over", " the", " lazy", " dog", ".")
 ODD_VOCABULARY = ("Caf\u00e9", ' "so"', " \u2028", " \U0001f600", "\\n", "\t2.50", " </s>", " \x7f", " \u4f60", "\n")
+STOP = ("<|im_end|>", -9.0)
+"""The stop token, which vLLM lists among the logprobs."""
+FIRST_PROMPT_ID, FIRST_COMPLETION_ID = 1000, 5000
 FIXED_CREATED_S = 1_700_000_000
 
 EXTRA_MEMBERS = (
@@ -54,6 +57,7 @@ class Body(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | int | None = None
+    return_token_ids: bool | None = None
 
     @property
     def is_chat(self) -> bool:
@@ -94,12 +98,15 @@ class Shape(msgspec.Struct, frozen=True):
     logprob: float | None
     """None: not asked for."""
     usage_asked: bool
+    ids_asked: bool
     extra: bool
+    sparse: bool
+    """Absent members are left out, as llama.cpp does, where vLLM spells them `null`."""
 
 
-def shape_of(body: Body, scenario: Scenario, prompt_tokens: int) -> Shape:
+def shape_of(body: Body, scenario: Scenario, prompt_tokens: int, signature: str | None = None) -> Shape:
     """What the request and its scenario add up to."""
-    tokens = _tokens(body, scenario)
+    tokens = (*((signature,) if signature else ()), *_tokens(body, scenario))
     finish_reason = scenario.finish_reason
     if body.limit_tokens is not None and body.limit_tokens < len(tokens):
         tokens, finish_reason = tokens[: body.limit_tokens], "length"
@@ -111,7 +118,9 @@ def shape_of(body: Body, scenario: Scenario, prompt_tokens: int) -> Shape:
         prompt_tokens=prompt_tokens,
         logprob=None if body.logprobs in (None, False) else scenario.logprob,
         usage_asked=body.stream_options is not None and body.stream_options.include_usage,
+        ids_asked=body.return_token_ids is True,
         extra=scenario.extra,
+        sparse=scenario.sparse,
     )
 
 
@@ -162,7 +171,9 @@ class _Renderer:
         """The whole body of a plain answer."""
         text = self._json_text("".join(self._shape.tokens))
         finish = _encode(self._shape.finish_reason)
-        logprobs = self._logprobs_of(self._shape.tokens)
+        logprobs = self._logprobs_of(self._shape.tokens, ended=self._shape.finish_reason != "length")
+        if self._shape.chat and self._shape.sparse:
+            return self._sparse(text, finish, logprobs)
         if self._shape.chat:
             choice = (
                 b'"message":{"role":"assistant","content":' + text + b',"refusal":null,"annotations":null,'
@@ -170,9 +181,13 @@ class _Renderer:
                 + logprobs
                 + b',"finish_reason":'
                 + finish
-                + b',"stop_reason":null,"token_ids":null,"routed_experts":null}'
+                + b',"stop_reason":null,"token_ids":'
+                + self._ids(len(self._shape.tokens), FIRST_COMPLETION_ID)
+                + b',"routed_experts":null}'
             )
-            kind, tail = b"chat.completion", b',"prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null'
+            prompt_ids = self._ids(self._shape.prompt_tokens, FIRST_PROMPT_ID)
+            kind = b"chat.completion"
+            tail = b',"prompt_logprobs":null,"prompt_token_ids":' + prompt_ids + b',"prompt_text":null'
         else:
             choice = (
                 b'"text":'
@@ -195,6 +210,31 @@ class _Renderer:
             + tail
             + b',"kv_transfer_params":null,"ec_transfer_params":null,"metrics":null}'
         )
+
+    def _sparse(self, text: bytes, finish: bytes, logprobs: bytes) -> bytes:
+        """A plain chat answer as llama.cpp writes it: nothing absent is mentioned."""
+        ids, prompt_ids = b"", b""
+        if self._shape.ids_asked:
+            ids = b',"token_ids":' + self._ids(len(self._shape.tokens), FIRST_COMPLETION_ID)
+            prompt_ids = b',"prompt_token_ids":' + self._ids(self._shape.prompt_tokens, FIRST_PROMPT_ID)
+        return (
+            b'{"choices":[{"finish_reason":'
+            + finish
+            + b',"index":0,"message":{"role":"assistant","content":'
+            + text
+            + (b"}" if logprobs == b"null" else b'},"logprobs":' + logprobs)
+            + ids
+            + b"}],"
+            + self._members(b"chat.completion")
+            + prompt_ids
+            + b',"usage":'
+            + self._usage(details=False)
+            + b"}"
+        )
+
+    def _ids(self, count: int, first: int) -> bytes:
+        """Made up, and different for prompt and completion."""
+        return _encode(list(range(first, first + count))) if self._shape.ids_asked else b"null"
 
     def events(self) -> Iterator[bytes]:
         """The stream's events without their line ends: role, contents, finish reason, usage if asked."""
@@ -244,7 +284,8 @@ class _Renderer:
             return json.dumps(text).encode()
         return _encode(text)
 
-    def _logprobs_of(self, tokens: tuple[str, ...]) -> bytes:
+    def _logprobs_of(self, tokens: tuple[str, ...], *, ended: bool = False) -> bytes:
+        """`ended`: by itself, so that the stop token is listed as well, with a logprob that would spoil a mean."""
         logprob = self._shape.logprob
         if logprob is None:
             return b"null"
@@ -264,8 +305,8 @@ class _Renderer:
         return _encode(
             {
                 "content": [
-                    {"token": token, "logprob": logprob, "bytes": list(token.encode()), "top_logprobs": []}
-                    for token in tokens
+                    {"token": token, "logprob": value, "bytes": list(token.encode()), "top_logprobs": []}
+                    for token, value in [*((token, logprob) for token in tokens), *[STOP] * ended]
                 ]
             }
         )

@@ -102,6 +102,8 @@ def _answer(body: Body, scenario: Scenario, state: BackendState) -> Reply:
     state.by_model[body.model] += 1
     if scenario.fault == "status":
         return _failure(scenario, state)
+    if scenario.strict and body.return_token_ids is not None:
+        return _refusal(400, "Unrecognized request argument supplied: return_token_ids", param="return_token_ids")
     if body.stream:
         return _stream(body, scenario, state)
     return _plain(body, scenario, state)

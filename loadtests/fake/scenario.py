@@ -58,6 +58,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat: bool = False
     fixed: bool = False
     echo: bool = False
+    sparse: bool = False
+    strict: bool = False
+    """Options that only vLLM knows are refused with 400."""
 
     @property
     def is_instant(self) -> bool:
@@ -138,6 +141,8 @@ _DIRECTIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Change]], ..
         (r"odd", _flag(extra=True, crlf=True, split=True, heartbeat=True)),
         (r"fixed", _flag(fixed=True)),
         (r"echo", _flag(echo=True)),
+        (r"sparse", _flag(sparse=True)),
+        (r"strict", _flag(strict=True)),
     )
 )
 

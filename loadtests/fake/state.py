@@ -55,10 +55,14 @@ class BackendState:
     as `faulted`), and as `aborted` when the client went away first.
     """
 
-    def __init__(self, models: tuple[str, ...], window_tokens: int, api_key: str | None, keep: int) -> None:
+    def __init__(
+        self, models: tuple[str, ...], window_tokens: int, api_key: str | None, keep: int, signature: str | None = None
+    ) -> None:
+        """`signature`: the first word of every answer."""
         self.models = models
         self.window_tokens = window_tokens
         self.api_key = api_key
+        self._signature = signature
         self.received: deque[Received] = deque(maxlen=keep)
         self._serial = 0
         self.connections = 0
@@ -102,11 +106,12 @@ class BackendState:
             prompt_tokens,
             body.limit_tokens,
             body.logprobs,
+            body.return_token_ids,
             body.stream_options is not None and body.stream_options.include_usage,
         )
         answer = self._answers.get(key)
         if answer is None:
-            answer = Answer(shape_of(body, scenario, prompt_tokens))
+            answer = Answer(shape_of(body, scenario, prompt_tokens, self._signature))
             if not scenario.echo:
                 if len(self._answers) >= MAX_CACHED_ANSWERS:
                     self._answers.clear()

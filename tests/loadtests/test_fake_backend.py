@@ -92,7 +92,9 @@ def test_logprobs_are_given_when_asked_for(client: openai.OpenAI) -> None:
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.content is not None
-    assert [(entry.token, entry.logprob) for entry in logprobs.content] == [("The", -1.5), (" quick", -1.5)]
+    assert [(entry.token, entry.logprob) for entry in logprobs.content] == [
+        ("The", -1.5), (" quick", -1.5), ("<|im_end|>", -9.0),
+    ]  # fmt: skip
 
 
 def test_models_state_their_window_when_listed(client: openai.OpenAI) -> None:
