@@ -6,6 +6,7 @@ No pickle: loading a policy's weights must not run code.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,10 +48,23 @@ def write(path: Path, artefact: msgspec.Struct) -> str:
     """Write an artefact with its hash, and return the hash."""
     fields: dict[str, Any] = msgspec.to_builtins(artefact, str_keys=True)
     sha256 = digest(fields)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = msgspec.json.format(msgspec.json.encode({"sha256": sha256, **fields}), indent=1)
-    path.write_bytes(text + b"\n")
+    replace_file(path, text + b"\n")
     return sha256
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file, with its folder. A reader sees the old file or the new one, never a part. Raises: OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def digest(fields: dict[str, Any]) -> str:

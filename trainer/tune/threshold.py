@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.calibration import Calibrator, fit
+from policies.calibration import Calibrator, fit, fit_platt
 from trainer.evaluation.statistics import (
     Interval,
     auroc,
@@ -35,6 +35,7 @@ MIN_OF_EACH = 5
 """Right and wrong answers that a calibrator needs of each; fewer, and a fold may have none."""
 TIE_LOSS = 0.01
 """Share that isotonic regression may lose to its flat ends before Platt's curve, which has none, is taken instead."""
+USELESS_AUROC = 0.5
 CURVE_SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
@@ -48,6 +49,10 @@ class TooFewLabels(ValueError):
 
 class WishNotMet(ValueError):
     """No threshold satisfies both limits on these rows."""
+
+
+class UselessSignal(ValueError):
+    """Wrong answers do not have lower logprobs: escalating by them would be worse than by chance."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class Tuned:
     """Of exp(mean logprob) taken for a probability."""
     ece_after: float
     """Of the calibrator, every row by one that was fitted on other folds."""
+    right: Flags
     confidences: Floats
     """[n], P(right), cross-fitted as for ece_after."""
     share_on_rows: float
@@ -136,9 +142,16 @@ def tune(answers: Answers, wish: Wish, *, method: Method = "auto", folds: int = 
 
     Raises:
         TooFewLabels: fewer than MIN_LABELS rows, or hardly any right or wrong answer among them.
+        UselessSignal: the mean logprob does not tell right from wrong answers.
         WishNotMet: both limits are given and contradict each other here.
     """
     check_labels(answers)
+    area = auroc(-answers.logprob, ~answers.right)
+    if area is None or area <= USELESS_AUROC or _rises_against_confidence(answers):
+        raise UselessSignal(
+            f"the mean logprob does not tell the student's errors (AUROC {area or 0.5:.3f} on {len(answers)} answers): "
+            "a cascade on it saves nothing. Check the labels and --grader, or label more"
+        )
     paired = ~np.isnan(answers.teacher)
     assumed = not _enough(answers.part(np.flatnonzero(paired)))
     if assumed:
@@ -147,7 +160,6 @@ def tune(answers: Answers, wish: Wish, *, method: Method = "auto", folds: int = 
     threshold = choose(risks, answers, wish)
     held_out = _cross_fit(answers, wish, method, folds, seed)
     right, known = answers.right, ~np.isnan(answers.teacher)
-    student_auroc = auroc(-answers.logprob, ~right)
     return Tuned(
         calibrator=calibrator,
         threshold=threshold,
@@ -156,9 +168,10 @@ def tune(answers: Answers, wish: Wish, *, method: Method = "auto", folds: int = 
         teacher_assumed=assumed,
         student_accuracy=wilson_interval(int(right.sum()), len(answers)),
         teacher_accuracy=None if assumed else _mean(answers.teacher[known], seed),
-        auroc=0.5 if student_auroc is None else student_auroc,
+        auroc=area,
         ece_before=calibration_error(reliability_bins(np.exp(np.minimum(answers.logprob, 0.0)), right)),
         ece_after=calibration_error(reliability_bins(held_out.confidences, right)),
+        right=right,
         confidences=held_out.confidences,
         share_on_rows=float((risks > threshold).mean()),
         predicted=_predicted(answers, held_out.escalated, seed),
@@ -169,7 +182,8 @@ def tune(answers: Answers, wish: Wish, *, method: Method = "auto", folds: int = 
 def check_labels(answers: Answers) -> None:
     """Raises: TooFewLabels."""
     n, right = len(answers), int(answers.right.sum())
-    rarer = min(right, n - right)
+    outcomes = _outcomes(answers).values()
+    rarer = min(sum(outcome in each for each in outcomes) for outcome in (True, False)) if n else 0
     missing = max(MIN_LABELS - n, 0)
     if rarer < MIN_OF_EACH and n:
         # At the rate seen so far; with none at all, at the highest rate that none in n still allows (rule of three).
@@ -178,8 +192,8 @@ def check_labels(answers: Answers) -> None:
     if not missing:
         return
     raise TooFewLabels(
-        f"{n} labelled answers of the student, {right} right and {n - right} wrong; it takes {MIN_LABELS}, with at "
-        f"least {MIN_OF_EACH} of each. Label at least {missing} more",
+        f"{n} labelled answers of the student, {right} right and {n - right} wrong; it takes {MIN_LABELS}, and "
+        f"{MIN_OF_EACH} different requests of each kind. Label at least {missing} more",
         missing,
     )
 
@@ -237,7 +251,8 @@ def _losses(risks: Floats, answers: Answers) -> Floats:
     lost = np.where(known, answers.teacher - answers.right, 0.0)
     _, score_of = np.unique(risks, return_inverse=True)
     by_score = np.bincount(score_of, weights=lost)
-    return np.append(np.cumsum(by_score)[::-1], 0.0) / known.sum()
+    kept = np.append(np.cumsum(by_score)[::-1], 0.0)  # with every score, then without the highest, ... with none
+    return np.asarray(kept / known.sum(), dtype=np.float64)
 
 
 def curve(risks: Floats, answers: Answers, seed: int) -> tuple[CurvePoint, ...]:
@@ -261,6 +276,11 @@ def fit_calibrator(answers: Answers, method: Method = "auto") -> Calibrator:
 def risks_of(calibrator: Calibrator, logprob: Floats) -> Floats:
     """P(wrong), [n], exactly as the policy `cascade` computes it."""
     return np.array([1.0 - (calibrator.confidence(value) or 0.0) for value in logprob.tolist()])
+
+
+def _rises_against_confidence(answers: Answers) -> bool:
+    platt = fit_platt(answers.logprob.tolist(), answers.right.tolist())
+    return platt.slope <= 0
 
 
 def _fitted(answers: Answers, wish: Wish, method: Method) -> tuple[Calibrator, Floats]:
@@ -308,15 +328,23 @@ def _cross_fit(answers: Answers, wish: Wish, method: Method, folds: int, seed: i
 
 
 def assign_folds(answers: Answers, folds: int, seed: int) -> NDArray[np.intp]:
-    """The fold of each row, [n]: groups stay together, right and wrong answers are dealt out evenly."""
-    first_row: dict[str, int] = {}
-    for row, group in enumerate(answers.groups):
-        first_row.setdefault(group, row)
-    order = list(first_row)
+    """The fold of each row, [n]: groups stay together, right and wrong answers are dealt out evenly.
+
+    Groups with both stand between the two, so that each class is one run and no fold gets all of it.
+    """
+    outcomes = _outcomes(answers)
+    order = list(outcomes)
     random.Random(seed).shuffle(order)  # noqa: S311 - a reproducible split, no secret
-    order.sort(key=lambda group: bool(answers.right[first_row[group]]))  # stable: shuffled within the two classes
+    order.sort(key=lambda group: sum(outcomes[group]) / len(outcomes[group]))  # stable: shuffled within a class
     fold_of = {group: position % folds for position, group in enumerate(order)}
     return np.array([fold_of[group] for group in answers.groups], dtype=np.intp)
+
+
+def _outcomes(answers: Answers) -> dict[str, set[bool]]:
+    outcomes: dict[str, set[bool]] = {}
+    for group, right in zip(answers.groups, answers.right.tolist(), strict=True):
+        outcomes.setdefault(group, set()).add(right)
+    return outcomes
 
 
 def _predicted(answers: Answers, escalated: Flags, seed: int) -> Prediction:

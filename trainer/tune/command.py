@@ -1,0 +1,153 @@
+"""`locum tune`: sets the threshold of the cascade from labelled records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from policies.record import Purpose
+
+if TYPE_CHECKING:
+    from trainer.tune.run import Target
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_Share = click.FloatRange(0.0, 1.0)
+DEFAULT_TEACHER_SHARE = 0.2
+
+
+class WrongInput(click.ClickException):
+    exit_code = 2
+
+
+@click.command()
+@click.argument("log_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--registry",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the registry; the result is a new bundle in it, with the same model.",
+)
+@click.option("--bundle", help="Bundle to tune; default: the current one.")
+@click.option("--out", type=_FOLDER, help="Without a registry: folder for calibrator.json and the lines to paste.")
+@click.option("--student", help="With --out: the student to tune, as the records name it; default: the only one.")
+@click.option(
+    "--max-teacher-share",
+    type=_Share,
+    help=f"At most this share of the requests to the teacher; default without other limits: {DEFAULT_TEACHER_SHARE}.",
+)
+@click.option("--max-quality-loss", type=_Share, help="Accuracy that may be lost against sending all to the teacher.")
+@click.option(
+    "--grader",
+    type=click.Choice(["exact", "numeric", "contains"]),
+    default="exact",
+    show_default=True,
+    help="How an answer is compared with its label.",
+)
+@click.option(
+    "--min-score",
+    type=_Share,
+    default=0.5,
+    show_default=True,
+    help="Feedback without a label: a score from here on means that the answer is right.",
+)
+@click.option("--purpose", default="traffic", show_default=True, help="Purposes of the records, comma-separated.")
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Only records with this tag; repeatable.")
+@click.option("--where", help="SQL condition over the records, as in `locum log query`.")
+@click.option(
+    "--exclude",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Sealed evaluation set (JSONL with `messages`); records of it are refused. Repeatable.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "platt", "isotonic"]),
+    default="auto",
+    show_default=True,
+    help="Calibrator; auto: isotonic from 1,000 labels on, Platt below.",
+)
+@click.option("--folds", type=click.IntRange(2, 20), default=5, show_default=True, help="Of the cross-fitting.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def tune(log_dir: Path, **options: Any) -> None:
+    """Set the threshold of the cascade from labelled requests in LOG_DIR, the traffic log.
+
+    Labels come from feedback (`POST /v1/feedback` with a label or a score) on requests that the student answered with
+    logprobs; where the log has the teacher's answer to the same messages, the real gain is known. Records of the
+    evaluation set that the bundle was judged on are refused.
+
+    \b
+    Example:
+      locum tune traffic --registry students --tag set=tune --max-teacher-share 0.2
+      locum student promote BUNDLE
+    Without a registry:
+      locum tune traffic --out tuned --max-quality-loss 0.01
+
+    \b
+    Exit codes: 0 done, 1 too few labels or no threshold within the limits, 2 wrong input.
+    """
+    try:
+        from trainer.tune import run  # noqa: PLC0415 - numpy
+    except ModuleNotFoundError as exc:
+        raise WrongInput(f"`locum tune` needs {exc.name}: pip install 'locum[loop]'") from exc
+    wishes = run.Wish(_share(options), options["max_quality_loss"])
+    chosen = run.Chosen(
+        purposes=_purposes(options["purpose"]),
+        tags=_tags(options["tags"]),
+        where=options["where"],
+        exclude=options["exclude"],
+        grader=options["grader"],
+        min_score=options["min_score"],
+    )
+    fitting = run.Fitting(wishes, options["method"], options["folds"], options["seed"])
+    try:
+        result = run.tune_from_log(log_dir, _target(options), chosen, fitting)
+    except run.WRONG_INPUT as exc:
+        raise WrongInput(str(exc)) from exc
+    except run.NEGATIVE as exc:
+        if options["as_json"]:
+            click.echo(run.negative_as_json(exc))
+        raise click.ClickException(str(exc)) from exc
+    except OSError as exc:
+        raise WrongInput(f"{exc.filename or options['out'] or options['registry']}: {exc.strerror}") from exc
+    if options["as_json"]:
+        click.echo(run.as_json(result))
+        return
+    for line in run.lines(result):
+        click.echo(line)
+
+
+def _target(options: dict[str, Any]) -> Target:
+    from trainer.tune.run import Target  # noqa: PLC0415
+
+    registry, out = options["registry"], options["out"]
+    if (registry is None) == (out is None):
+        raise WrongInput("give --registry (the result is a new bundle) or --out (files), and not both")
+    if registry is None and options["bundle"]:
+        raise WrongInput("--bundle: names a bundle of a registry; give --registry, or --student with --out")
+    if registry is not None and options["student"]:
+        raise WrongInput("--student: the bundle says which student it is; give --bundle")
+    return Target(registry=registry, bundle_id=options["bundle"], out=out, student=options["student"])
+
+
+def _share(options: dict[str, Any]) -> float | None:
+    share: float | None = options["max_teacher_share"]
+    return DEFAULT_TEACHER_SHARE if share is None and options["max_quality_loss"] is None else share
+
+
+def _purposes(text: str) -> frozenset[Purpose]:
+    names = frozenset(name.strip() for name in text.split(","))
+    if unknown := names - set(get_args(Purpose)):
+        raise WrongInput(f"--purpose: {sorted(unknown)[0]!r} is none of {', '.join(get_args(Purpose))}")
+    return frozenset(purpose for purpose in get_args(Purpose) if purpose in names)
+
+
+def _tags(texts: tuple[str, ...]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            raise WrongInput(f"--tag: {text!r} is not KEY=VALUE")
+        tags[key] = value
+    return tags

@@ -1,0 +1,203 @@
+"""The labelled answers of a student, collected from a traffic log.
+
+A label is a property of the request: it grades the student's draft and the teacher's answer alike, also when it was
+given to another record with the same messages. A score judges the one answer that was delivered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from policies.judgements import Judgement, judgements
+from policies.record import DecisionRecord, Purpose
+from policies.traffic import decisions
+from policies.traffic_sql import open_log
+from trainer.evaluation.dataset import prompt_hash
+from trainer.evaluation.grading import Grader, is_right
+from trainer.tune.sealed import Sealed
+from trainer.tune.threshold import Answers
+
+ANSWERED = frozenset({"ok", "degraded"})
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which records may set the threshold."""
+
+    purposes: frozenset[Purpose] = frozenset({"traffic"})
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """All of them must be on the record."""
+    where: str | None = None
+    """SQL condition, as in `locum log query`."""
+    students: frozenset[str] | None = None
+    """`DecisionRecord.student`; None = any."""
+
+
+@dataclass(frozen=True)
+class Grading:
+    """What makes an answer right."""
+
+    grader: Grader = "exact"
+    """Compares an answer with a label."""
+    min_score: float = 0.5
+    """Where there is no label: a score from here on means right."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One labelled answer of a student."""
+
+    decision_id: str
+    student: str
+    prompt: str
+    """Hash of the messages; the record's id where they were not captured."""
+    logprob: float
+    right: bool
+    teacher: float | None = None
+    """Share of the teacher's answers to the same messages that are right; None = not known."""
+
+
+@dataclass
+class Collected:
+    """What was found, and what was left out by cause."""
+
+    rows: list[Row] = field(default_factory=list)
+    sealed_ids: list[str] = field(default_factory=list)
+    """Labelled records of the sealed sets. They are not among the rows."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def students(self) -> Counter[str]:
+        return Counter(row.student for row in self.rows)
+
+    def answers(self) -> Answers:
+        return Answers(
+            logprob=np.array([row.logprob for row in self.rows], dtype=np.float64),
+            right=np.array([row.right for row in self.rows], dtype=np.bool_),
+            teacher=np.array([math.nan if row.teacher is None else row.teacher for row in self.rows], dtype=np.float64),
+            groups=tuple(row.prompt for row in self.rows),
+        )
+
+
+def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed) -> Collected:
+    """Read the log in three passes (feedback, labels by prompt, answers); no text is kept.
+
+    Raises: TrafficError: the folder cannot be read; QueryError: `where` is no condition.
+    """
+    judged = judgements(folder)
+    labels = {
+        prompt.exact: judgement.label
+        for record in _matching(folder, chosen)
+        if (judgement := judged.of(record)) and judgement.label is not None and (prompt := _prompt(record))
+    }
+    collected = Collected()
+    teacher: dict[str, list[bool]] = {}
+    for record in _matching(folder, chosen):
+        collected.counts["records"] += 1
+        if record.outcome not in ANSWERED:
+            continue
+        prompt, judgement = _prompt(record), judged.of(record)
+        label = judgement.label if judgement else None
+        if label is None and prompt is not None:
+            label = labels.get(prompt.exact)
+        delivered = _delivered_is_right(record, label, judgement, grading)
+        if record.route == "teacher" and prompt is not None and delivered is not None:
+            teacher.setdefault(prompt.exact, []).append(delivered)
+        if chosen.students is None or record.student in chosen.students:
+            _add_row(collected, record, prompt, _student_is_right(record, label, delivered, grading), sealed)
+    collected.rows = [_with_teacher(row, teacher.get(row.prompt)) for row in collected.rows]
+    return collected
+
+
+def _matching(folder: Path, chosen: Filter) -> Iterator[DecisionRecord]:
+    for record in _records(folder, chosen.where):
+        if record.purpose in chosen.purposes and all(record.tags.get(k) == v for k, v in chosen.tags.items()):
+            yield record
+
+
+def _records(folder: Path, where: str | None) -> Iterator[DecisionRecord]:
+    if where is None:
+        yield from decisions(folder)
+        return
+    with open_log(folder) as log:
+        yield from log.decisions(where=where)
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    exact: str
+    """Of the messages as they are: joins a student's answer with the teacher's."""
+    loose: str
+    """Of what was said: is compared with the sealed sets."""
+
+
+class _Request(msgspec.Struct):
+    messages: list[dict[str, Any]]
+
+
+_request = msgspec.json.Decoder(_Request).decode
+
+
+def _prompt(record: DecisionRecord) -> _Prompt | None:
+    """None where the request was not captured, or is no chat."""
+    if record.request is None:
+        return None
+    try:
+        messages = _request(record.request).messages
+    except msgspec.MsgspecError:
+        return None
+    exact = hashlib.sha256(msgspec.json.encode(messages, order="sorted")).hexdigest()
+    return _Prompt(exact, prompt_hash(messages))
+
+
+def _delivered_is_right(
+    record: DecisionRecord, label: str | None, judgement: Judgement | None, grading: Grading
+) -> bool | None:
+    if label is not None and record.completion is not None:
+        return is_right(record.completion, label, grading.grader)
+    if judgement is None or judgement.score is None:
+        return None
+    return judgement.score >= grading.min_score
+
+
+def _student_is_right(
+    record: DecisionRecord, label: str | None, delivered: bool | None, grading: Grading
+) -> bool | None:
+    """Of the student's answer, thrown away by a cascade or not; None when it is not labelled."""
+    if record.draft is not None and record.draft.text is not None and label is not None:
+        return is_right(record.draft.text, label, grading.grader)
+    return delivered if record.route == "student" else None
+
+
+def _add_row(
+    collected: Collected, record: DecisionRecord, prompt: _Prompt | None, right: bool | None, sealed: Sealed
+) -> None:
+    logprob = record.draft.mean_logprob if record.draft is not None else None
+    if logprob is None and record.route == "student":
+        logprob = record.mean_logprob
+    counts = collected.counts
+    if right is None:
+        counts["unlabelled"] += 1
+    elif logprob is None or not math.isfinite(logprob):
+        counts["without_logprob"] += 1
+    elif sealed and prompt is None:
+        counts["not_comparable"] += 1
+    elif prompt is not None and prompt.loose in sealed.prompts:
+        collected.sealed_ids.append(record.decision_id)
+    else:
+        key = record.decision_id if prompt is None else prompt.exact
+        collected.rows.append(Row(record.decision_id, record.student, key, logprob, right))
+
+
+def _with_teacher(row: Row, outcomes: list[bool] | None) -> Row:
+    return dataclasses.replace(row, teacher=sum(outcomes) / len(outcomes)) if outcomes else row
