@@ -19,8 +19,6 @@ SENTINEL = -9000.0
 """vLLM and stored files mark "no such entry" with -9999 or -inf; no real logprob is this low."""
 FLOOR = -1e30
 """Stands for minus infinity: exp gives 0, and gradients stay numbers."""
-WHOLE = 1e-6
-"""A tail lighter than this is rounding of the stored logprobs."""
 
 
 class Head:
@@ -47,8 +45,8 @@ class Head:
         self.logprobs = logprobs.masked_fill(~real, FLOOR)
         mass = self.logprobs.exp().sum(dim=1)
         covers_all = real.sum(dim=1) >= vocabulary_size
-        self.mass = torch.where((mass > 1 - WHOLE) | covers_all, torch.ones_like(mass), mass)
-        """[N], P_H."""
+        self.mass = torch.where(covers_all, torch.ones_like(mass), mass.clamp(max=1.0))
+        """[N], P_H; rounding of stored logprobs may take the sum above 1."""
 
 
 def decoupled(logits: Tensor, head_ids: Tensor, head_logprobs: Tensor, temperature: float) -> Tensor:
