@@ -14,7 +14,7 @@ else the answer is vLLM's 404.
 | `fake-delay-0.2` | 0.2 s until the first byte |
 | `fake-gap-0.05` | 0.05 s between two stream chunks |
 | `fake-finish-length` | that finish_reason |
-| `fake-logprob-2.5` | every token's logprob is -2.5 (the stop token's, in a plain answer, -9), when the request asks for logprobs |
+| `fake-logprob-2.5` | logprobs, when asked for: -2.5 for every token, -9 for the stop token of a plain answer |
 | `fake-sparse` | absent members are left out of plain answers, as llama.cpp does, and not spelled `null` |
 | `fake-strict` | 400 for options that only vLLM knows (`return_token_ids`) |
 | `fake-echo` | the answer is the last user message, directive included |
