@@ -1,4 +1,4 @@
-"""`locum student`: serve, watch and prepare the student."""
+"""`locum student`: serve, watch, prepare and replace the student."""
 
 from __future__ import annotations
 
@@ -6,40 +6,29 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
-from pydantic import ValidationError
+import msgspec
 
-from serving.errors import LaunchError, ModelError, PreparationError, describe_log
+from serving.errors import LaunchError, ModelError, PreparationError, RegistryError, describe_log
 from serving.models import ModelRole, prepare_student, prepare_teacher
-from serving.options import VllmOptions
 from serving.probe import HttpProbe, Report
+from serving.promotion import describe_status, list_bundles, promote, rollback, status_of
+from serving.registry import Registry
 from serving.store import Progress
 from serving.student import StudentProcess
 from serving.supervisor import Event, State
+from serving.target import FAILED, Target, registry_of, stop, target_of, wrong_input
 
-FAILED = 1
-WRONG_INPUT = 2
 PROBE_TIMEOUT_S = 5.0
 MONITOR_INTERVAL_S = 5.0
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """The student that a configuration or the command line means: a child to launch, or a URL."""
-
-    base_url: str
-    model: str
-    api_key: str | None
-    vllm: VllmOptions | None
 
 
 def _target_options(command: F) -> F:
@@ -51,7 +40,11 @@ def _target_options(command: F) -> F:
 
 @click.group()
 def student() -> None:
-    """Serve, watch and prepare the student."""
+    """Serve, watch, prepare and replace the student."""
+
+
+for _command in (list_bundles, promote, rollback):
+    student.add_command(_command)
 
 
 @student.command()
@@ -80,13 +73,18 @@ def serve(
               locum student serve --model ./my-student --port 8101
     """
     changes = {"port": port, "served_model_name": name, "context_window_tokens": window_tokens, "python": python}
-    target = _target(config, model, {key: value for key, value in changes.items() if value is not None})
+    target = target_of(config, model, {key: value for key, value in changes.items() if value is not None})
+    if target.registry is not None:
+        wrong_input(
+            f"student.registry: the gateway launches the bundles of {config} itself (`locum serve`); to serve one "
+            "without it, give its folder with --model"
+        )
     if target.vllm is None:
         raise SystemExit(asyncio.run(_watch(target, once=once)))
     try:
         process = StudentProcess(target.vllm, observer=_show)
     except (ModelError, LaunchError) as exc:
-        _wrong_input(str(exc))
+        wrong_input(str(exc))
     facts = process.model
     click.echo(
         f"vLLM {process.build.version} ({process.build.flavour}) serves {facts.path} "
@@ -98,19 +96,51 @@ def serve(
 
 @student.command()
 @_target_options
+@click.option("--registry", "folder", type=click.Path(path_type=Path), help="Folder of bundles, instead of both.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(config: Path | None, model: str | None, port: int | None, as_json: bool) -> None:
+def status(config: Path | None, model: str | None, port: int | None, folder: Path | None, as_json: bool) -> None:
     """Ask the student how it is. Exit code 0 when it is ready, else 1.
 
+    With a registry it also says which bundle is current, which one serves, and how far a promotion has come.
     Example: locum student status -c locum.toml
     """
-    target = _target(config, model, {} if port is None else {"port": port})
-    report = asyncio.run(HttpProbe(target.base_url, model=target.model, api_key=target.api_key)(PROBE_TIMEOUT_S))
+    if folder is not None:
+        if config is not None or model is not None:
+            wrong_input("give one of -c FILE, --model DIR and --registry DIR")
+        target = Target("", None, None, None, registry_of(None, folder))
+    else:
+        target = target_of(config, model, {} if port is None else {"port": port})
+    if target.registry is not None:
+        raise SystemExit(_registry_status(target, target.registry, as_json=as_json))
+    report = _probed(target)
     if as_json:
         click.echo(json.dumps({"base_url": target.base_url, "ready": report.ready, **dataclasses.asdict(report)}))
     else:
         click.echo(_describe(target, report))
     raise SystemExit(0 if report.ready else FAILED)
+
+
+def _registry_status(target: Target, registry: Registry, *, as_json: bool) -> int:
+    try:
+        status = status_of(registry)
+    except RegistryError as exc:
+        stop(FAILED, str(exc))
+    base_url = status.state.base_url if status.gateway_runs and status.state else None
+    report = Report(healthy=False, problem="no student serves")
+    if base_url is not None:
+        target = dataclasses.replace(target, base_url=base_url)
+        report = _probed(target)
+    if as_json:
+        probed = {"base_url": base_url, "ready": report.ready, **dataclasses.asdict(report)}
+        click.echo(json.dumps({**probed, "registry": msgspec.to_builtins(status)}))
+    else:
+        student_line = _describe(target, report) if base_url else "none serves"
+        click.echo("\n".join([*describe_status(status), f"student:  {student_line}"]))
+    return 0 if report.ready else FAILED
+
+
+def _probed(target: Target) -> Report:
+    return asyncio.run(HttpProbe(target.base_url, model=target.model, api_key=target.api_key)(PROBE_TIMEOUT_S))
 
 
 @student.command()
@@ -136,7 +166,7 @@ def prepare(only: ModelRole | None, python: str | None, verify: bool, as_json: b
             else:
                 model = prepare_teacher(progress, verify=verify)
         except LaunchError as exc:
-            _wrong_input(str(exc))
+            wrong_input(str(exc))
         except PreparationError as exc:
             click.echo(f"error: {exc}", err=True)
             raise SystemExit(FAILED) from exc
@@ -144,44 +174,6 @@ def prepare(only: ModelRole | None, python: str | None, verify: bool, as_json: b
             click.echo(json.dumps({"role": role, **dataclasses.asdict(model), "path": str(model.path)}))
         else:
             click.echo(f"{role}: {model.name} ({model.licence}), sha256 {model.sha256}\n  {model.path}")
-
-
-def _target(config: Path | None, model: str | None, changes: dict[str, Any]) -> Target:
-    """Exits with code 2 and the exact key when the input is wrong."""
-    if (config is None) == (model is None):
-        _wrong_input("give either -c FILE or --model DIR")
-    if config is None:
-        try:
-            vllm = VllmOptions.model_validate({"model": model, **changes})
-        except ValidationError as exc:
-            _wrong_input(*_problems(exc))
-        return Target(vllm.base_url, vllm.served_model_name, None, vllm)
-    from router.config import ConfigError  # noqa: PLC0415 - `--model` works without the gateway
-    from router.config_file import load  # noqa: PLC0415
-
-    try:
-        table = load(config).student
-        vllm_table = table.vllm
-        if vllm_table is not None:
-            vllm_table = VllmOptions.model_validate({**vllm_table.model_dump(exclude_unset=True), **changes})
-    except ConfigError as exc:
-        _wrong_input(*exc.problems)
-    except ValidationError as exc:
-        _wrong_input(*_problems(exc))
-    if vllm_table is not None:
-        key_env = vllm_table.api_key_env
-        return Target(vllm_table.base_url, vllm_table.served_model_name, _key(key_env), vllm_table)
-    if changes:
-        _wrong_input(f"{', '.join(changes)}: the student of {config} is a URL; nothing is launched")
-    return Target(table.base_url, table.model, _key(table.api_key_env), None)
-
-
-def _key(variable: str | None) -> str | None:
-    return os.environ.get(variable) if variable else None
-
-
-def _problems(exc: ValidationError) -> list[str]:
-    return [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors(include_url=False)]
 
 
 async def _supervise(process: StudentProcess) -> int:
@@ -235,7 +227,8 @@ def _stop_event() -> asyncio.Event:
 def _describe(target: Target, report: Report) -> str:
     if not report.ready:
         return f"{target.base_url}: not ready: {report.problem}"
-    window = next((model.window_tokens for model in report.models if model.name == target.model), None)
+    windows = [model.window_tokens for model in report.models if target.model in (None, model.name)]
+    window = windows[0] if windows else None
     names = ", ".join(model.name for model in report.models)
     return f"{target.base_url}: ready; serves {names}; window {f'{window} tokens' if window else 'not stated'}"
 
@@ -250,9 +243,3 @@ def _show(event: Event) -> None:
 def _timed_progress() -> Progress:
     started = time.monotonic()
     return lambda message: click.echo(f"[{time.monotonic() - started:6.1f} s] {message}", err=True)
-
-
-def _wrong_input(*problems: str) -> NoReturn:
-    for problem in problems:
-        click.echo(f"error: {problem}", err=True)
-    raise SystemExit(WRONG_INPUT)

@@ -23,7 +23,7 @@ EXCEPTIONS = {
     ("router/config.py", "serving"),
     ("router/commands.py", "serving"),
     # Commands of serving read the same configuration file as the gateway.
-    ("serving/commands.py", "router"),
+    ("serving/target.py", "router"),
 }
 HEAVY = ("torch", "sentence_transformers", "transformers", "vllm", "openai", "sklearn")
 
