@@ -24,7 +24,9 @@ from router.config import Config, ConfigError
 from router.config_file import load
 from router.errors import LocumError
 from router.generations import Generation
+from serving.bluegreen import StudentSwitch
 from serving.errors import ServingError, describe_log
+from serving.launch import detect_build, resolve_python
 from serving.options import VllmOptions
 from serving.registry import Registry
 from serving.student import StudentProcess
@@ -66,8 +68,15 @@ def serve(path: Path, log_level: str) -> None:
 
 
 def _student(config: Config) -> Background | None:
-    """The supervised student of [student.vllm], checked but not started. Raises: ServingError."""
+    """The supervised student of [student.vllm], checked but not started; with a registry whatever is promoted there.
+
+    Raises: ServingError.
+    """
     options = config.student.vllm
+    if config.student.registry is not None and options is not None:
+        detect_build(resolve_python(options.python))
+        registry, settings = Registry(Path(config.student.registry)), options
+        return lambda install: StudentSwitch(registry, settings, install, observer=_log_student)
     if not isinstance(options, VllmOptions):
         return None
     process = StudentProcess(options, observer=_log_student)
