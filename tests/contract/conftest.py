@@ -14,10 +14,10 @@ import openai
 import pytest
 
 from loadtests.fake_backend import BackendThread
-from policies.record import DecisionRecord, decode
-from policies.segments import read_segment
+from policies.record import DecisionRecord
+from policies.traffic import decisions
 from router import server
-from router.app import build_app
+from router.app import Background, build_app
 from router.config import Config
 from router.config_file import parse
 
@@ -48,12 +48,12 @@ dir = "{log_dir}"
 class RunningGateway:
     """A gateway served by uvicorn on a thread of its own."""
 
-    def __init__(self, config: Config, environ: dict[str, str]) -> None:
+    def __init__(self, config: Config, environ: dict[str, str], background: Background | None = None) -> None:
         self.config = config
         self._listener = server.bind(config.server)
         self.origin = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._started = threading.Event()
-        app = build_app(config, environ=environ)
+        app = build_app(config, environ=environ, background=background)
         self._server = server.build(app, config.server, self._listener, lambda _: self._started.set())
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
 
@@ -77,8 +77,7 @@ class RunningGateway:
 
     def records(self) -> list[DecisionRecord]:
         """What the traffic log holds now."""
-        paths = sorted(Path(self.config.log.dir).glob("*.seg"))
-        return [decode(payload) for path in paths for payload in read_segment(path)]
+        return list(decisions(Path(self.config.log.dir)))
 
     def metric(self, line_start: str) -> float:
         """The value of the first sample whose line starts like this; 0 when there is none."""
