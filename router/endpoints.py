@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from router.addresses import is_loopback
 from router.backends import Backend
 from router.errors import InvalidRequest, LocumError, ModelNotFound, error_body
+from router.feedback import add_feedback
 from router.http_client import Headers
 from router.routing import model_names
 
@@ -24,6 +25,7 @@ def add_endpoints(app: FastAPI, parts: Parts) -> None:
     """Register everything but the hot path."""
     _add_models(app, parts)
     _add_health(app, parts)
+    add_feedback(app, parts)
     app.add_exception_handler(LocumError, _on_locum_error)
     app.add_exception_handler(HTTPException, _on_http_error)
 
@@ -104,7 +106,8 @@ def foreign_origin_response() -> Response:
 
 async def _on_locum_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LocumError)  # noqa: S101 - registered for it
-    return _error_response(error)
+    retry_after = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    return _error_response(error, retry_after)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

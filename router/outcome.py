@@ -27,6 +27,7 @@ from policies.record import (
 from router.answers import Meaning
 from router.backends import Backend
 from router.chat import ChatRequest, storable
+from router.feedback import RecentCaptures
 from router.generations import Generation
 from router.metrics import Metrics
 from router.traffic_log import TrafficLog
@@ -120,6 +121,7 @@ class Outcomes:
         self._log = log
         self._capture = capture
         self._distillation = distillation
+        self.captures = RecentCaptures()
 
     def captures_text(self, request: ChatRequest) -> bool:
         return self._log is not None and request.capture(self._capture) == "full"
@@ -139,6 +141,7 @@ class Outcomes:
             record = self._record(state, now_s)
             payload = encode(record)
         self._metrics.observe(record)
+        self.captures.note(record.decision_id, record.capture)
         if self._log is not None and record.capture != "none":
             await self._log.append(payload)
 

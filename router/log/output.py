@@ -46,7 +46,9 @@ def write_csv(names: list[str], rows: Rows, file: TextIO) -> None:
 
 def write_table(names: list[str], rows: Rows, console: Console) -> None:
     """For a terminal."""
-    table = Table(*(escape(name) for name in names), box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        table.add_column(escape(name), overflow="fold")
     for number, row in enumerate(rows):
         if number == MAX_TABLE_ROWS:
             table.caption = f"more than {MAX_TABLE_ROWS:,} rows: use LIMIT, --csv or --json"
