@@ -106,33 +106,35 @@ def _normal(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip().casefold()
 
 
-def refuse_trained_cases(cases: Sequence[Case], split: Path, what: str) -> None:
-    """Compare every prompt with what the student was trained and validated on.
+def trained_ids(cases: Sequence[Case], split: Path) -> set[str]:
+    """Ids of the cases whose prompt the student was trained or validated on.
 
     Args:
         split: the finished folder of the stage split.
-    Raises:
-        StageError: a case is part of it; it names the first few.
     """
     import pyarrow.parquet as pq  # noqa: PLC0415 - heavy
 
-    hashes = {prompt_hash(case.prompt()): case.id for case in cases}
-    plain = {prompt_hash([{"role": m.role, "content": m.content} for m in case.messages]): case.id for case in cases}
-    hashes.update(plain)
-    found: list[str] = []
+    hashes: dict[str, set[str]] = {}
+    for case in cases:
+        bare = [{"role": each.role, "content": each.content} for each in case.messages]
+        for prompt in (case.prompt(), bare):
+            hashes.setdefault(prompt_hash(prompt), set()).add(case.id)
+    found: set[str] = set()
     for name in ("train.parquet", "validation.parquet"):
-        if not (split / name).is_file():
-            continue
         with pq.ParquetFile(split / name) as file:
             for batch in file.iter_batches(columns=["messages"]):
                 for value in batch.column(0).to_pylist():
-                    if (case := hashes.get(prompt_hash(msgspec.json.decode(value)))) is not None:
-                        found.append(case)
-    if found:
+                    found |= hashes.get(prompt_hash(msgspec.json.decode(value)), set())
+    return found
+
+
+def refuse_trained_cases(cases: Sequence[Case], split: Path, what: str) -> None:
+    """Raises: StageError: a case's prompt is part of the training data; it names the first few."""
+    if found := sorted(trained_ids(cases, split)):
         named = ", ".join(repr(each) for each in found[:MAX_NAMED])
         raise StageError(
-            f"{what}: {len(found)} training rows have the prompt of a case (such as {named}); "
-            "an evaluation on training data proves nothing. Run from the stage decontaminate with this set"
+            f"{what}: {len(found)} cases have a prompt that is also in the training data ({named}); an evaluation on "
+            "training data proves nothing. Run again with --from decontaminate and this set"
         )
 
 

@@ -25,6 +25,8 @@ OPTION_SETS: tuple[dict[str, Any], ...] = (
     {},
 )
 """From what vLLM gives to what any endpoint gives; the first that is accepted is used."""
+CUT_OFF = frozenset({None, "length"})
+"""Finish reasons of answers that have no stop token."""
 LENGTH_NAMES = ("max_tokens", "max_completion_tokens")
 
 
@@ -234,18 +236,18 @@ def _answer(case_id: str, answer: Any, latency_s: float) -> Answer:
 
 
 def mean_logprob(entries: Sequence[Mapping[str, Any]], text: str, finish_reason: str | None) -> float | None:
-    """Mean over the answer's tokens, nats; the stop token, which is no part of the text, is left out."""
+    """Mean over the answer's tokens, nats, as the gateway computes it for the cascade.
+
+    The stop token is left out: the last one of an answer that ended by itself and that is no part of its text. vLLM
+    lists it, OpenAI does not.
+    """
     kept = list(entries)
-    if finish_reason == "stop" and len(kept) > 1 and not _ends_with(text, kept):
-        kept.pop()
-    values = [float(each["logprob"]) for each in kept if each.get("logprob") is not None]
-    return max(sum(values) / len(values), -1e4) if values else None
-
-
-def _ends_with(text: str, entries: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last token is part of the text, judged by the length of all of them."""
-    length = sum(len(_bytes(each)) for each in entries)
-    return bool(_bytes(entries[-1])) and length <= len(text.encode("utf-8", "surrogatepass"))
+    if kept and finish_reason not in CUT_OFF:
+        spelled = _bytes(kept[-1])
+        if not spelled or not text.encode("utf-8", "replace").endswith(spelled):
+            kept.pop()
+    values = [float(each["logprob"]) for each in kept]
+    return sum(values) / len(values) if values else None
 
 
 def _bytes(entry: Mapping[str, Any]) -> bytes:
