@@ -116,9 +116,8 @@ def _changes_since(fingerprints: dict[str, Counter[str]], recipe: Recipe) -> lis
     before = manifest.teacher
     alarms = []
     if fingerprints and before.name not in fingerprints:
-        alarms.append(
-            f"the bundle {manifest.bundle_id} learned from {before.name}, this data is by {', '.join(sorted(fingerprints))}"
-        )
+        names = ", ".join(sorted(fingerprints))
+        alarms.append(f"the bundle {manifest.bundle_id} learned from {before.name}, this data is by {names}")
     known = manifest.licences.get("fingerprints")
     for teacher, counts in sorted(fingerprints.items()):
         earlier = known.get(teacher) if isinstance(known, dict) else None
