@@ -21,6 +21,7 @@ from policies.calibration import (
 )
 from trainer import long_reasoning
 from trainer.encoding import ENCODER, EncoderMissing, embed_texts
+from trainer.run_commands import run_command, status_command, verify_command
 
 Method = Literal["auto", "platt", "isotonic"]
 _OUT = click.Path(dir_okay=False, path_type=Path)
@@ -29,7 +30,12 @@ _DATA = click.Path(exists=True, path_type=Path)
 
 @click.group()
 def train() -> None:
-    """Fit the policies' weights and calibrators."""
+    """Distil students from the traffic log; fit the policies' weights and calibrators."""
+
+
+train.add_command(run_command)
+train.add_command(status_command)
+train.add_command(verify_command)
 
 
 @train.group()

@@ -75,9 +75,18 @@ class Pipeline:
             planned[stage.name] = self._plan_one(stage, planned)
         return list(planned.values())
 
-    def run(self, reporter: Reporter, *, start: str | None = None, end: str | None = None) -> dict[str, StageRecord]:
+    def run(
+        self,
+        reporter: Reporter,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        after: Callable[[str], None] = lambda stage: None,
+    ) -> dict[str, StageRecord]:
         """Run what is not finished, up to `end`; from `start` on, run again what is.
 
+        Args:
+            after: called with the name of each stage when its output is there.
         Returns:
             The records of all stages up to `end`, by name.
         Raises:
@@ -102,7 +111,7 @@ class Pipeline:
                 for each in plan[first:]:
                     if each.folder is not None:
                         run_folder.discard(each.folder)
-            return self._run(plan[: last + 1], reporter)
+            return self._run(plan[: last + 1], reporter, after)
 
     def status(self) -> list[StageStatus]:
         """How far the recipe, as it is now, has got."""
@@ -159,7 +168,7 @@ class Pipeline:
         interrupted = run_folder.partial_of(folder).exists()
         return StageStatus(name, "interrupted" if interrupted else "pending", planned.address, folder, None)
 
-    def _run(self, plan: Sequence[Planned], reporter: Reporter) -> dict[str, StageRecord]:
+    def _run(self, plan: Sequence[Planned], reporter: Reporter, after: Callable[[str], None]) -> dict[str, StageRecord]:
         records: dict[str, StageRecord] = {}
         folders: dict[str, Path] = {}
         for index, each in enumerate(plan):
@@ -176,6 +185,7 @@ class Pipeline:
             for alarm in alarms(record.summary):
                 reporter.note(f"ALARM {name}: {alarm}")
             records[name] = record
+            after(name)
         return records
 
     def _take_finished(self, folder: Path) -> StageRecord | None:
