@@ -96,7 +96,7 @@ class Cascade(ReviewerModel):
         return bound
 
     def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | None:
-        if self.escalate_empty and _is_empty(draft):
+        if self.escalate_empty and is_empty(draft.text, draft.finish_reason):
             return escalate("empty_answer", score=1.0, threshold=self.threshold)
         if self.escalate_truncated and draft.finish_reason == "length":
             return escalate("truncated", score=1.0, threshold=self.threshold)
@@ -140,5 +140,6 @@ def _fits(fitted: CalibratorArtefact, student: StudentDefaults) -> bool:
     return bool(fitted.student_model_sha256) and fitted.student_model_sha256 == student.model_sha256
 
 
-def _is_empty(draft: Draft) -> bool:
-    return draft.text is not None and not draft.text.strip() and draft.finish_reason not in CALLS
+def is_empty(text: str | None, finish_reason: str | None) -> bool:
+    """Whether an answer has no content. Without its text (None) that is not known, and taken for no."""
+    return text is not None and not text.strip() and finish_reason not in CALLS

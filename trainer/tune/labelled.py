@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from policies.cascade import is_empty
 from policies.judgements import Judgement, judgements
 from policies.record import DecisionRecord, Purpose
 from policies.traffic import decisions
@@ -62,6 +63,7 @@ class Row:
     prompt: str
     """Hash of the messages; the record's id where they were not captured."""
     logprob: float
+    """NaN for an empty answer."""
     right: bool
     teacher: float | None = None
     """Share of the teacher's answers to the same messages that are right; None = not known."""
@@ -182,13 +184,11 @@ def _student_is_right(
 def _add_row(
     collected: Collected, record: DecisionRecord, prompt: _Prompt | None, right: bool | None, sealed: Sealed
 ) -> None:
-    logprob = record.draft.mean_logprob if record.draft is not None else None
-    if logprob is None and record.route == "student":
-        logprob = record.mean_logprob
+    logprob = _logprob(record)
     counts = collected.counts
     if right is None:
         counts["unlabelled"] += 1
-    elif logprob is None or not math.isfinite(logprob):
+    elif logprob is None:
         counts["without_logprob"] += 1
     elif sealed and prompt is None:
         counts["not_comparable"] += 1
@@ -197,6 +197,19 @@ def _add_row(
     else:
         key = record.decision_id if prompt is None else prompt.exact
         collected.rows.append(Row(record.decision_id, record.student, key, logprob, right))
+
+
+def _logprob(record: DecisionRecord) -> float | None:
+    """Of the student's answer; NaN for an empty one, None where there should be one and is none."""
+    if record.draft is not None:
+        text, finish_reason, logprob = record.draft.text, record.draft.finish_reason, record.draft.mean_logprob
+    elif record.route == "student":
+        text, finish_reason, logprob = record.completion, record.finish_reason, record.mean_logprob
+    else:
+        return None
+    if is_empty(text, finish_reason):
+        return math.nan
+    return logprob if logprob is not None and math.isfinite(logprob) else None
 
 
 def _with_teacher(row: Row, outcomes: list[bool] | None) -> Row:

@@ -28,7 +28,7 @@ def artefact_of(tuned: Tuned, *, student: str, model_sha256: str) -> CalibratorA
         student=student,
         student_model_sha256=model_sha256,
         source="labelled records of the traffic log",
-        n=tuned.n,
+        n=len(right),
         n_sufficient=sum(right),
         ece=round(expected_calibration_error(bins), 4),
         reliability=bins,
@@ -65,6 +65,7 @@ class TuneResult(msgspec.Struct, frozen=True, kw_only=True):
     calibrator: str
     """`platt` or `isotonic`."""
     n: int
+    n_empty: int
     n_paired: int
     teacher_assumed_right: bool
     student_accuracy: Estimate
@@ -90,6 +91,7 @@ def result_of(tuned: Tuned, collected: Collected, *, student: str, sealed_sets: 
         threshold=tuned.threshold,
         calibrator=type(tuned.calibrator).__name__.lower(),
         n=tuned.n,
+        n_empty=tuned.n_empty,
         n_paired=tuned.n_paired,
         teacher_assumed_right=tuned.teacher_assumed,
         student_accuracy=_estimate(tuned.student_accuracy),
@@ -116,6 +118,8 @@ def lines(result: TuneResult) -> Iterator[str]:
     for cause, meaning in LEFT_OUT.items():
         if result.left_out[cause]:
             yield f"  left out: {result.left_out[cause]} {meaning}"
+    if result.n_empty:
+        yield f"  of them empty: {result.n_empty}, which the cascade escalates whatever the threshold is"
     if not result.sealed_sets:
         yield "  no sealed evaluation set was given: nothing proves that these records are not test cases (--exclude)"
     yield ""
@@ -130,7 +134,7 @@ def lines(result: TuneResult) -> Iterator[str]:
     yield f"AUROC                {result.auroc:.3f}, of the mean logprob for the student's errors"
     yield (
         f"calibration error    {result.ece_before:.3f} of exp(mean logprob), {result.ece_after:.3f} calibrated "
-        f"({result.calibrator}, {result.n} labels)"
+        f"({result.calibrator}, {result.n - result.n_empty} labels)"
     )
     yield f"threshold            {result.threshold:.4f} = P(the draft is wrong) above which the teacher answers"
     yield ""

@@ -18,10 +18,11 @@ from serving.errors import RegistryError
 from serving.registry import Registry
 from trainer.evaluation.grading import Grader
 from trainer.tune import report
+from trainer.tune.cut import WishNotMet
 from trainer.tune.labelled import Collected, Filter, Grading, collect
 from trainer.tune.report import TuneResult
 from trainer.tune.sealed import Sealed, SealedSetError, load_sealed
-from trainer.tune.threshold import Method, TooFewLabels, Tuned, UselessSignal, Wish, WishNotMet, tune
+from trainer.tune.threshold import Method, TooFewLabels, Tuned, UselessSignal, Wish, tune
 
 MAX_NAMED = 5
 CALIBRATOR_FILE, RESULT_FILE, POLICY_FILE = "calibrator.json", "tune.json", "cascade.toml"

@@ -8,7 +8,6 @@ other folds. Point estimates with intervals, no guarantee.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +24,8 @@ from trainer.evaluation.statistics import (
     reliability_bins,
     wilson_interval,
 )
+from trainer.tune.cut import WishNotMet, choose, raw_risks, reachable, risks_of
+from trainer.tune.folds import assign_folds, outcomes_by_group
 
 Method = Literal["auto", "platt", "isotonic"]
 Floats = NDArray[np.float64]
@@ -47,10 +48,6 @@ class TooFewLabels(ValueError):
         self.missing = missing
 
 
-class WishNotMet(ValueError):
-    """No threshold satisfies both limits on these rows."""
-
-
 class UselessSignal(ValueError):
     """Wrong answers do not have lower logprobs: escalating by them would be worse than by chance."""
 
@@ -60,7 +57,7 @@ class Answers:
     """Labelled answers of one student, one row a request. All of length n."""
 
     logprob: Floats
-    """Mean logprob of the student's answer, nats."""
+    """Mean logprob of the student's answer, nats; NaN for an empty answer, which escalates whatever the threshold."""
     right: Flags
     """Whether the student's answer is right."""
     teacher: Floats
@@ -70,6 +67,11 @@ class Answers:
 
     def __len__(self) -> int:
         return len(self.right)
+
+    @property
+    def scored(self) -> Answers:
+        """The rows that have a logprob."""
+        return self.part(np.flatnonzero(np.isfinite(self.logprob)))
 
     def part(self, rows: NDArray[np.intp]) -> Answers:
         return Answers(self.logprob[rows], self.right[rows], self.teacher[rows], tuple(self.groups[i] for i in rows))
@@ -115,6 +117,8 @@ class Tuned:
     calibrator: Calibrator
     threshold: float
     n: int
+    n_empty: int
+    """Of them empty answers, which no threshold keeps with the student."""
     n_paired: int
     """Rows whose teacher's answer is known."""
     teacher_assumed: bool
@@ -129,10 +133,11 @@ class Tuned:
     ece_after: float
     """Of the calibrator, every row by one that was fitted on other folds."""
     right: Flags
+    """[n - n_empty], what the calibrator was fitted on."""
     confidences: Floats
-    """[n], P(right), cross-fitted as for ece_after."""
+    """[n - n_empty], P(right), cross-fitted as for ece_after."""
     share_on_rows: float
-    """Escalated by calibrator and threshold on the rows themselves: never above the wish."""
+    """Escalated on the rows themselves: above the wish only when the empty answers alone are."""
     predicted: Prediction
     curve: tuple[CurvePoint, ...]
 
@@ -145,34 +150,33 @@ def tune(answers: Answers, wish: Wish, *, method: Method = "auto", folds: int = 
         UselessSignal: the mean logprob does not tell right from wrong answers.
         WishNotMet: both limits are given and contradict each other here.
     """
-    check_labels(answers)
-    area = auroc(-answers.logprob, ~answers.right)
-    if area is None or area <= USELESS_AUROC or _rises_against_confidence(answers):
-        raise UselessSignal(
-            f"the mean logprob does not tell the student's errors (AUROC {area or 0.5:.3f} on {len(answers)} answers): "
-            "a cascade on it saves nothing. Check the labels and --grader, or label more"
-        )
+    check_labels(answers.scored)
+    area = _signal_of(answers.scored)
     paired = ~np.isnan(answers.teacher)
-    assumed = not _enough(answers.part(np.flatnonzero(paired)))
+    assumed = not _enough(answers.part(np.flatnonzero(paired)).scored)
     if assumed:
         answers = Answers(answers.logprob, answers.right, np.ones(len(answers)), answers.groups)
     calibrator, risks = _fitted(answers, wish, method)
     threshold = choose(risks, answers, wish)
     held_out = _cross_fit(answers, wish, method, folds, seed)
-    right, known = answers.right, ~np.isnan(answers.teacher)
+    right, has_score = answers.right, np.isfinite(answers.logprob)
+    scored_right, confidences = right[has_score], held_out.confidences[has_score]
     return Tuned(
         calibrator=calibrator,
         threshold=threshold,
         n=len(answers),
+        n_empty=int((~has_score).sum()),
         n_paired=int(paired.sum()),
         teacher_assumed=assumed,
         student_accuracy=wilson_interval(int(right.sum()), len(answers)),
-        teacher_accuracy=None if assumed else _mean(answers.teacher[known], seed),
+        teacher_accuracy=None if assumed else _mean(answers.teacher[paired], seed),
         auroc=area,
-        ece_before=calibration_error(reliability_bins(np.exp(np.minimum(answers.logprob, 0.0)), right)),
-        ece_after=calibration_error(reliability_bins(held_out.confidences, right)),
-        right=right,
-        confidences=held_out.confidences,
+        ece_before=calibration_error(
+            reliability_bins(np.exp(np.minimum(answers.logprob[has_score], 0.0)), scored_right)
+        ),
+        ece_after=calibration_error(reliability_bins(confidences, scored_right)),
+        right=scored_right,
+        confidences=confidences,
         share_on_rows=float((risks > threshold).mean()),
         predicted=_predicted(answers, held_out.escalated, seed),
         curve=curve(risks, answers, seed),
@@ -182,7 +186,7 @@ def tune(answers: Answers, wish: Wish, *, method: Method = "auto", folds: int = 
 def check_labels(answers: Answers) -> None:
     """Raises: TooFewLabels."""
     n, right = len(answers), int(answers.right.sum())
-    outcomes = _outcomes(answers).values()
+    outcomes = outcomes_by_group(answers).values()
     rarer = min(sum(outcome in each for each in outcomes) for outcome in (True, False)) if n else 0
     missing = max(MIN_LABELS - n, 0)
     if rarer < MIN_OF_EACH and n:
@@ -206,55 +210,6 @@ def _enough(answers: Answers) -> bool:
     return True
 
 
-def choose(risks: Floats, answers: Answers, wish: Wish) -> float:
-    """The threshold for scores [n]: the largest share within `max_teacher_share`, the smallest within
-    `max_quality_loss`. Rows of one score go together, so the share is below the wish where ties straddle it.
-
-    Raises: WishNotMet.
-    """
-    thresholds, shares = candidates(risks)
-    allowed = 1.0 if wish.max_teacher_share is None else wish.max_teacher_share
-    within_share = int(np.flatnonzero(shares <= allowed + 1e-12)[-1])
-    if wish.max_quality_loss is None:
-        return float(thresholds[within_share])
-    losses = _losses(risks, answers)[: len(thresholds)]
-    good = np.flatnonzero(losses <= wish.max_quality_loss + 1e-12)
-    if not good.size:  # only where answers of risk 0 are wrong: those always stay with the student
-        raise WishNotMet(f"no threshold keeps the loss within {wish.max_quality_loss:.3f}")
-    if good[0] > within_share:
-        raise WishNotMet(
-            f"a loss of at most {wish.max_quality_loss:.3f} takes {shares[good[0]]:.1%} of the requests to the "
-            f"teacher; at {shares[within_share]:.1%} the loss is {losses[within_share]:.3f}. Allow more of one, or "
-            "drop one limit"
-        )
-    return float(thresholds[good[0]])
-
-
-def candidates(risks: Floats) -> tuple[Floats, Floats]:
-    """Every threshold that makes a difference with the share that it escalates, from none to all.
-
-    Between two scores it lies in the middle, so that logprobs that differ in the last bits decide alike.
-    """
-    distinct, counts = np.unique(risks, return_counts=True)
-    distinct, counts = distinct[::-1], counts[::-1]
-    middles = (distinct[:-1] + distinct[1:]) / 2
-    middles = np.where(middles < distinct[:-1], middles, distinct[1:])
-    lowest = [distinct[-1] / 2] if distinct[-1] > 0 else []  # a risk of 0 is never above a threshold
-    thresholds = np.concatenate([distinct[:1], middles, lowest])
-    shares = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
-    return thresholds, shares[: len(thresholds)]
-
-
-def _losses(risks: Floats, answers: Answers) -> Floats:
-    """Accuracy lost against all-teacher at each candidate, from none escalated to all."""
-    known = ~np.isnan(answers.teacher)
-    lost = np.where(known, answers.teacher - answers.right, 0.0)
-    _, score_of = np.unique(risks, return_inverse=True)
-    by_score = np.bincount(score_of, weights=lost)
-    kept = np.append(np.cumsum(by_score)[::-1], 0.0)  # with every score, then without the highest, ... with none
-    return np.asarray(kept / known.sum(), dtype=np.float64)
-
-
 def curve(risks: Floats, answers: Answers, seed: int) -> tuple[CurvePoint, ...]:
     """The trade between share and accuracy on all rows, at CURVE_SHARES or what ties leave of them."""
     points: dict[float, CurvePoint] = {}
@@ -270,17 +225,20 @@ def curve(risks: Floats, answers: Answers, seed: int) -> tuple[CurvePoint, ...]:
 
 
 def fit_calibrator(answers: Answers, method: Method = "auto") -> Calibrator:
-    return fit(answers.logprob.tolist(), answers.right.tolist(), method=method)
+    scored = answers.scored
+    return fit(scored.logprob.tolist(), scored.right.tolist(), method=method)
 
 
-def risks_of(calibrator: Calibrator, logprob: Floats) -> Floats:
-    """P(wrong), [n], exactly as the policy `cascade` computes it."""
-    return np.array([1.0 - (calibrator.confidence(value) or 0.0) for value in logprob.tolist()])
-
-
-def _rises_against_confidence(answers: Answers) -> bool:
-    platt = fit_platt(answers.logprob.tolist(), answers.right.tolist())
-    return platt.slope <= 0
+def _signal_of(answers: Answers) -> float:
+    """AUROC of the mean logprob for errors. Raises: UselessSignal."""
+    area = auroc(-answers.logprob, ~answers.right) or 0.0
+    slope = fit_platt(answers.logprob.tolist(), answers.right.tolist()).slope
+    if area <= USELESS_AUROC or slope <= 0:
+        raise UselessSignal(
+            f"the mean logprob does not tell the student's errors (AUROC {area:.3f} on {len(answers)} answers): a "
+            "cascade on it saves nothing. Check the labels and the grader, or label more"
+        )
+    return area
 
 
 def _fitted(answers: Answers, wish: Wish, method: Method) -> tuple[Calibrator, Floats]:
@@ -289,18 +247,11 @@ def _fitted(answers: Answers, wish: Wish, method: Method) -> tuple[Calibrator, F
     risks = risks_of(calibrator, answers.logprob)
     share = wish.max_teacher_share
     if method == "auto" and share is not None:
-        reached, possible = _reachable(risks, share), _reachable(-answers.logprob, share)
+        reached, possible = reachable(risks, share), reachable(raw_risks(answers.logprob), share)
         if reached < possible - TIE_LOSS:
             calibrator = fit_calibrator(answers, "platt")
             risks = risks_of(calibrator, answers.logprob)
     return calibrator, risks
-
-
-def _reachable(scores: Floats, share: float) -> float:
-    """The largest escalated share up to `share` at which no tie is cut."""
-    counts = np.unique(scores, return_counts=True)[1][::-1]
-    shares = np.cumsum(counts) / counts.sum()
-    return float(np.max(shares, where=shares <= share + 1e-12, initial=0.0))
 
 
 @dataclass(frozen=True)
@@ -325,26 +276,6 @@ def _cross_fit(answers: Answers, wish: Wish, method: Method, folds: int, seed: i
         confidences[test] = 1.0 - held_out
         escalated[test] = held_out > threshold
     return _HeldOut(confidences, escalated)
-
-
-def assign_folds(answers: Answers, folds: int, seed: int) -> NDArray[np.intp]:
-    """The fold of each row, [n]: groups stay together, right and wrong answers are dealt out evenly.
-
-    Groups with both stand between the two, so that each class is one run and no fold gets all of it.
-    """
-    outcomes = _outcomes(answers)
-    order = list(outcomes)
-    random.Random(seed).shuffle(order)  # noqa: S311 - a reproducible split, no secret
-    order.sort(key=lambda group: sum(outcomes[group]) / len(outcomes[group]))  # stable: shuffled within a class
-    fold_of = {group: position % folds for position, group in enumerate(order)}
-    return np.array([fold_of[group] for group in answers.groups], dtype=np.intp)
-
-
-def _outcomes(answers: Answers) -> dict[str, set[bool]]:
-    outcomes: dict[str, set[bool]] = {}
-    for group, right in zip(answers.groups, answers.right.tolist(), strict=True):
-        outcomes.setdefault(group, set()).add(right)
-    return outcomes
 
 
 def _predicted(answers: Answers, escalated: Flags, seed: int) -> Prediction:

@@ -178,6 +178,15 @@ def test_scores_label_where_no_label_is_and_a_later_judgement_counts(log: Log, t
     assert found["student_accuracy"]["estimate"] == 0.75
 
 
+def test_empty_answer_counts_as_escalated_and_not_as_missing(log: Log, tmp_path: Path) -> None:
+    fill(log)
+    log.answered("nothing to say", "", route="student", label="x")
+    log.answered("blanks", " ", route="student", label="x", mean_logprob=-0.2)
+    found = run_json(log, "--out", str(tmp_path / "tuned"))
+    assert (found["n"], found["n_empty"], found["left_out"]["without_logprob"]) == (202, 2, 0)
+    assert found["share_on_rows"] <= 0.2
+
+
 def test_derived_bundle_has_the_threshold_and_the_calibrator_of_its_student(log: Log, tmp_path: Path) -> None:
     registry, bundle_id = registry_of(tmp_path, evaluation_set_sha256="")
     fill(log, student=bundle_id)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from policies.base import Abstain, RequestFeatures, RouteDecision
 from policies.calibration import Isotonic, Platt
+from trainer.tune.cut import WishNotMet, candidates, choose, risks_of
+from trainer.tune.folds import assign_folds
 from trainer.tune.threshold import (
     MIN_LABELS,
     MIN_OF_EACH,
@@ -16,14 +18,9 @@ from trainer.tune.threshold import (
     TooFewLabels,
     UselessSignal,
     Wish,
-    WishNotMet,
-    assign_folds,
-    candidates,
     check_labels,
-    choose,
     curve,
     fit_calibrator,
-    risks_of,
     tune,
 )
 
@@ -171,6 +168,26 @@ def test_teacher_is_taken_to_be_right_when_too_few_answers_are_known() -> None:
     assert not known.teacher_assumed
     assert known.teacher_accuracy is not None
     assert known.share_on_rows < tuned.share_on_rows
+
+
+def test_empty_answers_count_in_the_share_and_teach_the_calibrator_nothing() -> None:
+    answers = simulated(300, 12, teacher=1.0)
+    empty = Answers(
+        np.concatenate([answers.logprob, np.full(30, np.nan)]),
+        np.concatenate([answers.right, np.zeros(30, dtype=bool)]),
+        np.ones(330),
+        tuple(map(str, range(330))),
+    )
+    tuned = tune(empty, Wish(max_teacher_share=0.2))
+    assert (tuned.n, tuned.n_empty) == (330, 30)
+    assert tuned.calibrator == fit_calibrator(answers)
+    assert tuned.share_on_rows == pytest.approx(0.2, abs=0.004)
+    assert (risks_of(tuned.calibrator, answers.logprob) > tuned.threshold).sum() + 30 == tuned.share_on_rows * 330
+    assert tuned.predicted.teacher_share.estimate >= 30 / 330
+    fewer = tune(empty, Wish(max_teacher_share=0.05))  # the empty answers alone are more
+    assert fewer.share_on_rows == 30 / 330
+    loss = tune(empty, Wish(max_quality_loss=0.1))
+    assert loss.predicted.quality_loss.estimate == pytest.approx(0.1, abs=0.03)
 
 
 def test_both_limits_are_refused_when_they_contradict_each_other() -> None:
