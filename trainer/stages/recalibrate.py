@@ -78,7 +78,7 @@ def _fit(
     import numpy as np  # noqa: PLC0415 - heavy
 
     from trainer.tune.report import artefact_of  # noqa: PLC0415 - needs numpy
-    from trainer.tune.threshold import Answers, TooFewLabels, Wish, tune  # noqa: PLC0415 - needs numpy
+    from trainer.tune.threshold import Answers, TooFewLabels, UselessSignal, Wish, tune  # noqa: PLC0415 - needs numpy
 
     recipe, share = context.recipe, context.recipe.recalibrate.max_teacher_share
     scored = [case for case in cases if answers[case.id].mean_logprob is not None]
@@ -91,7 +91,7 @@ def _fit(
     )
     try:
         tuned = tune(rows, Wish(max_teacher_share=_share_left(share, len(cases), empty)))
-    except TooFewLabels as exc:
+    except (TooFewLabels, UselessSignal) as exc:
         return _without(context.folder, str(exc), [f"no calibrator: {exc}"])
     source = f"{Path(recipe.recalibrate.labels or '').name}, human labels, answered by the served candidate"
     fitted = msgspec.structs.replace(artefact_of(tuned, student="", model_sha256=model_sha256), source=source)
