@@ -6,9 +6,11 @@ so the prompt is tokenized by itself, and the answer by itself, closed by the st
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 
 COLUMNS = ("decision_id", "messages", "completion", "correction", "prompt_ids", "completion_ids")
 BATCH_ROWS = 512
+TEACHER_PROMPT = "teacher_prompt_ids"
+"""Extra column for re-scoring; the student's own prompt where both write it alike."""
 
 
 class ChatEncoder:
     """Messages and answers to token ids. Raises: StageError when the tokenizer has no chat template or stop token."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str, stop_ids: Sequence[int] = ()) -> None:
         if not tokenizer.chat_template:
             raise StageError(f"{source}: the tokenizer has no chat template; use an instruction-tuned base model")
         if tokenizer.eos_token_id is None:
@@ -40,6 +44,11 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._source = source
         self.stop_id = int(tokenizer.eos_token_id)
+        self._stop_ids = frozenset({self.stop_id, *stop_ids})
+
+    @property
+    def template(self) -> str:
+        return str(self._tokenizer.chat_template)
 
     def prompt(self, messages: list[dict[str, Any]]) -> list[int]:
         """Ids of the rendered messages with the generation prompt. Raises: StageError."""
@@ -53,7 +62,11 @@ class ChatEncoder:
 
     def completion(self, text: str) -> list[int]:
         """Ids of an answer, closed by the stop token."""
-        return [*self._tokenizer.encode(text, add_special_tokens=False), self.stop_id]
+        return self.closed(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def closed(self, ids: Sequence[int]) -> list[int]:
+        """With a stop token at the end: what does not learn to stop never stops."""
+        return list(ids) if ids and ids[-1] in self._stop_ids else [*ids, self.stop_id]
 
 
 def check_bos(ids: list[int], bos_id: Any, source: str) -> list[int]:
@@ -78,38 +91,47 @@ class Counts(msgspec.Struct):
     completion_tokens: int = 0
 
 
+@dataclass(frozen=True)
+class Encoders:
+    """The student's, and the teacher's where it writes prompts in another way."""
+
+    student: ChatEncoder
+    teacher: ChatEncoder | None
+    """None: the same chat template, so the same prompt ids."""
+
+
 def encode_rows(
-    rows: Iterator[dict[str, Any]], encoder: ChatEncoder, spec: EncodeSpec, counts: Counts
+    rows: Iterable[dict[str, Any]], encoders: Encoders, spec: EncodeSpec, counts: Counts
 ) -> Iterator[dict[str, Any]]:
-    """One output row for each example that fits."""
+    """One output row for each example that fits: the student's prompt, the answer, and the teacher's own prompt."""
     for row in rows:
-        correction = row["correction"]
-        recorded = spec.ids_from_records and row["prompt_ids"] and row["completion_ids"]
-        if recorded:
-            prompt = list(row["prompt_ids"])
+        messages = _messages(row["messages"])
+        if messages is None:
+            counts.unreadable += 1
+            continue
+        recorded = spec.teacher is not None and row["prompt_ids"] and row["completion_ids"]
+        if encoders.teacher is None:
+            prompt = list(row["prompt_ids"]) if recorded else encoders.student.prompt(messages)
+            teacher_prompt = prompt
         else:
-            messages = _messages(row["messages"])
-            if messages is None:
-                counts.unreadable += 1
-                continue
-            prompt = encoder.prompt(messages)
-            counts.rendered += 1
-        if correction is not None:
-            completion = encoder.completion(correction)
-        elif recorded:
-            completion = _closed(list(row["completion_ids"]), encoder.stop_id)
+            prompt = encoders.student.prompt(messages)
+            teacher_prompt = list(row["prompt_ids"]) if recorded else encoders.teacher.prompt(messages)
+        corrected = row["correction"] is not None
+        if recorded and not corrected:
+            completion = encoders.student.closed(row["completion_ids"])
         else:
-            completion = encoder.completion(row["completion"] or "")
+            completion = encoders.student.completion(row["correction"] if corrected else row["completion"] or "")
         if spec.max_tokens is not None and len(prompt) + len(completion) > spec.max_tokens:
             counts.too_long += 1
             continue
         counts.rows += 1
-        counts.corrected += correction is not None
+        counts.rendered += not recorded
+        counts.corrected += corrected
         counts.prompt_tokens += len(prompt)
         counts.completion_tokens += len(completion)
         yield {
             "decision_id": row["decision_id"], "prompt_ids": prompt, "completion_ids": completion, "k": 0,
-            "head_ids": [], "head_logprobs": [], "corrected": correction is not None,
+            "head_ids": [], "head_logprobs": [], "corrected": corrected, TEACHER_PROMPT: teacher_prompt,
         }  # fmt: skip
 
 
@@ -120,27 +142,48 @@ def _messages(text: str | None) -> list[dict[str, Any]] | None:
         return None
 
 
-def _closed(ids: list[int], stop_id: int) -> list[int]:
-    return ids if ids[-1] == stop_id else [*ids, stop_id]
+def load_encoder(folder: Path) -> ChatEncoder:
+    """Raises: StageError."""
+    return ChatEncoder(load_tokenizer(folder), str(folder), _stop_ids(folder))
+
+
+def _stop_ids(folder: Path) -> list[int]:
+    """All tokens that end an answer, as generation_config.json lists them."""
+    try:
+        value = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError):
+        return []
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int)]
+
+
+def _encoders(spec: EncodeSpec) -> Encoders:
+    student = load_encoder(Path(spec.model))
+    if spec.teacher is None:
+        return Encoders(student, None)
+    teacher = load_encoder(Path(spec.teacher))
+    return Encoders(student, None if teacher.template == student.template else teacher)
 
 
 def run(spec: EncodeSpec, progress: Progress) -> protocol.Result:
-    encoder = ChatEncoder(load_tokenizer(Path(spec.model)), spec.model)
+    encoders = _encoders(spec)
     counts = Counts()
     out = Path(spec.out)
     partial = out.with_name(f".{out.name}.partial")
     schema = token_schema()
+    if spec.teacher is not None:
+        schema = schema.append(pa.field(TEACHER_PROMPT, pa.list_(pa.int32())))
     with pq.ParquetFile(spec.examples) as source, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         total, done = source.metadata.num_rows, 0
         for batch in source.iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
-            rows = list(encode_rows(iter(batch.to_pylist()), encoder, spec, counts))
+            rows = list(encode_rows(batch.to_pylist(), encoders, spec, counts))
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             done += batch.num_rows
             progress(done, total, "examples encoded")
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(out)
-    return msgspec.to_builtins(counts)
+    result: dict[str, Any] = msgspec.to_builtins(counts)
+    return {**result, "other_template": encoders.teacher is not None}
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ class EncodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Parquet by `trainer.rows.example_schema`."""
     out: str
     """Parquet by `trainer.rows.token_schema`, without distributions."""
-    ids_from_records: bool = False
-    """Take prompt_ids and completion_ids as recorded where a row has them; only for the tokenizer that made them."""
+    teacher: str | None = None
+    """Folder with the teacher's tokenizer, which must have the same vocabulary: then ids are taken as recorded where a
+    row has them, and `out` has the column teacher_prompt_ids as well."""
     max_tokens: int | None = None
     """Longer examples are left out and counted."""
 
@@ -53,3 +54,26 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     threads: int | None = None
     checkpoint_interval_s: float = 60.0
     seed: int = 0
+
+
+class QuantizeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model folder to a quantized one."""
+
+    model: str
+    out: str
+    """The new model folder; appears whole or not at all."""
+    scheme: Literal["W8A8", "W4A16", "AWQ", "FP8"]
+    group_size: int | None = None
+    calibration: str | None = None
+    """Token rows whose prompts and answers calibrate W4A16 and AWQ."""
+    calibration_samples: int = 128
+    threads: int | None = None
+
+
+class PredictSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model's own most likely token at every token of the answers of token rows."""
+
+    model: str
+    rows: str
+    max_tokens: int
+    max_examples: int
