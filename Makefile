@@ -10,9 +10,13 @@ BIN := .venv/bin
 KEEP ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+DATA ?=
+COMPARE ?=
+SEEDS ?= 1
+CLAIM_ARGS ?=
 
 .PHONY: help install install-semantic install-serving install-train install-quantize \
-	demo check lint types fast-tests test slow-tests train-tests docs bench clean
+	demo check lint types fast-tests test slow-tests train-tests docs bench claim clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -62,6 +66,10 @@ bench: install   ## nginx, the bare backend and Locum side by side on pinned cor
 	@command -v nginx >/dev/null && command -v wrk >/dev/null || apt-get install -y -qq nginx wrk
 	$(BIN)/python -m loadtests.bench $(BENCH_ARGS)
 
+claim: install install-serving ## the claim on real models: DATA=folder of BANKING77, COMPARE=1, SEEDS=3; resumable
+	@test -n "$(DATA)" || { echo "DATA must name a folder with BANKING77's train.csv and test.csv" >&2; exit 2; }
+	@$(BIN)/python -m trainer.claim "$(DATA)" $(if $(COMPARE),--compare) --seeds $(SEEDS) --page docs/claim.md $(CLAIM_ARGS)
+
 clean:           ## remove the environments and what runs leave behind; the model cache stays
-	rm -rf .venv .venv-* .cache traffic demo.json bench.json build dist
+	rm -rf .venv .venv-* .cache traffic claim demo.json bench.json build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,58 @@
+"""The claim's client: resumable, and loud when the server is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from loadtests.fake_backend import BackendThread
+from trainer.claim import client
+from trainer.claim.client import Answered, Plan, SendingFailed, read_answers, send
+from trainer.claim.data import Case
+
+CASES = [Case(f"c{n}", f"question {n}", "label") for n in range(6)]
+
+
+@pytest.fixture
+def backend() -> Iterator[BackendThread]:
+    with BackendThread(models=("student",)) as running:
+        yield running
+
+
+def quiet(done: int, total: int | None, unit: str) -> None:
+    """No progress."""
+
+
+def test_client_asks_every_case_once_when_nothing_was_answered_before(tmp_path: Path, backend: BackendThread) -> None:
+    path = tmp_path / "answers.jsonl"
+    answers = asyncio.run(send(CASES, Plan(backend.base_url, "student", concurrency=3), path, quiet))
+    assert set(answers) == {case.id for case in CASES}
+    assert read_answers(path) == answers
+    assert all(answer.completion_tokens > 0 for answer in answers.values())
+
+
+def test_client_asks_only_the_rest_when_the_file_ends_in_a_torn_line(tmp_path: Path, backend: BackendThread) -> None:
+    path = tmp_path / "answers.jsonl"
+    kept = Answered(id="c1", text="kept")
+    path.write_bytes(msgspec.json.encode(kept) + b'\n{"id":"c2","te')
+    answers = asyncio.run(send(CASES, Plan(backend.base_url, "student"), path, quiet))
+    assert answers["c1"].text == "kept"
+    assert set(read_answers(path)) == {case.id for case in CASES}
+
+
+def test_client_gives_up_when_the_server_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "GIVE_UP_AFTER", 1)
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(send(CASES, Plan("http://127.0.0.1:9/v1", "student"), tmp_path / "a.jsonl", quiet))
+    assert caught.group_contains(SendingFailed, match=r"127\.0\.0\.1:9")
+
+
+def test_mean_logprob_leaves_the_stop_token_out_when_the_model_ended_by_itself() -> None:
+    tokens = [{"logprob": -0.5}, {"logprob": -1.5}, {"logprob": -9.0}]
+    assert client._mean_logprob({"finish_reason": "stop", "logprobs": {"content": tokens}}) == -1.0
+    assert client._mean_logprob({"finish_reason": "length", "logprobs": {"content": tokens[:2]}}) == -1.0
+    assert client._mean_logprob({"finish_reason": "stop", "logprobs": None}) is None

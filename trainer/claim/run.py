@@ -1,0 +1,107 @@
+"""The whole run: teacher, story, speed, baselines, and the figures out of what they left on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from statistics import mean
+
+import msgspec
+
+from policies.traffic import decisions
+from serving.models import prepare_student
+from trainer.claim import results
+from trainer.claim.baselines import Baselines, Distilled, Variant
+from trainer.claim.client import Answered, read_answers
+from trainer.claim.data import Division, fingerprint
+from trainer.claim.fitting import fitted_teacher
+from trainer.claim.settings import Settings
+from trainer.claim.speed import measure_speed
+from trainer.claim.steps import Ledger, Result
+from trainer.claim.story import Story, stage_folder
+
+
+def run(settings: Settings, division: Division, ledger: Ledger) -> Result:
+    base = prepare_student(lambda message: ledger.progress("prepare the base model")(0, None, message)).path
+    teacher = fitted_teacher(settings, base, division.teacher, ledger.progress("train the teacher"))
+    asyncio.run(Story(settings, ledger, division, teacher, base).run())
+    main_run = ledger.found("train run") or {}
+    tokens = stage_folder(main_run["status"], "logprobs")
+    distilled = Distilled(tokens / "train.parquet", tokens / "validation.parquet", base)
+    student = settings.work / "students" / str(main_run["bundle_id"]) / "model"
+    models = {"student": student, "teacher": teacher}
+    speed = asyncio.run(measure_speed(settings, ledger, models, division.test))
+    baselines = Baselines(settings, ledger, division)
+    variants = baselines.variants(distilled, teacher, ledger.progress("encode the labels"))
+    baselines.train(variants)
+    answers = asyncio.run(_ask_all(baselines, variants, division))
+    return _figures(settings, ledger, division, speed, {variant.name: answers[variant.name] for variant in variants})
+
+
+async def _ask_all(baselines: Baselines, variants: list[Variant], division: Division) -> dict[str, dict[str, Answered]]:
+    return {variant.name: await baselines.ask(variant, division.test) for variant in variants}
+
+
+def _figures(
+    settings: Settings,
+    ledger: Ledger,
+    division: Division,
+    speed: Result,
+    variants: dict[str, dict[str, Answered]],
+) -> Result:
+    cases, folder = division.test, settings.work / "answers"
+    student, teacher, routed = (
+        read_answers(folder / f"test-{name}.jsonl") for name in ("student", "teacher", "routed")
+    )
+    student = _with_logprobs(student, settings.work / "traffic")
+    figures: Result = {"routing": results.routing(cases, student, teacher, routed), "speed": speed}
+    teacher_usd = mean(results.teacher_price(teacher[case.id]) for case in cases)
+    figures["costs"] = results.costs(figures["routing"]["escalated"]["price"], speed, teacher_usd)
+    compared = {name: results.variant(cases, each, teacher) for name, each in variants.items()}
+    figures["student"] = results.variant(cases, student, teacher)
+    figures["variants"] = {name: row for name, row in compared.items() if "-seed" not in name}
+    figures["losses"] = _losses(settings, ledger, figures["student"], compared)
+    figures["targets"] = results.targets(figures)
+    figures["data"] = fingerprint(settings.data)
+    figures["gate"] = (ledger.found("train run") or {}).get("verdict")
+    figures["tune"] = (ledger.found("tune") or {}).get("tuned")
+    figures["notes"] = _notes(settings, division, figures)
+    return figures
+
+
+def _with_logprobs(answers: dict[str, Answered], traffic: Path) -> dict[str, Answered]:
+    """The answers with the mean logprob that the gateway logged."""
+    logged = {record.decision_id: record.mean_logprob for record in decisions(traffic)}
+    return {
+        key: msgspec.structs.replace(each, mean_logprob=logged.get(each.decision_id)) for key, each in answers.items()
+    }
+
+
+def _losses(settings: Settings, ledger: Ledger, main: Result, compared: dict[str, Result]) -> dict[str, Result]:
+    """Losses and seeds side by side; KL and agreement on the validation rows, the rest on the test set."""
+    rows = {name: row for name, row in compared.items() if "-seed" in name}
+    if not rows:
+        return {}
+    kl = {name: (ledger.found(f"train {name}") or {}).get("validation_kl") for name in rows}
+    status = (ledger.found("train run") or {}).get("status", {})
+    main_kl = next((s["summary"].get("validation_kl") for s in status.get("stages", []) if s["name"] == "train"), None)
+    named = {f"decoupled-seed{settings.seed}": main | {"kl": main_kl}}
+    return named | {name: row | {"kl": kl[name]} for name, row in rows.items()}
+
+
+def _notes(settings: Settings, division: Division, figures: Result) -> list[str]:
+    size = settings.size
+    layers = ", ".join(map(str, size.student_layers))
+    return [
+        f"Teacher: SmolLM2-135M-Instruct fine-tuned on {size.teacher_labels:,} labels of all {len(division.labels)} "
+        "intents (the lowest 6 layers and the embeddings frozen), served by vLLM in bfloat16 as an OpenAI API.",
+        f"Traffic: {size.traffic:,} requests without labels through the gateway; the task's grader (an answer must be "
+        f"one of the intents) is the quality filter, with a judge on a sample of {size.judge_sample}.",
+        f"Student: layers {layers} of the base model, {size.student_epochs:g} epochs of the decoupled "
+        f"top-{size.top_k} loss (T = {size.temperature:g}, hard_loss_weight = {size.hard_loss_weight:g}), W8A8.",
+        f"Gate: {figures['gate']}, with a margin of {100 * size.gate_margin:g} points on {size.evaluation} sealed "
+        "labelled cases; a student of one task is not judged on general suites.",
+        f"Threshold: `locum tune` on {size.tuning} other labelled cases, asked for {100 * size.tuning_share:g} % (less "
+        "than 20 % for the sampling error of that many labels, fixed before the test). The test set was used once.",
+        "BANKING77's own train and test sets contain near-paraphrases of each other; both models profit alike.",
+    ]

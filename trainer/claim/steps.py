@@ -1,0 +1,77 @@
+"""Steps that are done once: each leaves a JSON file, and a resumed run reads it instead of working again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from serving.demo.progress import Steps
+from trainer.stage import Progress
+
+Result = dict[str, Any]
+
+
+class Ledger:
+    """What this run has finished, in `<work>/steps/`."""
+
+    def __init__(self, folder: Path, steps: Steps, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._steps = steps
+        self._clock = clock
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def found(self, name: str) -> Result | None:
+        """The result of a finished step."""
+        try:
+            result: Result = json.loads((self._folder / f"{name}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        self._steps.done(name, "done before")
+        return result
+
+    def keep(self, name: str, result: Result) -> Result:
+        """Write a step's result; from now on the step is done."""
+        path = self._folder / f"{name}.json"
+        temporary = path.with_suffix(".partial")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        self._steps.done(name, _short(result))
+        return result
+
+    def progress(self, name: str) -> Progress:
+        """A step's progress with the time that is left at the present speed."""
+        first: list[tuple[float, int]] = []
+
+        def show(done: int, total: int | None, unit: str) -> None:
+            if total is None or not total:
+                self._steps.update(name, unit)
+                return
+            now = self._clock()
+            if not first or done < first[0][1]:
+                first[:] = [(now, done)]
+            since, at = first[0]
+            left = (now - since) / (done - at) * (total - done) if done > at else None
+            eta = f", {left / 60:.1f} min left" if left is not None and left >= 5 else ""
+            self._steps.update(name, f"{done:,} of {total:,} {unit}{eta}")
+
+        return show
+
+    @contextlib.contextmanager
+    def timed(self, result: Result) -> Iterator[Result]:
+        """Adds `seconds` to a result."""
+        started = self._clock()
+        yield result
+        result["seconds"] = round(self._clock() - started, 1)
+
+
+def _short(result: Result) -> str:
+    shown = {key: value for key, value in result.items() if isinstance(value, (int, float, str)) and value != ""}
+    return ", ".join(f"{key} {value}" for key, value in list(shown.items())[:6])
