@@ -21,7 +21,7 @@ import numpy as np
 from policies.cascade import is_empty
 from policies.judgements import Judgement, judgements
 from policies.record import DecisionRecord, Purpose
-from policies.traffic import decisions
+from policies.traffic import Place, read
 from policies.traffic_sql import open_log
 from trainer.evaluation.dataset import prompt_hash
 from trainer.evaluation.grading import Grader, is_right
@@ -97,14 +97,15 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed) -> C
     Raises: TrafficError: the folder cannot be read; QueryError: `where` is no condition.
     """
     judged = judgements(folder)
+    damaged: set[Place] = set()
     labels = {
         prompt.exact: judgement.label
-        for record in _matching(folder, chosen)
+        for record in _matching(folder, chosen, damaged)
         if (judgement := judged.of(record)) and judgement.label is not None and (prompt := _prompt(record))
     }
     collected = Collected()
     teacher: dict[str, list[bool]] = {}
-    for record in _matching(folder, chosen):
+    for record in _matching(folder, chosen, damaged):
         collected.counts["records"] += 1
         if record.outcome not in ANSWERED:
             continue
@@ -117,22 +118,30 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed) -> C
             teacher.setdefault(prompt.exact, []).append(delivered)
         if chosen.students is None or record.student in chosen.students:
             _add_row(collected, record, prompt, _student_is_right(record, label, delivered, grading), sealed)
+    collected.counts["damaged"] = len(damaged)
+    collected.rows.sort(key=lambda row: row.decision_id)  # whatever order the log is read in, the result is the same
     collected.rows = [_with_teacher(row, teacher.get(row.prompt)) for row in collected.rows]
     return collected
 
 
-def _matching(folder: Path, chosen: Filter) -> Iterator[DecisionRecord]:
-    for record in _records(folder, chosen.where):
+def _matching(folder: Path, chosen: Filter, damaged: set[Place]) -> Iterator[DecisionRecord]:
+    for record in _records(folder, chosen.where, damaged):
         if record.purpose in chosen.purposes and all(record.tags.get(k) == v for k, v in chosen.tags.items()):
             yield record
 
 
-def _records(folder: Path, where: str | None) -> Iterator[DecisionRecord]:
+def _records(folder: Path, where: str | None, damaged: set[Place]) -> Iterator[DecisionRecord]:
+    """The records of one pass; adds the places that could not be read to `damaged`."""
     if where is None:
-        yield from decisions(folder)
+        reading = read(folder, kind="decisions")
+        for record in reading:
+            if isinstance(record, DecisionRecord):
+                yield record
+        damaged.update(damage.place for damage in reading.damage)
         return
     with open_log(folder) as log:
         yield from log.decisions(where=where)
+        damaged.update(damage.place for damage in log.damage)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class TuneResult(msgspec.Struct, frozen=True, kw_only=True):
     predicted_quality_loss: Estimate
     curve: tuple[Point, ...]
     left_out: dict[str, int]
+    damaged: int
+    """Places of the log that could not be read."""
     sealed_sets: int
     bundle_id: str | None = None
     """The derived bundle; None with --out."""
@@ -108,6 +110,7 @@ def result_of(tuned: Tuned, collected: Collected, *, student: str, sealed_sets: 
             for point in tuned.curve
         ),
         left_out={cause: collected.counts[cause] for cause in LEFT_OUT},
+        damaged=collected.counts["damaged"],
         sealed_sets=sealed_sets,
     )
 
@@ -118,6 +121,8 @@ def lines(result: TuneResult) -> Iterator[str]:
     for cause, meaning in LEFT_OUT.items():
         if result.left_out[cause]:
             yield f"  left out: {result.left_out[cause]} {meaning}"
+    if result.damaged:
+        yield f"  {result.damaged} damaged places of the log were skipped: locum log verify"
     if result.n_empty:
         yield f"  of them empty: {result.n_empty}, which the cascade escalates whatever the threshold is"
     if not result.sealed_sets:

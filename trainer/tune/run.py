@@ -162,7 +162,7 @@ def _only_student(collected: Collected, student: _Student, sealed: Sealed) -> st
         return student.bundle.bundle_id
     names = collected.students
     if len(names) > 1:
-        counted = ", ".join(f"{name} ({count})" for name, count in names.most_common())
+        counted = ", ".join(f"{name} ({names[name]})" for name in sorted(names))
         raise TuneInputError(f"--student: the labelled records are of several students, say which one: {counted}")
     return next(iter(names), next(iter(student.names or ()), "none"))
 

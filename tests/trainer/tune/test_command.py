@@ -332,9 +332,22 @@ def test_full_disk_is_an_error_that_names_the_file_and_leaves_nothing_half_writt
     assert "file" in result.output
 
 
-def test_help_has_an_example_and_the_exit_codes() -> None:
+def test_damaged_record_is_skipped_and_counted(log: Log, tmp_path: Path) -> None:
+    fill(log, pairs=False)
+    segment = next(log.folder.glob("*.seg"))
+    first, *rest = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(first.replace(b"question", b"qvestion") + b"".join(rest))
+    for where in ([], ["--where", "true"]):
+        found = run_json(log, "--out", str(tmp_path / "tuned"), *where)
+        assert (found["n"], found["damaged"]) == (199, 1)
+    assert "1 damaged places of the log" in run(log, "--out", str(tmp_path / "tuned")).output
+
+
+def test_help_is_the_one_on_file_with_an_example_and_the_exit_codes() -> None:
     result = CliRunner().invoke(main, ["tune", "--help"])
     assert result.exit_code == 0
+    golden = Path(__file__).with_name("help.txt")
+    assert result.output == golden.read_text(), "if that is meant, write it again"
     for part in (
         "locum tune traffic --registry students",
         "Exit codes: 0 done, 1 too few labels",
