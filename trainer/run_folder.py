@@ -19,11 +19,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from trainer.stage import Json, StageError, Summary
+from trainer.stage import Json, StageError
 
 if TYPE_CHECKING:
     from trainer.recipe import Recipe
@@ -51,7 +51,8 @@ class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """All 64 digits; the folder's name has the first 12."""
     inputs: dict[str, str]
     """Stage -> content address."""
-    summary: Summary
+    summary: dict[str, Any]
+    """A `trainer.stage.Summary`: msgspec knows no recursive types."""
     seconds: float
     """Of the run that finished it; work that an interrupted run left behind is not counted."""
     resumed: bool
