@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +319,26 @@ def test_every_change_is_kept_when_two_writers_promote_at_once(registry: Registr
         assert after.before == before.bundle_id
     assert pointed(registry) is not None
     assert registry.pointer().change == history[-1]  # type: ignore[union-attr]
+
+
+def promote_without_room(root: Path, bundle_id: str) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    try:
+        Registry(root).promote(bundle_id)
+    except OSError:
+        os._exit(3)
+
+
+def test_pointer_stays_when_the_disk_takes_nothing_more(registry: Registry) -> None:
+    a, b = added(registry, "a"), added(registry, "b")
+    registry.promote(a)
+    before = entries(registry)
+    writer = multiprocessing.get_context("fork").Process(target=promote_without_room, args=(registry.root, b))
+    writer.start()
+    writer.join(60)
+    assert writer.exitcode == 3
+    assert pointed(registry) == (a, ())
+    assert entries(registry) == before
+    assert registry.promote(b).sequence == 2
+    assert [change.sequence for change in registry.history()] == [1, 2]
