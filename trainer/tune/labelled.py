@@ -116,7 +116,8 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed) -> C
         delivered = _delivered_is_right(record, label, judgement, grading)
         if record.route == "teacher" and prompt is not None and delivered is not None:
             teacher.setdefault(prompt.exact, []).append(delivered)
-        if chosen.students is None or record.student in chosen.students:
+        answered = record.draft is not None or record.route == "student"
+        if answered and (chosen.students is None or record.student in chosen.students):
             _add_row(collected, record, prompt, _student_is_right(record, label, delivered, grading), sealed)
     collected.counts["damaged"] = len(damaged)
     collected.rows.sort(key=lambda row: row.decision_id)  # whatever order the log is read in, the result is the same

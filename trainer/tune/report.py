@@ -12,7 +12,7 @@ from trainer.tune.labelled import Collected
 from trainer.tune.threshold import Tuned
 
 LEFT_OUT = {
-    "unlabelled": "without a label or score for the student's answer",
+    "unlabelled": "of the student without a label or score",
     "without_logprob": "labelled, but without a mean logprob",
     "not_comparable": "labelled, but their messages were not captured, so they may be in the sealed set",
 }
@@ -117,10 +117,10 @@ def result_of(tuned: Tuned, collected: Collected, *, student: str, sealed_sets: 
 
 def lines(result: TuneResult) -> Iterator[str]:
     """The report for people."""
-    yield f"student {result.student}: {result.n} labelled answers of {result.n + sum(result.left_out.values())} records"
+    yield f"student {result.student}: {result.n} labelled answers"
     for cause, meaning in LEFT_OUT.items():
         if result.left_out[cause]:
-            yield f"  left out: {result.left_out[cause]} {meaning}"
+            yield f"  left out: {result.left_out[cause]} answers {meaning}"
     if result.damaged:
         yield f"  {result.damaged} damaged places of the log were skipped: locum log verify"
     if result.n_empty:
@@ -141,20 +141,17 @@ def lines(result: TuneResult) -> Iterator[str]:
         f"calibration error    {result.ece_before:.3f} of exp(mean logprob), {result.ece_after:.3f} calibrated "
         f"({result.calibrator}, {result.n - result.n_empty} labels)"
     )
-    yield f"threshold            {result.threshold:.4f} = P(the draft is wrong) above which the teacher answers"
+    yield f"threshold            {result.threshold:.6f} = P(the draft is wrong) above which the teacher answers"
     yield ""
     yield "expected on requests like these that reach the cascade (cross-fitted; 95 % intervals; no guarantee):"
     yield f"  to the teacher     {_percent(result.predicted_teacher_share)}"
     yield f"  accuracy           {_percent(result.predicted_accuracy)}"
-    yield f"  points left        {_percent(result.predicted_quality_loss)} below all-teacher"
+    yield f"  points left        {_points(result.predicted_quality_loss)} below all-teacher"
     yield ""
     yield f"{'to the teacher':>14}  {'threshold':>9}  {'accuracy':>8}  points below all-teacher"
     for point in result.curve:
-        loss = point.quality_loss
-        yield (
-            f"{point.teacher_share:14.1%}  {point.threshold:9.4f}  {point.accuracy:8.1%}  "
-            f"{100 * loss.estimate:.1f} [{100 * loss.low:.1f}, {100 * loss.high:.1f}]"
-        )
+        loss = _points(point.quality_loss)
+        yield f"{point.teacher_share:14.1%}  {point.threshold:9.6f}  {point.accuracy:8.1%}  {loss}"
 
 
 def _estimate(interval: Interval) -> Estimate:
@@ -163,3 +160,7 @@ def _estimate(interval: Interval) -> Estimate:
 
 def _percent(value: Estimate) -> str:
     return f"{100 * value.estimate:.1f} % [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+
+
+def _points(value: Estimate) -> str:
+    return f"{100 * value.estimate:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"

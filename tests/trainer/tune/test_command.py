@@ -146,7 +146,7 @@ def test_report_says_what_was_measured_and_what_was_assumed(log: Log, tmp_path: 
     result = run(log, "--out", str(tmp_path / "tuned"))
     assert result.exit_code == 0
     for part in (
-        "student s-0: 200 labelled answers", "left out: 1 without a label", "left out: 1 labelled, but without a mean",
+        "student s-0: 200 labelled answers", "left out: 1 answers of the student without a label", "left out: 1 answers labelled, but without a mean",
         "no sealed evaluation set was given", "taken to be 100 %", "student accuracy     80.0 %", "AUROC", "no guarantee",
         "[[routing.policies]]", 'type = "cascade"',
     ):  # fmt: skip
