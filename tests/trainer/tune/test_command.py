@@ -344,7 +344,7 @@ def test_damaged_record_is_skipped_and_counted(log: Log, tmp_path: Path) -> None
 
 
 def test_help_is_the_one_on_file_with_an_example_and_the_exit_codes() -> None:
-    result = CliRunner().invoke(main, ["tune", "--help"])
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["tune", "--help"])
     assert result.exit_code == 0
     golden = Path(__file__).with_name("help.txt")
     assert result.output == golden.read_text(), "if that is meant, write it again"
