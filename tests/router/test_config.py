@@ -8,9 +8,11 @@ import pytest
 
 from router.config import ConfigError
 from router.config_file import load, parse
+from serving.options import VllmOptions, VllmSettings
 
 SMALLEST = '[student]\nbase_url = "http://127.0.0.1:8101/v1"\n[teacher]\nbase_url = "https://teacher.example/v1"\n'
 VLLM = '[teacher]\nbase_url = "https://teacher.example/v1"\n[student.vllm]\nmodel = "folder"\n'
+REGISTRY = '[teacher]\nbase_url = "https://teacher.example/v1"\n[student]\nregistry = "r"\n[student.vllm]\n'
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "locum.example.toml"
 
 
@@ -65,6 +67,14 @@ def test_smallest_file_is_two_urls_and_runs_the_three_policies() -> None:
         (VLLM + 'host = "169.254.169.254"', "student.vllm.host"),
         (VLLM + 'api_key_env = "sk-very-secret"', "student.vllm.api_key_env"),
         (VLLM.replace("[student.vllm]", "[student]\nbase_url = 'http://s/v1'\n[student.vllm]"), "student.base_url"),
+        (SMALLEST.replace("[teacher]", 'registry = "r"\n[teacher]'), "student.registry: needs"),
+        (REGISTRY + 'model = "folder"', "student.vllm.model: excludes"),
+        (REGISTRY + "port = 99999", "student.vllm.port"),
+        (REGISTRY + "colour = 1", "student.vllm.colour"),
+        (REGISTRY.replace('"r"', '"r"\nbase_url = "http://s/v1"'), "student.base_url: excludes"),
+        (REGISTRY.replace('"r"', '"r"\ntokenizer = "t"'), "student.tokenizer: excludes"),
+        (REGISTRY.replace('"r"', '""'), "student.registry"),
+        (VLLM.replace('model = "folder"', ""), "student.vllm.model"),
         (SMALLEST + '[aliases]\nauto = "teacher"', "aliases.auto"),
         (SMALLEST + '[aliases]\nstudent = "student"', "aliases.student"),
         (SMALLEST + '[aliases]\n"" = "auto"', 'aliases."": the name'),
@@ -75,6 +85,16 @@ def test_smallest_file_is_two_urls_and_runs_the_three_policies() -> None:
 )
 def test_error_names_the_file_and_the_exact_key(text: str, key: str) -> None:
     assert f"locum.toml: {key}" in problems(text)
+
+
+def test_registry_serves_bundles_with_settings_that_name_no_model() -> None:
+    student = parse(REGISTRY + "port = 8123").student
+    assert type(student.vllm) is VllmSettings
+    assert student.base_url == "http://127.0.0.1:8123/v1"
+    assert student.model_folder is None
+    with_model = parse(VLLM).student
+    assert isinstance(with_model.vllm, VllmOptions)
+    assert with_model.model_folder == Path("folder")
 
 
 def test_every_problem_is_reported_at_once() -> None:
