@@ -80,20 +80,21 @@ PACKAGES = {
     "router": "the gateway process",
     "policies": "pure decisions: features in, a decision out",
     "serving": "the student and the demo's teacher as supervised processes; the demo",
-    "trainer": "offline: what learned policies are trained with",
+    "trainer": "offline: from the traffic log to a gated student; what policies learn from",
     "loadtests": "the fake backend, the load generator, the benchmark",
 }
 
 
 def file_tree() -> str:
-    """Every module with the first line of its docstring."""
+    """Every module, and every folder of modules, with the first line of its docstring."""
     lines = ["```text"]
     for package, about in PACKAGES.items():
         lines.append(f"{package + '/':26}{about}")
-        for path in sorted((ROOT / package).rglob("*.py")):
-            name = str(path.relative_to(ROOT / package))
-            if path.name != "__init__.py":
-                lines.append(f"  {name:24}{_first_line(path)}")
+        for path in sorted((ROOT / package).iterdir()):
+            if path.suffix == ".py" and path.name != "__init__.py":
+                lines.append(f"  {path.name:24}{_first_line(path)}")
+            elif (path / "__init__.py").exists():
+                lines.append(f"  {path.name + '/':24}{_first_line(path / '__init__.py')}")
     lines += [f"{name:26}{about}" for name, about in OTHER_FOLDERS.items()]
     return "\n".join([*lines, "```"])
 
@@ -111,8 +112,18 @@ def _first_line(path: Path) -> str:
     return documentation.partition("\n")[0]
 
 
+def recipe_table() -> str:
+    """One row a key of a training recipe."""
+    from trainer.recipe import Recipe  # noqa: PLC0415 - only the documents know both
+
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    rows += [f"| `{key}` | {_default(field)} | {_cell(field.description)} |" for key, field in settings(Recipe)]
+    return "\n".join(rows)
+
+
 SECTIONS = {
     "README.md": {"tree": file_tree, "configuration": configuration_table},
+    "docs/loop.md": {"recipe": recipe_table},
     "docs/reference.md": {"policies": policy_sections, "metrics": metrics_table},
 }
 

@@ -75,7 +75,7 @@ class DecontaminateOptions(Table):
 
 class SplitOptions(Table):
     validation_share: Share = Field(0.05, description="Share of sessions held out for the validation loss, the newest.")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Breaks ties among sessions of the same time.")
 
 
 class TeacherOptions(Endpoint):
@@ -97,23 +97,23 @@ class TrainOptions(Table):
         "decoupled", description="`renormalised` top-K is ill-posed at temperatures above 1 and here for comparison."
     )
     adapter: Literal["full", "lora"] = Field("full", description="LoRA is merged into the base before quantizing.")
-    lora_rank: int = Field(16, ge=1, le=512)
+    lora_rank: int = Field(16, ge=1, le=512, description="Rank of LoRA's matrices.")
     lora_scale: Positive = Field(32.0, description="LoRA's numerator: updates are scaled by lora_scale / lora_rank.")
-    epochs: Positive = Field(3.0, le=100)
+    epochs: Positive = Field(3.0, le=100, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Ends training early.")
-    learning_rate: Positive = Field(5e-4)
-    warmup_share: Share = 0.05
+    learning_rate: Positive = Field(5e-4, description="Highest one; it warms up and falls to zero.")
+    warmup_share: Share = Field(0.05, description="Share of the steps in which the learning rate rises.")
     batch_size: int = Field(16, ge=1, description="Examples in one optimizer step.")
     micro_batch_size: int | None = Field(None, ge=1, description="Examples at once; default: batch_size.")
     temperature: Positive = Field(2.0, description="T of the top-K loss.")
     hard_loss_weight: Share = Field(0.3, description="h: weight of the cross entropy.")
     freeze_layers: int = Field(0, ge=0, description="Lowest layers that are not trained.")
-    freeze_embeddings: bool = False
+    freeze_embeddings: bool = Field(False, description="Leave the embeddings, and a tied head, as they are.")
     max_tokens: int = Field(1024, ge=8, description="Examples longer than this are dropped, never cut.")
     precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="Of the matrix products (autocast).")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's own.")
-    checkpoint_interval_s: Positive = Field(60.0)
-    seed: int = Field(0, ge=0)
+    checkpoint_interval_s: Positive = Field(60.0, description="What a crash can cost.")
+    seed: int = Field(0, ge=0, description="Of the order of examples and of random weights.")
 
     @model_validator(mode="before")
     @classmethod
@@ -141,7 +141,7 @@ class EvaluateOptions(Table):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the data set; pinned before anything is exported.")
     provenance: Literal["human"] = Field(description="Who labelled it: `human`. Nothing else may decide a promotion.")
     grader: Literal["exact", "numeric", "contains"] = Field("exact", description="How an answer is compared.")
-    max_output_tokens: int = Field(64, ge=1)
+    max_output_tokens: int = Field(64, ge=1, description="Of each answer.")
     previous_student: str | None = Field(None, description="Bundle folder to compare with; default: the current one.")
     general_cases: int = Field(100, ge=0, description="Cases of each general suite; 0 = off.")
     safety: bool = Field(True, description="Run the refusal, jailbreak, bias and out-of-distribution sets.")
@@ -154,7 +154,7 @@ class GateOptions(Table):
     margin: Share = Field(0.02, description="Accuracy that the student may lose against the teacher, overall.")
     category_margin: Share = Field(0.10, description="... and in each category (Holm over the categories).")
     min_category_cases: int = Field(30, ge=2, description="Smaller categories are pooled into `other`.")
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of intervals and tests.")
     max_general_drop: Share | None = Field(
         0.05, description="Largest drop on a general suite against the previous student, or the pruned base; "
         "`none` is written as max_general_drop = 1 for a student of a single task.",
@@ -169,16 +169,16 @@ class RecalibrateOptions(Table):
 
 class BundleOptions(Table):
     registry: str = Field("students", description="Folder of the registry.")
-    price_usd_per_1m_input_tokens: float | None = Field(None, ge=0)
-    price_usd_per_1m_output_tokens: float | None = Field(None, ge=0)
+    price_usd_per_1m_input_tokens: float | None = Field(None, ge=0, description="The student's price.")
+    price_usd_per_1m_output_tokens: float | None = Field(None, ge=0, description="The student's price.")
 
 
 class Environments(Table):
     """Interpreters; each default is an environment that the command creates and keeps."""
 
-    train_python: str | None = None
-    quantize_python: str | None = None
-    serving_python: str | None = None
+    train_python: str | None = Field(None, description="Default: LOCUM_TRAIN_PYTHON, then .venv-train.")
+    quantize_python: str | None = Field(None, description="Default: LOCUM_QUANTIZE_PYTHON, then .venv-quantize.")
+    serving_python: str | None = Field(None, description="Interpreter with vLLM; default: .venv-serving.")
 
 
 class Recipe(Table):

@@ -22,6 +22,8 @@ EXCEPTIONS = {
     # The configuration's table [student.vllm] is serving's own model; `serve` starts the student beside the gateway.
     ("router/config.py", "serving"),
     ("router/commands.py", "serving"),
+    # The documents describe the recipe beside the configuration.
+    ("router/reference.py", "trainer"),
     # Commands of serving read the same configuration file as the gateway.
     ("serving/target.py", "router"),
 }

@@ -15,6 +15,7 @@ from router.cli import COMMANDS
 from router.config import Config
 from router.config_file import parse
 from router.reference import SECTIONS, metric_families, rendered, settings
+from trainer import recipe
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,6 +51,16 @@ def test_configurations_in_the_readme_are_accepted() -> None:
             parse(text)
         else:
             tomllib.loads(text)
+
+
+def test_recipe_in_the_documents_is_accepted_and_every_key_described(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "loop.md").read_text()
+    found = re.findall(r"```toml\n(# recipe\.toml\n.*?)```", text, re.DOTALL)
+    assert len(found) == 1
+    (tmp_path / "recipe.toml").write_text(found[0])
+    assert recipe.load(tmp_path / "recipe.toml").train.method == "topk"
+    for key, field in settings(recipe.Recipe):
+        assert field.description, f"{key} has no description"
 
 
 def test_example_in_the_readme_is_the_example_file() -> None:
