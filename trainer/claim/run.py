@@ -18,7 +18,7 @@ from trainer.claim.fitting import fitted_teacher
 from trainer.claim.settings import Settings
 from trainer.claim.speed import measure_speed
 from trainer.claim.steps import Ledger, Result
-from trainer.claim.story import Story, stage_folder
+from trainer.claim.story import Story, stage_folder, summary_of
 
 
 def run(settings: Settings, division: Division, ledger: Ledger) -> Result:
@@ -32,7 +32,9 @@ def run(settings: Settings, division: Division, ledger: Ledger) -> Result:
     models = {"student": student, "teacher": teacher}
     speed = asyncio.run(measure_speed(settings, ledger, models, division.test))
     baselines = Baselines(settings, ledger, division)
-    variants = baselines.variants(distilled, teacher, ledger.progress("encode the labels"))
+    variants: list[Variant] = []
+    if settings.size.baselines:
+        variants = baselines.variants(distilled, teacher, ledger.progress("encode the labels"))
     baselines.train(variants)
     answers = asyncio.run(_ask_all(baselines, variants, division))
     return _figures(settings, ledger, division, speed, {variant.name: answers[variant.name] for variant in variants})
@@ -82,11 +84,16 @@ def _losses(settings: Settings, ledger: Ledger, main: Result, compared: dict[str
     rows = {name: row for name, row in compared.items() if "-seed" in name}
     if not rows:
         return {}
-    kl = {name: (ledger.found(f"train {name}") or {}).get("validation_kl") for name in rows}
-    status = (ledger.found("train run") or {}).get("status", {})
-    main_kl = next((s["summary"].get("validation_kl") for s in status.get("stages", []) if s["name"] == "train"), None)
+    kl = {name: _kl(ledger.found(f"train {name}") or {}) for name in rows}
+    main_kl = _kl(summary_of((ledger.found("train run") or {})["status"], "train"))
     named = {f"decoupled-seed{settings.seed}": main | {"kl": main_kl}}
     return named | {name: row | {"kl": kl[name]} for name, row in rows.items()}
+
+
+def _kl(trained: Result) -> float | None:
+    """KL to the teacher on the validation rows, nats per token, where the training reported one."""
+    value = (trained.get("validation") or {}).get("kl")
+    return None if value is None else float(value)
 
 
 def _notes(settings: Settings, division: Division, figures: Result) -> list[str]:

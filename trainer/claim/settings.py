@@ -42,18 +42,19 @@ class Size:
     """Asked of `locum tune`; below the 20 % of the claim because a threshold from 400 labels is off by 2 points."""
     speed_requests: int = 256
     speed_rounds: int = 3
+    baselines: bool = True
     safety: bool = True
     judge_sample: int = 200
 
 
 FULL = Size()
 SMALL = Size(
-    teacher_labels=240,
+    teacher_labels=160,
     traffic=160,
     evaluation=60,
     tuning=80,
     test=80,
-    teacher_epochs=3.0,
+    teacher_epochs=2.0,
     student_layers=(0, 29),
     student_epochs=2.0,
     label_epochs=2.0,
@@ -62,6 +63,7 @@ SMALL = Size(
     tuning_share=0.5,
     speed_requests=16,
     speed_rounds=1,
+    baselines=False,
     safety=False,
     judge_sample=0,
 )

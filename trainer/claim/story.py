@@ -164,9 +164,9 @@ class Story:
 
 def summary_of(status: Result, stage: str) -> Result:
     """A stage's summary in the output of `locum train status --json`."""
-    return next(dict(each["summary"]) for each in status["stages"] if each["name"] == stage)
+    return next(dict(each["record"]["summary"]) for each in status["stages"] if each["stage"] == stage)
 
 
 def stage_folder(status: Result, stage: str) -> Path:
     """Where a finished stage keeps its output."""
-    return Path(next(each["folder"] for each in status["stages"] if each["name"] == stage))
+    return Path(next(each["folder"] for each in status["stages"] if each["stage"] == stage))
