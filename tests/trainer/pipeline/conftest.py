@@ -149,7 +149,11 @@ def run_stage(tmp_path: Path) -> Callable[..., Result]:
     """Runs one stage on examples, as the pipeline would."""
 
     def run(
-        stage: Stage, recipe: Recipe, examples: Sequence[Example], summary: Summary | None = None, progress: Progress = quiet
+        stage: Stage,
+        recipe: Recipe,
+        examples: Sequence[Example],
+        summary: Summary | None = None,
+        progress: Progress = quiet,
     ) -> Result:
         need = stage.needs[0]
         source, target = tmp_path / "in" / need, tmp_path / "out" / stage.name
