@@ -116,7 +116,7 @@ class Runner:
     async def _ask_teacher(self, skipped: str) -> tuple[Observed, dict[str, list[Distribution]] | None]:
         endpoint = self._recipe.teacher
         seen = Observed("teacher")
-        identity = f"{endpoint.base_url} {endpoint.model} {endpoint.version}"
+        identity = f"{endpoint.model} {endpoint.version}"  # another port is no other teacher
         async with ModelClient(endpoint, "teacher") as client:
             await self._ask(client, seen, "teacher", identity)
             if _is_local(endpoint.base_url):
