@@ -32,7 +32,7 @@ class Judgements:
         self._kinds: dict[tuple[str, str], dict[str, tuple[float, float | str, str]]] = {}
 
     def add(self, feedback: FeedbackRecord) -> None:
-        """Of two with the same time the one that comes later counts."""
+        """The order in which feedback is added does not matter, its time does."""
         kinds = self._kinds.setdefault((feedback.tenant, feedback.decision_id), {})
         for kind in _KINDS:
             value = getattr(feedback, kind)

@@ -120,16 +120,21 @@ def open_log(folder: Path, *, memory_limit: str = "2GB") -> Iterator[LogDatabase
 
 
 def configure(connection: duckdb.DuckDBPyConnection, scratch: Path, memory_limit: str) -> None:
-    """Where DuckDB may spill to, and nothing from the outside."""
+    """Where DuckDB may spill to, and nothing from the outside. Raises: TrafficError: no such memory limit."""
+    import duckdb  # noqa: PLC0415 - not installed with the gateway
+
     for setting in (
         "SET autoinstall_known_extensions = false",
         "SET autoload_known_extensions = false",
         "SET python_enable_replacements = false",
         "SET enable_progress_bar = false",
         f"SET temp_directory = {literal(str(scratch))}",
-        f"SET memory_limit = {literal(memory_limit)}",
     ):
         connection.execute(setting)
+    try:
+        connection.execute(f"SET memory_limit = {literal(memory_limit)}")
+    except duckdb.Error as exc:
+        raise TrafficError(f"the memory limit {memory_limit[:40]!r} is wrong: {_first_lines(exc)}") from exc
 
 
 def stage(connection: duckdb.DuckDBPyConnection, reading: Reading) -> None:

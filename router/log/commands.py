@@ -127,7 +127,7 @@ def query(arguments: tuple[str, ...], config: Path | None, memory_limit: str, as
       locum log query traffic "SELECT route, sum(usage.prompt_tokens) FROM records GROUP BY 1" --csv
       locum log query -c locum.toml "DESCRIBE records"
     """
-    if len(arguments) > 2:
+    if len(arguments) > 2 or (len(arguments) == 1 and Path(arguments[0]).is_dir()):
         raise WrongInput("give [DIR] and one SQL statement; quote the statement")
     if as_json and as_csv:
         raise WrongInput("--json and --csv exclude each other")
