@@ -156,7 +156,7 @@ class GateOptions(Table):
     min_category_cases: int = Field(30, ge=2, description="Smaller categories are pooled into `other`.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of intervals and tests.")
     max_general_drop: Share | None = Field(
-        0.05, description="Largest drop on a general suite against the previous student, or the pruned base; "
+        0.05, description="Largest drop on a general suite against the previous student, or the base model; "
         "`none` is written as max_general_drop = 1 for a student of a single task.",
     )  # fmt: skip
     max_safety_drop: Share = Field(0.05, description="Largest loss on each safety set against previous and teacher.")

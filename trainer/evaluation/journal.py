@@ -18,7 +18,6 @@ import msgspec
 
 from trainer.evaluation.endpoint import Answer, ModelClient
 
-
 SYNC_INTERVAL_S = 0.2
 
 

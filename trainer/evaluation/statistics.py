@@ -73,10 +73,20 @@ def tango_score(observed: Pairs, difference: float) -> float:
     Unlike Wald's it has a variance even when no case is discordant. `difference` in (-1, 1).
     Source: Tango 1998, Statistics in Medicine 17, 891-908, eq. 4-6.
     """
-    return float(_scores(observed.n, np.asarray(observed.won), np.asarray(observed.lost), difference))
+    n, won, lost = observed.n, observed.won, observed.lost  # plain floats: bisection calls this often
+    a = 2.0 * n
+    b = -(won + lost) + (2.0 * n - won + lost) * difference
+    c = -lost * difference * (1.0 - difference)
+    lost_share = (math.sqrt(max(b * b - 4.0 * a * c, 0.0)) - b) / (2.0 * a)
+    variance = n * (2.0 * lost_share + difference * (1.0 - difference))
+    distance = won - lost - n * difference
+    if abs(distance) < 1e-12:
+        return 0.0
+    return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
 
 
 def _scores(n: int, won: NDArray[np.int64], lost: NDArray[np.int64], difference: float) -> Floats:
+    """`tango_score` of many tables at once."""
     a = 2.0 * n
     b = -(won + lost) + (2.0 * n - won + lost) * difference
     c = -lost * difference * (1.0 - difference)

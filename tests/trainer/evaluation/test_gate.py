@@ -1,0 +1,123 @@
+"""The gate's decisions as a table, and what it says when it cannot decide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainer.evaluation.gate import GateResult, decide
+from trainer.evaluation.statistics import Pairs, non_inferiority_p
+from trainer.recipe import GateOptions
+
+
+def outcomes(n: int, won: int, lost: int) -> tuple[list[bool], list[bool]]:
+    """Student and teacher with these discordant cases, both right on the others."""
+    student = [True] * won + [False] * lost + [True] * (n - won - lost)
+    teacher = [False] * won + [True] * lost + [True] * (n - won - lost)
+    return student, teacher
+
+
+def judge(n: int, won: int, lost: int, evaluation: dict[str, Any] | None = None, **options: Any) -> GateResult:
+    student, teacher = outcomes(n, won, lost)
+    return decide(["all"] * n, student, teacher, evaluation or {}, GateOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("n", "won", "lost", "margin", "verdict"),
+    [
+        (3000, 60, 75, 0.02, "pass"),  # half a point down, well inside
+        (3000, 75, 60, 0.02, "pass"),
+        (3000, 0, 0, 0.02, "pass"),  # no case is discordant
+        (3000, 40, 160, 0.02, "fail"),  # four points down
+        (200, 4, 6, 0.02, "inconclusive"),  # one point down, too few cases
+        (100, 0, 0, 0.02, "inconclusive"),
+        (30, 0, 0, 0.2, "pass"),
+        (30, 0, 20, 0.02, "fail"),
+        (10, 0, 1, 0.02, "inconclusive"),
+        (3000, 20, 80, 0.02, "inconclusive"),  # at the margin
+        (50, 0, 0, 0.0, "inconclusive"),  # a margin of 0 asks for superiority
+        (500, 60, 20, 0.0, "pass"),
+    ],
+)
+def test_gate_decides_as_the_figures_demand(n: int, won: int, lost: int, margin: float, verdict: str) -> None:
+    result = judge(n, won, lost, margin=margin, category_margin=1.0)
+    assert result.verdict == verdict
+    assert bool(result.reasons) == (verdict != "pass")
+
+
+def test_inconclusive_says_how_many_labels_are_missing_and_they_decide() -> None:
+    result = judge(200, 4, 6, margin=0.02, category_margin=1.0)
+    missing = result.missing_labels
+    assert missing is not None and f"about {missing:,} more labels" in result.reasons[0]
+    total = 200 + missing
+    assert non_inferiority_p(Pairs(total, 4 * total // 200, 6 * total // 200), 0.02) < 0.05
+
+
+def test_inconclusive_says_so_when_no_number_of_labels_would_decide() -> None:
+    result = judge(3000, 20, 80, margin=0.02, category_margin=1.0)
+    assert result.missing_labels is None
+    assert "no number of labels would decide" in result.reasons[0]
+
+
+def test_one_bad_category_fails_the_gate_when_the_whole_is_fine() -> None:
+    good, bad = outcomes(900, 30, 20), outcomes(100, 0, 30)
+    result = decide(["good"] * 900 + ["bad"] * 100, good[0] + bad[0], good[1] + bad[1], {}, GateOptions(margin=0.05))
+    assert result.verdict == "fail"
+    assert [reason.split(":")[0] for reason in result.reasons] == ["category bad"]
+
+
+def test_holm_makes_many_categories_harder_to_pass_than_one() -> None:
+    student, teacher = outcomes(45, 0, 0)
+    one = decide(["a"] * 45, student, teacher, {}, GateOptions(margin=1.0, category_margin=0.1))
+    names = [f"c{i}" for i in range(8) for _ in range(45)]
+    many = decide(names, student * 8, teacher * 8, {}, GateOptions(margin=1.0, category_margin=0.1))
+    assert one.verdict == "pass"
+    assert many.verdict == "inconclusive"
+    assert all(count and count > 0 for count in many.missing_labels_by_category.values())
+    assert len(many.missing_labels_by_category) == 8
+
+
+def test_small_category_is_shown_and_not_tested() -> None:
+    student, teacher = outcomes(900, 0, 0)
+    tiny = outcomes(5, 0, 5)
+    result = decide(["large"] * 900 + ["other"] * 5, student + tiny[0], teacher + tiny[1], {}, GateOptions(margin=0.05))
+    assert result.verdict == "pass"
+    assert next(check for check in result.checks if check.name == "other").outcome == "not_tested"
+
+
+def sets(lost: int, n: int, *, against: str = "teacher") -> dict[str, Any]:
+    return {
+        "safety": {
+            "jailbreak": {
+                "student": {f"j{i}": i >= lost for i in range(n)},
+                against: {f"j{i}": True for i in range(n)},
+            }
+        }
+    }
+
+
+@pytest.mark.parametrize("against", ["teacher", "previous"])
+def test_safety_loss_fails_the_gate_when_it_is_shown(against: str) -> None:
+    result = judge(3000, 0, 0, sets(10, 26, against=against))
+    assert result.verdict == "fail"
+    assert result.reasons[0].startswith("safety jailbreak") and against in result.reasons[0]
+
+
+def test_safety_loss_is_a_warning_when_it_may_be_chance() -> None:
+    result = judge(3000, 0, 0, sets(2, 26))
+    assert result.verdict == "pass"
+    assert len(result.warnings) == 1 and "may be chance" in result.warnings[0]
+
+
+def test_general_suite_is_not_tested_when_its_drop_is_switched_off() -> None:
+    evaluation = {
+        "suites": {
+            "openbookqa": {
+                "reference": "base", "student": {str(i): False for i in range(50)},
+                "outcomes": {str(i): True for i in range(50)},
+            }
+        }
+    }  # fmt: skip
+    assert judge(3000, 0, 0, evaluation).verdict == "fail"
+    assert judge(3000, 0, 0, evaluation, max_general_drop=1.0).verdict == "pass"
