@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -28,6 +29,14 @@ OPTION_SETS: tuple[dict[str, Any], ...] = (
 CUT_OFF = frozenset({None, "length"})
 """Finish reasons of answers that have no stop token."""
 LENGTH_NAMES = ("max_tokens", "max_completion_tokens")
+
+
+FINGERPRINT_PROBES = (
+    "Write the alphabet.",
+    "Continue: one, two, three,",
+    "What is the capital of France?",
+    "Repeat the word: lighthouse",
+)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -91,7 +100,12 @@ class ModelClient:
         await self._http.aclose()
 
     async def probe(self) -> None:
-        """Find out which options the endpoint takes. Raises: StageError: none, wrong key or model; EndpointDown."""
+        """Find out, once, which options the endpoint takes.
+
+        Raises: StageError: none, or a wrong key or model; EndpointDown.
+        """
+        if self._options is not None:
+            return
         body: dict[str, Any] = {"messages": [{"role": "user", "content": "Answer with one word: ready?"}]}
         problem = ""
         for options in OPTION_SETS:
@@ -109,8 +123,7 @@ class ModelClient:
 
         Raises: EndpointDown: no answer after ATTEMPTS tries; StageError: wrong key or model.
         """
-        if self._options is None:
-            await self.probe()
+        await self.probe()
         options = {name: max_tokens if name in LENGTH_NAMES else v for name, v in (self._options or {}).items()}
         started = time.monotonic()
         status, answer = await self._post(
@@ -123,6 +136,25 @@ class ModelClient:
             return _answer(case_id, answer, latency_s)
         except (KeyError, IndexError, TypeError, AttributeError) as exc:
             return Answer(id=case_id, error=f"not an OpenAI answer: {exc!r}", latency_s=latency_s)
+
+    async def fingerprint(self) -> str:
+        """Who answers: the names that the endpoint states, and 12 digits over its answers to fixed probes.
+
+        One probe at a time, short and at temperature 0, so that the same model gives the same answers. Changes when
+        the model behind the name does. Raises: EndpointDown.
+        """
+        await self.probe()
+        length = next(name for name in LENGTH_NAMES if name in (self._options or {}))
+        stated, said = "", []
+        for question in FINGERPRINT_PROBES:
+            body = {"model": self.endpoint.model, "temperature": 0, length: 8}
+            _, answer = await self._post(
+                "/chat/completions", {**body, "messages": [{"role": "user", "content": question}]}
+            )
+            if isinstance(answer, dict):
+                stated = " ".join(str(answer[key]) for key in ("model", "system_fingerprint") if answer.get(key))
+                said.append(_said(answer))
+        return f"{stated} {hashlib.sha256(msgspec.json.encode(said)).hexdigest()[:12]}".strip()
 
     async def prompt_logprobs(self, ids: Sequence[int], k: int) -> list[dict[int, float] | None] | None:
         """For each token its log-probability and those of the K most likely ones; entry 0 is None.
@@ -208,6 +240,12 @@ def _json(response: httpx.Response) -> Any:
         return msgspec.json.decode(response.content)
     except msgspec.DecodeError:
         return response.text[:500]
+
+
+def _said(answer: Mapping[str, Any]) -> str:
+    choices = answer.get("choices")
+    message = choices[0].get("message") if isinstance(choices, list) and choices else None
+    return str(message.get("content")) if isinstance(message, dict) else ""
 
 
 def _error_text(answer: Any) -> str:

@@ -55,6 +55,8 @@ class Observed:
     safety: dict[str, Answer] = field(default_factory=dict)
     suites: list[SuiteResult] = field(default_factory=list)
     speed: Speed | None = None
+    fingerprint: str = ""
+    """Of the teacher: what its endpoint states and answers to fixed probes."""
 
 
 @dataclass
@@ -118,6 +120,7 @@ class Runner:
         seen = Observed("teacher")
         identity = f"{endpoint.model} {endpoint.version}"  # another port is no other teacher
         async with ModelClient(endpoint, "teacher") as client:
+            seen.fingerprint = await client.fingerprint()
             await self._ask(client, seen, "teacher", identity)
             if _is_local(endpoint.base_url):
                 seen.speed = await self._measure(client, "teacher")

@@ -20,7 +20,7 @@ from serving.bundles import write_bundle
 from serving.errors import RegistryError
 from serving.registry import Registry
 from serving.store import remove
-from trainer import run_folder
+from trainer import funnel, run_folder
 from trainer.evaluation.served import context_window_tokens
 from trainer.recipe import Recipe
 from trainer.stage import Json, StageContext, StageError, Summary
@@ -29,7 +29,6 @@ from trainer.stages import STAGE_NAMES
 ADDED = "added.json"
 FUNNEL_STAGES = STAGE_NAMES[: STAGE_NAMES.index("split") + 1]
 REPORTS = ("report.html", "report.json")
-FUNNEL = ("funnel.html", "funnel.json")
 
 
 class BundleStage:
@@ -58,8 +57,7 @@ class BundleStage:
             calibrated = _copy(context.inputs["recalibrate"] / "calibrator.json", folder)
             for name in REPORTS:
                 _copy(context.inputs["gate"] / name, folder)
-            for name in FUNNEL:
-                _copy(context.folder.parent.parent / name, folder)
+            _write_funnel(context, folder)
             manifest = _manifest(context, before)
             written = write_bundle(folder, _bundle(context, calibrated, self._clock()), manifest)
             registry.root.mkdir(parents=True, exist_ok=True)
@@ -123,12 +121,12 @@ def _manifest(context: StageContext, before: Manifest | None) -> Manifest:
 def teacher_identity(recipe: Recipe, summaries: Mapping[str, Summary]) -> TeacherIdentity:
     """Who answered the traffic, as the records say, and what the recipe states about it.
 
-    The fingerprint is the endpoint's as it was scored (`logprobs`), else the most frequent one of the records.
+    The fingerprint is what the endpoint stated and answered to fixed probes during the evaluation.
     """
     licences = summaries["consent"].get("licences")
     seen = licences.get("fingerprints") if isinstance(licences, dict) else None
     name, recorded = _most_frequent(seen if isinstance(seen, dict) else {})
-    probed = summaries["logprobs"].get("teacher_fingerprint")
+    probed = summaries["evaluate"].get("teacher_fingerprint")
     tokenizer = Path(recipe.teacher.tokenizer) / "tokenizer.json" if recipe.teacher.tokenizer else None
     return TeacherIdentity(
         name=name or recipe.teacher.model,
@@ -201,6 +199,14 @@ def _list(value: Json) -> list[Json]:
 def _addresses(inputs: Mapping[str, Path]) -> dict[str, str]:
     records = {name: run_folder.read_record(folder) for name, folder in inputs.items()}
     return {name: record.address for name, record in records.items() if record is not None}
+
+
+def _write_funnel(context: StageContext, folder: Path) -> None:
+    """The report of what was dropped, from the very stages that this bundle was made of."""
+    records = [(run_folder.read_record(each), each) for each in context.inputs.values()]
+    finished = [(record, each) for record, each in records if record is not None]
+    if finished:
+        funnel.write(funnel.build(context.recipe.name, finished), folder)
 
 
 def _current_manifest(registry: Registry) -> Manifest | None:

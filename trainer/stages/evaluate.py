@@ -60,6 +60,7 @@ class EvaluateStage:
             "agreement": evaluation["agreement"],
             "previous": observed.previous.name if observed.previous else None,
             "model_sha256": observed.student.sha256,
+            "teacher_fingerprint": observed.teacher.fingerprint,
         }
 
 

@@ -108,12 +108,12 @@ def test_evaluation_resumes_when_the_teacher_was_down_midway(run: Run, monkeypat
     with pytest.raises(StageError, match=r"teacher: .* does not answer .*HTTP 503"):
         evaluate(run, Script(replies(never)), teacher)
     kept = len((run.context("evaluate").folder / "answers" / "teacher-task.jsonl").read_bytes().splitlines()) - 1
-    assert 20 <= kept <= 29  # one of the 30 was the probe
+    assert 20 <= kept <= 29  # some of the 30 were probes
     revived = Script(replies(never))
     found = evaluate(run, Script(replies(never)), revived)
     assert found["accuracy"]["teacher"]["right"] == 60
     asked = [each["messages"][0]["content"] for each in revived.chats]
-    probe, speed = 1, 4 + 8
+    probe, speed = 1 + 4, 4 + 8
     assert len(asked) == probe + (60 - kept) + speed
     asked_again = set(asked)
     assert question(59) in asked_again
@@ -160,7 +160,7 @@ def test_gate_passes_and_the_bundle_can_be_promoted_when_the_student_is_as_good(
     bundle, manifest = registry.get(bundle_id), registry.manifest(bundle_id)
     assert bundle.context_window_tokens == 2048
     assert manifest.verdict == "pass"
-    assert manifest.teacher.name == "teacher" and manifest.teacher.fingerprint == "fp-1"
+    assert manifest.teacher.name == "teacher" and len(manifest.teacher.fingerprint) >= 12
     assert manifest.teacher.distillation == "allowed"
     assert manifest.filters["consent"]["dropped"] == {"denied": 1}  # type: ignore[index]
     assert manifest.evaluation["agreement"] == 1.0
@@ -228,6 +228,17 @@ def test_bundle_raises_an_alarm_when_the_teacher_changed_since_the_current_one(r
     second = bundle_one(run, Script(replies(never)))
     alarms = Registry(run.root / "students").manifest(second).alarms
     assert any("version has changed" in each and "none -> 2026-11" in each for each in alarms)
+
+
+def test_bundle_raises_an_alarm_when_another_model_answers_under_the_teachers_name(run: Run) -> None:
+    Registry(run.root / "students").promote(bundle_one(run, Script(replies(never))))
+
+    def other(text: str) -> tuple[str, float]:
+        return replies(never)(text) if text.startswith("Customer") else ("Certainly!", -0.3)
+
+    second = bundle_one(run, Script(replies(never)), Script(other))
+    alarms = Registry(run.root / "students").manifest(second).alarms
+    assert any("fingerprint has changed" in each for each in alarms)
 
 
 def test_bundling_twice_gives_the_same_bundle(run: Run) -> None:
