@@ -21,6 +21,7 @@ from policies.calibration import (
 )
 from trainer import long_reasoning
 from trainer.encoding import ENCODER, EncoderMissing, embed_texts
+from trainer.probe_teacher import probe_teacher_command
 from trainer.run_commands import run_command, status_command, verify_command
 
 Method = Literal["auto", "platt", "isotonic"]
@@ -36,6 +37,7 @@ def train() -> None:
 train.add_command(run_command)
 train.add_command(status_command)
 train.add_command(verify_command)
+train.add_command(probe_teacher_command)
 
 
 @train.group()
