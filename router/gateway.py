@@ -230,7 +230,7 @@ class Gateway:
                 )
                 await stream.peek()
                 limit.reschedule(None)
-                state.status, state.fingerprint = answer.status, stream.fingerprint
+                state.status = answer.status
                 try:
                     headers = [*self._headers(state, answer), (b"cache-control", b"no-cache")]
                     await exchange.start(answer.status, headers)

@@ -118,6 +118,8 @@ class Delta(NamedTuple):
     finished: frozenset[int] = frozenset()
     """Indexes of the choices that end here; there are several when the client asked for `n` > 1."""
     usage: Usage | None = None
+    fingerprint: str | None = None
+    """What the backend says about itself; read where the answer ends."""
     data: bytes | None = None
 
     @property
@@ -158,6 +160,7 @@ class ChatStreamReader:
             finish_reason=found[1].decode("ascii", "replace") if found else None,
             finished=_finished(chunk) if found else frozenset(),
             usage=usage_of(chunk),
+            fingerprint=fingerprint_of(chunk.get("model"), chunk.get("system_fingerprint")),
             data=data,
         )
 
@@ -245,27 +248,12 @@ def _odd_delta_text(data: bytes) -> str:
     return content if isinstance(content, str) else ""
 
 
-class _Stated(msgspec.Struct, gc=False):
-    model: str | None = None
-    system_fingerprint: str | None = None
-
-
-_stated_decoder = msgspec.json.Decoder(_Stated)
-
-
-def stated_in(data: bytes) -> str | None:
-    """What a backend says about itself in the data of one frame."""
-    try:
-        stated = _stated_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return fingerprint_of(stated.model, stated.system_fingerprint)
-
-
 def fingerprint_of(model: object, system_fingerprint: object) -> str | None:
     """`<model>` or `<model> <system_fingerprint>`; None when the backend states neither."""
-    stated = " ".join(part for part in (model, system_fingerprint) if isinstance(part, str) and part)
-    return stated[:MAX_FINGERPRINT_CHARS] or None
+    stated = model if isinstance(model, str) else ""
+    if isinstance(system_fingerprint, str):
+        stated = f"{stated} {system_fingerprint}"
+    return stated.strip()[:MAX_FINGERPRINT_CHARS] or None
 
 
 def text_of(block: bytes) -> str:

@@ -26,7 +26,6 @@ from router.sse import (
     is_ordinary,
     is_whole,
     payload,
-    stated_in,
     text_of,
 )
 
@@ -55,8 +54,6 @@ class ChatStream:
         self._captured: list[bytes] | None = [] if capture else None
         self._captured_bytes = 0
         self._peeked = b""
-        self.fingerprint: str | None = None
-        """What the backend says about itself; known after `peek`."""
         self._unsent: list[bytes] = []
 
     async def peek(self) -> None:
@@ -76,7 +73,6 @@ class ChatStream:
             raise BackendBroken("the first event is an error", cause="stream_error")
         if first.done:
             raise BackendBroken("the stream is empty", cause="invalid_response")
-        self.fingerprint = stated_in(first.data) if first.data is not None else None
 
     async def relay(
         self, exchange: Exchange, state: RequestState, metrics: Metrics, settle: Callable[[], Awaitable[None]]
@@ -143,6 +139,8 @@ class ChatStream:
             if delta.finish_reason is not None:
                 state.finish_reason = delta.finish_reason
                 self._finished |= delta.finished
+            if delta.fingerprint is not None and len(delta.fingerprint) >= len(state.fingerprint or ""):
+                state.fingerprint = delta.fingerprint  # the frame that says most: vLLM tells all in its last one
             if delta.usage is not None:
                 state.usage = delta.usage
             self._capture(frame)

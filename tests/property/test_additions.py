@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ def answers(draw: st.DrawFn, *, nulls: bool) -> tuple[str, str, Additions]:
         plain = ",".join(f"{key}{second}" for key, _, second in pairs if second is not None)
         return f"{{{with_ours}{after}}}", f"{{{plain}{after}}}"
 
-    def some(given_members: dict[str, object], ours: list[tuple[str, str]]) -> list[tuple[str, str, str | None]]:
+    def some(given_members: dict[str, Any], ours: list[tuple[str, str]]) -> list[tuple[str, str, str | None]]:
         members: list[tuple[str, str, str | None]] = []
         for key, value in given_members.items():
             text = json.dumps(value, ensure_ascii=ascii_only)
