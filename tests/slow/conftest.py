@@ -1,6 +1,7 @@
 """Real models, started once a session and shared: the student on vLLM, the teacher on llama.cpp's server.
 
     student_url, teacher_url      base URLs up to and including /v1 (models `student` and `teacher`)
+    two_bundles                   a registry with the student as it is and a copy with a third of its layers left out
     serving_python                the interpreter that has both (LOCUM_SERVING_PYTHON, else .venv-serving)
     student_model, teacher_model  the prepared models, from the cache ($LOCUM_CACHE)
 
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,11 +23,15 @@ from pathlib import Path
 
 import pytest
 
+from serving.bundles import write_bundle
+from serving.launch import clean_environment
 from serving.models import PreparedModel, prepare_student, prepare_teacher
 from serving.options import VllmOptions
+from serving.registry import Registry
 from serving.student import StudentProcess
 from serving.supervisor import Event, Supervisor
 from serving.teacher import TeacherOptions, TeacherProcess
+from tests.serving.bundles import bundle_fields, manifest_fields
 
 ROOT = Path(__file__).parents[2]
 STUDENT_WINDOW_TOKENS = 2048
@@ -93,6 +100,40 @@ def teacher_url(teacher_model: PreparedModel, serving_python: str) -> Iterator[s
     )
     with running(lambda: TeacherProcess(options, observer=_show)):
         yield options.base_url
+
+
+PRUNE = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+source, target, kept = sys.argv[1], sys.argv[2], [int(layer) for layer in sys.argv[3].split(",")]
+model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+model.model.layers = torch.nn.ModuleList(model.model.layers[layer] for layer in kept)
+for position, layer in enumerate(model.model.layers):
+    layer.self_attn.layer_idx = position
+model.config.num_hidden_layers = len(kept)
+if getattr(model.config, "layer_types", None):
+    model.config.layer_types = model.config.layer_types[: len(kept)]
+model.save_pretrained(target)
+"""
+KEPT_LAYERS = ",".join(str(layer) for layer in range(30) if layer % 3 != 1)
+
+
+@pytest.fixture
+def two_bundles(student_model: PreparedModel, serving_python: str, tmp_path: Path) -> tuple[Registry, str, str]:
+    """(registry, id of the whole model, id of the pruned one)."""
+    registry = Registry(tmp_path / "students")
+    ids = []
+    for name in ("whole", "pruned"):
+        folder = tmp_path / name
+        shutil.copytree(student_model.path, folder / "model")
+        if name == "pruned":
+            for weights in (folder / "model").glob("*.safetensors*"):
+                weights.unlink()
+            arguments = [str(student_model.path), str(folder / "model"), KEPT_LAYERS]
+            subprocess.run([serving_python, "-c", PRUNE, *arguments], check=True, env=clean_environment())
+        write_bundle(folder, bundle_fields(name), manifest_fields())
+        ids.append(registry.add(folder).bundle_id)
+    return registry, ids[0], ids[1]
 
 
 @contextmanager
