@@ -3,12 +3,13 @@
 Two requests are near duplicates only when
 - they hold the same numerals (`3 + 4` and `3 + 5` are two questions),
 - what came before the question is equal or near as well, and
-- the first and the last EDGE_CHARS of a long question are near too: the same document with two different questions
-  about it is nearly the same text, and not the same request.
+- the first and the last sentence of a long question (at most EDGE_CHARS of them) are near too: the same document with
+  two different questions about it is nearly the same text, and not the same request.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rensa import RMinHash
 
 EDGE_CHARS = 100
+SENTENCE_END = re.compile(r"(?<=[.!?:]) ")
 EDGED_CHARS = 300
 """Questions up to this length have no edges of their own."""
 PERMUTATIONS = 128
@@ -41,7 +43,10 @@ class Text(NamedTuple):
 def text_of(prompt: Prompt, templates: Templates) -> Text:
     turn = templates.strip(prompt.turn)
     normal = normalise(turn)
-    edges = (normal[:EDGE_CHARS], normal[-EDGE_CHARS:]) if len(normal) > EDGED_CHARS else ()
+    edges: tuple[str, ...] = ()
+    if len(normal) > EDGED_CHARS:
+        first, last = SENTENCE_END.split(normal[:EDGE_CHARS])[0], SENTENCE_END.split(normal[-EDGE_CHARS:])[-1]
+        edges = (first, last)
     return Text(normalise(prompt.context), normal, edges)
 
 

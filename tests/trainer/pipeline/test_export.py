@@ -111,7 +111,7 @@ def test_export_takes_the_newest_and_what_sql_selects(
     assert [e.decision_id for e in export(recipe(export={"max_records": 2}))[1]] == ["d000000", "d000001"]
     found = export(recipe(export={"where": "tenant = 'a'"}))[1]
     assert sorted(e.decision_id for e in found) == ["d000001", "d000003", "d000005"]
-    with pytest.raises(StageFailed, match="no record of .* fits"):
+    with pytest.raises(StageFailed, match=r"no record of .* fits"):
         export(recipe(export={"where": "tenant = 'nobody'"}))
     with pytest.raises(StageFailed, match=r"export\.where"):
         export(recipe(export={"where": "no_such_column = 1"}))
