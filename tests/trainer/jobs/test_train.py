@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 import msgspec  # noqa: E402
+
 from tests.trainer.jobs import tiny  # noqa: E402
 from trainer.jobs import models, train  # noqa: E402
 from trainer.jobs.supervised import Objective, loss_sum, positions  # noqa: E402
