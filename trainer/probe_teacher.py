@@ -17,6 +17,7 @@ from trainer.stage import StageError
 
 FALLBACK_IDS = (1, 2, 3, 4)
 """Any tokens will do to ask for logprobs where the endpoint returns no ids of its own."""
+PROBE_ATTEMPTS = 2
 RESPONSE_DISTILLATION = "train.method = 'sft' works all the same: the student learns from the teacher's text"
 
 
@@ -41,7 +42,8 @@ class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def probe(
-    recipe: Recipe, teacher_of: Callable[[Recipe], Teacher] = lambda each: Teacher(each.teacher)
+    recipe: Recipe,
+    teacher_of: Callable[[Recipe], Teacher] = lambda each: Teacher(each.teacher, attempts=PROBE_ATTEMPTS),
 ) -> ProbeReport:
     """Ask the endpoint. Raises: StageError: the key's variable is not set."""
     options = recipe.teacher
@@ -64,7 +66,7 @@ async def probe(
             problems.append(str(exc))
         version = await teacher.get("/../version")
         found["server_version"] = version.get("version") if isinstance(version, dict) else None
-    if found["reachable"] and not found.get("token_ids"):
+    if found.get("reachable") and not found.get("token_ids"):
         notes.append("answers carry no token ids; prompts and answers are tokenized with teacher.tokenizer instead")
     reason = same_tokenizer(Path(recipe.student.base_model), options.tokenizer)
     found["same_tokenizer"] = not reason

@@ -64,6 +64,7 @@ class Teacher:
         self,
         options: TeacherOptions,
         *,
+        attempts: int = ATTEMPTS,
         environ: Mapping[str, str] = os.environ,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -73,6 +74,7 @@ class Teacher:
                 raise StageError(f"teacher.api_key_env: the variable {options.api_key_env} is not set")
             headers["authorization"] = f"Bearer {key}"
         self._options = options
+        self._attempts = attempts
         self._sleep = sleep
         self._url = options.base_url.rstrip("/")
         self._http = httpx.AsyncClient(
@@ -118,7 +120,7 @@ class Teacher:
     async def post(self, path: str, body: Mapping[str, Any]) -> bytes:
         """The answer's body, after retries. Raises: Refused, StageError."""
         problem, backoff_s = "", FIRST_BACKOFF_S
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self._attempts):
             if attempt:
                 await self._sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)

@@ -37,6 +37,8 @@ def run(spec: QuantizeSpec, progress: Progress) -> protocol.Result:
     """Quantize and save. Raises: StageError."""
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
+    if spec.scheme == "AWQ" and not torch.cuda.is_available():
+        raise StageError("quantize.scheme: AWQ needs a GPU to search its scales; use W4A16 or W8A8 here")
     source, out = Path(spec.model), Path(spec.out)
     check_folder(source)
     model = load_model(source, stored_dtype(source))
