@@ -79,7 +79,9 @@ class FakeTeacher:
             more = {"prompt_token_ids": [3, 4, 5]} if self.token_ids else {}
             choice = {"message": {"content": "yes"}, **({"token_ids": [6]} if self.token_ids else {})}
             return 200, {"choices": [choice], "system_fingerprint": "vllm-0.32.0-abc", **more}
-        ids, k = body["prompt"], body["prompt_logprobs"]
+        return self._score(body["prompt"], body["prompt_logprobs"])
+
+    def _score(self, ids: list[int], k: int) -> tuple[int, object]:
         if k > self.max_logprobs:
             return 400, {"error": {"message": f"greater than max allowed: {self.max_logprobs}"}}
         if len(ids) + 1 > self.window:
