@@ -49,7 +49,7 @@ types:
 	$(BIN)/mypy
 
 fast-tests:
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 slow-tests: install-semantic install-serving install-train install-quantize
 	$(BIN)/pytest -m "slow or semantic"
