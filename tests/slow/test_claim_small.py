@@ -25,6 +25,8 @@ INTENTS = {
     "exchange_rate": ("which exchange rate do you use", "is the rate good", "how is the rate made"),
     "cash_withdrawal_charge": ("why was i charged for cash", "a fee for the machine", "cash costs a fee"),
 }
+AMBIGUOUS = ("it is about my card", "i have a question on my card", "a problem with the card")
+"""Half of the people who write this mean one intent, half the other: errors that a student can be unsure of."""
 OPENINGS = ("hello,", "please help:", "hi there,", "i wonder,", "quick question:", "sorry,", "good day,", "listen,")
 ENDINGS = ("thanks", "what now?", "can you look?", "since monday", "for a week", "it is urgent", "again", "as always")
 
@@ -35,7 +37,10 @@ def write_data(folder: Path) -> None:
         for intent, bodies in INTENTS.items()
         for opening, body, ending in itertools.product(OPENINGS, bodies, ENDINGS)
     ]
-    random.Random(7).shuffle(rows)
+    dice = random.Random(7)
+    for opening, body, ending in itertools.product(OPENINGS, AMBIGUOUS, ENDINGS):
+        rows.append((f"{opening} {body} {ending}", dice.choice(("card_arrival", "pin_blocked"))))
+    dice.shuffle(rows)
     for name, part in (("train.csv", rows[:600]), ("test.csv", rows[600:700])):
         with (folder / name).open("w", newline="") as file:
             csv.writer(file).writerows([("text", "category"), *part])

@@ -17,6 +17,10 @@ from trainer.rows import example_schema
 from trainer.stage import Progress
 
 
+NOT_WEIGHTS = ("threads", "out", "train", "checkpoint_interval_s")
+"""Members of a spec that say where and how fast, not what comes out."""
+
+
 def teacher_spec(settings: Settings, base: Path, tokens: Path, out: Path) -> TrainSpec:
     """The teacher: full fine-tuning on labels; the lowest layers and the embeddings stay (quicker)."""
     size = settings.size
@@ -39,7 +43,7 @@ def fitted_teacher(settings: Settings, base: Path, cases: Sequence[Case], progre
     The cache's key is what decides the weights: the base model, the labels and the hyperparameters, not the threads.
     """
     spec = teacher_spec(settings, base, Path("tokens"), Path("out"))
-    settled = {key: value for key, value in msgspec.to_builtins(spec).items() if key not in ("threads", "out", "train")}
+    settled = {key: value for key, value in msgspec.to_builtins(spec).items() if key not in NOT_WEIGHTS}
     settled["base_model"] = base.name
     labels = [[case.text, case.label] for case in cases]
     key = hashlib.sha256(json.dumps([settled, labels], sort_keys=True).encode()).hexdigest()[:12]

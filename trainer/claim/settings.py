@@ -49,15 +49,14 @@ class Size:
 
 FULL = Size()
 SMALL = Size(
-    teacher_labels=160,
+    teacher_labels=200,
     traffic=160,
     evaluation=60,
-    tuning=80,
+    tuning=100,
     test=80,
     teacher_epochs=2.0,
-    student_layers=(0, 29),
-    student_epochs=2.0,
-    label_epochs=2.0,
+    student_epochs=10.0,
+    student_learning_rate=1e-3,
     gate_margin=0.95,
     gate_category_margin=0.99,
     tuning_share=0.5,
