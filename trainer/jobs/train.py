@@ -126,8 +126,10 @@ def _resume_from(out: Path, spec: TrainSpec, inputs: dict[str, str]) -> str | No
 
 
 def _without_paths(spec: TrainSpec) -> TrainSpec:
-    """What a moved folder does not change; the data itself is known by its hashes."""
-    return msgspec.structs.replace(spec, base_model="", train="", out="", validation=None, checkpoint_interval_s=0.0)
+    """Without what a moved folder or a busier machine changes; the data itself is known by its hashes."""
+    return msgspec.structs.replace(
+        spec, base_model="", train="", out="", validation=None, threads=None, checkpoint_interval_s=0.0
+    )
 
 
 def _finished(out: Path, spec: TrainSpec) -> dict[str, Any] | None:
