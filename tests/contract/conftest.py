@@ -41,6 +41,7 @@ price_usd_per_1m_output_tokens = 10.0
 {teacher}
 [log]
 dir = "{log_dir}"
+write_timeout_s = 10.0  # a busy machine must not let an answer overtake its record
 {rest}
 """
 

@@ -196,7 +196,7 @@ def test_second_answer_in_the_same_segment_is_never_given_to_the_next_request(
 def test_client_that_stops_reading_gives_its_place_back_when_its_time_is_over(
     start_gateway: StartGateway, wait_until: Callable[[Callable[[], bool]], None]
 ) -> None:
-    gateway = start_gateway(server="request_timeout_s = 0.5\nmax_inflight_requests = 2")
+    gateway = start_gateway(server="request_timeout_s = 3.0\nmax_inflight_requests = 2")
     body = json.dumps({**STREAM, "messages": [{"role": "user", "content": "[[fake-tokens-200000]]"}]}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
     stuck = []
