@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 LOCK_ATTEMPTS = 20
 LOCK_WAIT_S = 0.5
+SHORT_TOKENS = 256
+"""Up to this length plain attention beats torch's fused one on a CPU: a fifth off a whole step at 40 tokens."""
 
 
 def run(spec: TrainSpec, progress: Progress) -> protocol.Result:
@@ -60,6 +62,9 @@ def _train(spec: TrainSpec, out: Path, progress: Progress) -> dict[str, Any]:
     rows = TokenRows(Path(spec.train), max_tokens=spec.max_tokens, with_heads=topk)
     base = Path(spec.base_model)
     model = build_model(spec)
+    usual_attention = model.config._attn_implementation
+    if not torch.cuda.is_available() and int(rows.lengths.max()) <= SHORT_TOKENS:
+        model.set_attn_implementation("eager")
     parameters = sum(each.numel() for each in model.parameters())
     objective = Objective(spec.loss, spec.temperature, spec.hard_loss_weight) if topk else Objective(None)
     trainer = Distiller(model, spec, rows, objective, load_tokenizer(base), _lora(spec))
@@ -77,6 +82,7 @@ def _train(spec: TrainSpec, out: Path, progress: Progress) -> dict[str, Any]:
         "losses": losses, "resumed": resume is not None, "seconds": round(seconds, 1),
         "tokens_per_second": round(trainer.tokens_seen / max(seconds, 1e-9), 1), "threads": torch.get_num_threads(),
     }  # fmt: skip
+    trained.set_attn_implementation(usual_attention)
     save_model(trained, base, out / "model")
     if spec.validation is not None:
         report["validation"] = validate(out / "model", spec, progress)
