@@ -19,8 +19,8 @@ from policies.calibration import (
     fit,
     reliability,
 )
-from trainer import long_reasoning
-from trainer.encoding import ENCODER, EncoderMissing, embed_texts
+from trainer.policy_models import long_reasoning
+from trainer.policy_models.encoding import ENCODER, EncoderMissing, embed_texts
 from trainer.probe_teacher import probe_teacher_command
 from trainer.run_commands import run_command, status_command, verify_command
 

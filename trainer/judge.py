@@ -19,9 +19,9 @@ import httpx
 import msgspec
 
 from trainer.recipe import Endpoint
+from trainer.similarity.texts import turns_of
 from trainer.stage import StageError
 from trainer.tables import Example
-from trainer.texts import turns_of
 
 RUBRIC_VERSION = 2
 ATTEMPTS = 5

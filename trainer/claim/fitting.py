@@ -16,7 +16,6 @@ from trainer.jobs.spec import EncodeSpec, TrainSpec
 from trainer.rows import example_schema
 from trainer.stage import Progress
 
-
 NOT_WEIGHTS = ("threads", "out", "train", "checkpoint_interval_s")
 """Members of a spec that say where and how fast, not what comes out."""
 

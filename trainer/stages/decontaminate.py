@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from trainer.evaluation.dataset import Case, load_cases
 from trainer.recipe import Recipe
+from trainer.similarity.texts import NotText, Templates, digest, ngrams, normalise, prompt_of, words
+from trainer.similarity.vectors import Embed, Vectors, embedder, windows
 from trainer.stage import Json, StageContext, StageError, Summary
 from trainer.tables import EXAMPLES, Example, Filter, count_rows, read_examples
-from trainer.texts import NotText, Templates, digest, ngrams, normalise, prompt_of, words
-from trainer.vectors import Embed, Vectors, embedder, windows
 
 if TYPE_CHECKING:
     import numpy as np

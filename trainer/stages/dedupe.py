@@ -7,12 +7,21 @@ from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.near import MinHashIndex, Pieces, Signature, cosine_duplicates, group_of, pieces, text_of, texts_to_embed
 from trainer.recipe import Recipe
+from trainer.similarity.near import (
+    MinHashIndex,
+    Pieces,
+    Signature,
+    cosine_duplicates,
+    group_of,
+    pieces,
+    text_of,
+    texts_to_embed,
+)
+from trainer.similarity.texts import NotText, Prompt, Templates, digest, normalise, prompt_of
+from trainer.similarity.vectors import Embed, Vectors, embedder
 from trainer.stage import Json, StageContext, StageError, Summary
 from trainer.tables import EXAMPLES, Example, Filter, count_rows, read_examples
-from trainer.texts import NotText, Prompt, Templates, digest, normalise, prompt_of
-from trainer.vectors import Embed, Vectors, embedder
 
 PROGRESS_ROWS = 500
 FIXES = {

@@ -18,9 +18,9 @@ from policies.traffic import TrafficError, decisions, read
 from trainer import snapshot
 from trainer.recipe import ExportOptions, Recipe
 from trainer.run_folder import run_folder_of
+from trainer.similarity.texts import NotText, turns_of
 from trainer.stage import Json, StageContext, StageError, Summary
 from trainer.tables import Example, Filter
-from trainer.texts import NotText, turns_of
 
 MAX_REQUEST_CHARS = 4_000_000
 """More is no request to learn from, whatever quality.max_prompt_chars says; it must not fill the memory either."""

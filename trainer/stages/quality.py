@@ -18,9 +18,9 @@ import msgspec
 
 from trainer.judge import RUBRIC_VERSION, Judge, ScoreFile
 from trainer.recipe import QualityOptions, Recipe
+from trainer.similarity.texts import normalise
 from trainer.stage import Json, StageContext, StageError, Summary
 from trainer.tables import EXAMPLES, Example, Filter, count_rows, read_examples
-from trainer.texts import normalise
 
 SCORES = "scores.jsonl"
 PROGRESS_ROWS = 500

@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 
 from trainer.recipe import Recipe
+from trainer.similarity.texts import NotText, digest, normalise, turns_of
 from trainer.stage import Json, StageContext, StageError, Summary
 from trainer.tables import EXAMPLES, Example, ExampleWriter, count_rows, read_examples
-from trainer.texts import NotText, digest, normalise, turns_of
 
 TRAIN = "train.parquet"
 VALIDATION = "validation.parquet"

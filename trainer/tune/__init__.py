@@ -1,0 +1,1 @@
+"""`locum tune`: the threshold of the cascade from labelled requests."""

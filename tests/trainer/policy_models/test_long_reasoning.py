@@ -19,7 +19,7 @@ from policies.long_reasoning import SHIPPED_WEIGHTS
 from policies.reasoning import STRUCTURE_NAMES, EmbeddingWeights, LinearScorer, LinearWeights, bucket
 from policies.registry import build
 from trainer.commands import train as train_group
-from trainer.long_reasoning import (
+from trainer.policy_models.long_reasoning import (
     SHIPPED_DATA,
     Dataset,
     Example,

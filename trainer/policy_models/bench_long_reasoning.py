@@ -1,4 +1,4 @@
-"""How long `long_reasoning` takes per request: `python -m trainer.bench_long_reasoning`.
+"""How long `long_reasoning` takes per request: `python -m trainer.policy_models.bench_long_reasoning`.
 
 Prints CPU time per decision for several prompt lengths: the best and the median round, in microseconds. No test:
 the figures are those of the machine it runs on, and of what else runs there.
@@ -14,7 +14,7 @@ import click
 
 from policies.base import RequestFeatures
 from policies.long_reasoning import LongReasoning
-from trainer.long_reasoning import SHIPPED_DATA, load
+from trainer.policy_models.long_reasoning import SHIPPED_DATA, load
 
 LENGTHS_CHARS = (50, 300, 1_000, 2_000, 20_000, 200_000)
 

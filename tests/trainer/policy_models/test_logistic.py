@@ -7,7 +7,7 @@ import random
 import pytest
 
 from policies.calibration import sigmoid
-from trainer.logistic import SparseRow, auroc, fit
+from trainer.policy_models.logistic import SparseRow, auroc, fit
 
 
 def simulated(n: int) -> tuple[list[SparseRow], list[int]]:

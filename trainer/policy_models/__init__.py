@@ -1,0 +1,1 @@
+"""What the learned policies decide with: corpora, features and fits of `long_reasoning` and of calibrators."""
