@@ -44,8 +44,9 @@ class Parts:
             "teacher", config.teacher, environ, wanted=Additions(token_ids=config.teacher.capture_token_ids)
         )
         self.log = TrafficLog(config.log, self.metrics) if config.log.dir else None
+        longest_request_s = config.server.body_timeout_s + config.server.request_timeout_s
         self.generations = Generations(
-            self.students.first(), drain_timeout_s=config.server.drain_timeout_s, on_change=self._announce
+            self.students.first(), drain_timeout_s=longest_request_s, on_change=self._announce
         )
         self.outcomes = Outcomes(
             teacher=self.teacher,

@@ -70,7 +70,8 @@ class Generations:
     async def install(self, generation: Generation) -> None:
         """New requests use this one from now on. Returns when the old one has no requests and is closed.
 
-        What still runs after the drain time is cut off: its student is about to be stopped.
+        What still runs after the drain time is cut off: its student is about to be stopped. The gateway gives as much
+        time as a request may take at all, so that a replacement cuts off none.
         """
         await generation.student.__aenter__()
         old, self.current = self.current, generation

@@ -245,6 +245,7 @@ class HttpClient:
         self._slots = asyncio.Semaphore(max_connections)
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
+        self._closed = False
 
     def head(self, path: bytes, headers: Headers) -> bytes:
         """The constant part of a request's head, for `post`."""
@@ -273,13 +274,17 @@ class HttpClient:
         return response
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection and open no other one: the address may belong to somebody else from now on."""
+        self._closed = True
         for connection in tuple(self._connections):
             connection.abort()
         await asyncio.sleep(0)  # transports report their end in the next turn of the loop
 
     async def _acquire(self) -> Connection:
         await self._slots.acquire()
+        if self._closed:
+            self._slots.release()
+            raise HttpError("the client is closed", connected=False)
         oldest_s = asyncio.get_running_loop().time() - self._keep_alive_s
         while self._idle:
             connection = self._idle.pop()

@@ -29,7 +29,7 @@ CONFIG = """
 [server]
 port = 0
 probe_interval_s = 60.0
-drain_timeout_s = 5.0
+drain_timeout_s = 0.2
 [student]
 registry = "{folder}/students"
 price_usd_per_1m_input_tokens = 7.0

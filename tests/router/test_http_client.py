@@ -221,3 +221,25 @@ async def test_stale_connection_is_not_used_again() -> None:
         assert await post(client) == (200, b"ok")
         assert await post(client) == (200, b"ok")
     assert connections == 2
+
+
+async def test_closed_client_opens_no_connection_when_requests_still_wait_for_a_slot() -> None:
+    """Another server may have the address by then, and would answer in the name of the old one."""
+    connections = 0
+    asked = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await request_of(reader)
+        asked.set()
+        await reader.read()
+
+    async with served(handle, max_connections=1) as client:
+        running, waiting = asyncio.create_task(post(client)), asyncio.create_task(post(client))
+        await asyncio.wait_for(asked.wait(), 5)
+        await client.close()
+        for request in (running, waiting, asyncio.create_task(post(client))):
+            with pytest.raises(HttpError):
+                await asyncio.wait_for(request, 5)
+    assert connections == 1
