@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 from trainer.evaluation import figures, safety
@@ -10,6 +11,7 @@ from trainer.evaluation.dataset import Case
 from trainer.evaluation.runner import Observations, Observed, plain
 from trainer.evaluation.suites import SuiteResult
 from trainer.recipe import Recipe
+from trainer.stage import StageError
 
 SCHEMA_VERSION = 1
 SPEED_NOTE = (
@@ -30,6 +32,11 @@ def build(
     if previous is not None:
         right["previous"] = figures.graded(cases, previous.task, grader)
     labels = figures.task_labels(cases)
+    answered = [bool((teacher.task[case.id].text or "").strip()) for case in cases]
+    if not any(answered):
+        raise StageError(
+            "teacher: every answer is empty; a teacher that thinks first needs a larger evaluate.max_output_tokens"
+        )
     return {
         "schema": SCHEMA_VERSION,
         "evaluation_set_sha256": recipe.evaluate.sha256,
@@ -40,7 +47,9 @@ def build(
         "previous": {"name": previous.name, "model_sha256": previous.sha256} if previous else None,
         "accuracy": {name: figures.accuracy(outcomes, confidence) for name, outcomes in right.items()},
         "parity": {
-            name: figures.parity(right["student"], outcomes, confidence)
+            name: figures.parity(
+                *(right["student"], outcomes) if name != "teacher" else _both(right, answered), confidence
+            )
             for name, outcomes in right.items()
             if name != "student"
         },
@@ -49,6 +58,7 @@ def build(
             name: sum(answer.text is None for answer in seen.task.values())
             for name, seen in (("student", student), ("teacher", teacher))
         },
+        "not_compared": len(answered) - sum(answered),
         "calibration": figures.calibration(right["student"], [student.task[case.id] for case in cases]),
         "closeness": plain(observed.closeness),
         "format": {
@@ -59,6 +69,12 @@ def build(
         "suites": _suites(observed),
         "safety": _safety(cases, observed, labels, escalated_share),
     }
+
+
+def _both(right: Mapping[str, Sequence[bool]], answered: Sequence[bool]) -> tuple[list[bool], list[bool]]:
+    """Student and teacher on the cases that the teacher answered: no other can be compared without favour."""
+    student, teacher = (list(compress(right[name], answered)) for name in ("student", "teacher"))
+    return student, teacher
 
 
 def _speeds(student: Observed, teacher: Observed) -> dict[str, Any]:
@@ -98,7 +114,9 @@ def _safety(
         if seen is None:
             continue
         threshold = figures.unsure_below([seen.task[case.id] for case in cases], escalated_share)
-        judged = safety.judge(observed.safety_sets, seen.safety, labels=labels, unsure_below=threshold)
+        judged = safety.judge(
+            observed.safety_sets, seen.safety, labels=labels, unsure_below=threshold, candidate=role == "student"
+        )
         for name, outcomes in judged.items():
             result[name][role] = outcomes
     return result

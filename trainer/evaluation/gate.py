@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ from trainer.recipe import GateOptions
 Kind = Literal["overall", "category", "suite", "safety"]
 Outcome = Literal["pass", "fail", "inconclusive", "not_tested"]
 SCHEMA_VERSION = 1
+MAX_UNANSWERED_SHARE = 0.05
+"""Cases that the teacher may leave unanswered; with more, parity on the others says too little for a pass."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,29 +82,45 @@ class _Comparison:
 def decide(
     categories: Sequence[str],
     student: Sequence[bool],
-    teacher: Sequence[bool],
+    teacher: Sequence[bool | None],
     evaluation: Mapping[str, Any],
     options: GateOptions,
 ) -> GateResult:
     """Judge one evaluation.
 
     Args:
-        categories, student, teacher: of each case, in one order: its (pooled) category and who was right.
+        categories, student, teacher: of each case, in one order: its (pooled) category and who was right. None where
+            the teacher gave no answer: such a case would count for the student, so it is not compared.
         evaluation: evaluation.json, for `suites` and `safety`.
+    Raises:
+        ValueError: no case that the teacher answered.
     """
+    compared = [
+        (category, mine, theirs)
+        for category, mine, theirs in zip(categories, student, teacher, strict=True)
+        if theirs is not None
+    ]
+    if not compared:
+        raise ValueError("the teacher answered no case")
+    unanswered = len(categories) - len(compared)
+    names, mine, theirs = (list(column) for column in zip(*compared, strict=True))
     large: list[_Comparison] = []
     small: list[_Comparison] = []
-    for name, counts in by_category(categories, student, teacher).items():
+    for name, counts in by_category(names, mine, theirs).items():
         members = large if counts.n >= options.min_category_cases else small
         members.append(_Comparison("category", name, "teacher", counts, options.category_margin))
-    whole = _Comparison("overall", "overall", "teacher", pairs(student, teacher), options.margin)
+    whole = _Comparison("overall", "overall", "teacher", pairs(mine, theirs), options.margin)
     overall, by_name = _required([whole], options), _required(large, options)
-    guards = [_guard(each, options) for each in (*_suites(evaluation, options), *_safety(evaluation, options))]
+    suites, unknown_suites = _suites(evaluation, options)
+    safety, unknown_safety = _safety(evaluation, options)
+    guards = [_guard(each, options) for each in (*suites, *safety)]
     checks = (*overall, *by_name, *(_check(each, options, "not_tested") for each in small), *guards)
+    doubts = _doubts((*overall, *by_name), unanswered, len(categories))
+    verdict = _verdict(checks)
     return GateResult(
-        verdict=_verdict(checks),
-        reasons=tuple(_reason(check) for check in checks if check.outcome in ("fail", "inconclusive")),
-        warnings=tuple(check.note for check in guards if check.note),
+        verdict="inconclusive" if doubts and verdict == "pass" else verdict,
+        reasons=(*(_reason(check) for check in checks if check.outcome in ("fail", "inconclusive")), *doubts),
+        warnings=(*(check.note for check in guards if check.note), *unknown_suites, *unknown_safety),
         missing_labels=overall[0].missing_labels,
         missing_labels_by_category={
             check.name: check.missing_labels for check in by_name if check.outcome == "inconclusive"
@@ -116,6 +134,20 @@ def _verdict(checks: Sequence[Check]) -> Verdict:
     if "fail" in outcomes:
         return "fail"
     return "inconclusive" if "inconclusive" in outcomes else "pass"
+
+
+def _doubts(required: Sequence[Check], unanswered: int, cases: int) -> list[str]:
+    """What stands against a pass although no check does."""
+    found = []
+    if all(check.outcome == "not_tested" for check in required):
+        found.append("accuracy: nothing was tested; set gate.margin or gate.category_margin below 1")
+    if unanswered > MAX_UNANSWERED_SHARE * cases:
+        found.append(
+            f"accuracy: the teacher left {unanswered} of {cases} cases without an answer (refused or empty), more than "
+            f"{MAX_UNANSWERED_SHARE:.0%}; they are not compared. See teacher_text in cases.parquet; a teacher that "
+            "thinks first needs a larger evaluate.max_output_tokens"
+        )
+    return found
 
 
 def _required(family: Sequence[_Comparison], options: GateOptions) -> list[Check]:
@@ -150,29 +182,37 @@ def _required(family: Sequence[_Comparison], options: GateOptions) -> list[Check
     return checks
 
 
-def _suites(evaluation: Mapping[str, Any], options: GateOptions) -> list[_Comparison]:
+def _suites(evaluation: Mapping[str, Any], options: GateOptions) -> tuple[list[_Comparison], list[str]]:
     margin = 1.0 if options.max_general_drop is None else options.max_general_drop
-    return [
-        _Comparison("suite", name, suite["reference"], _paired(suite["student"], suite["outcomes"]), margin)
+    return _paired(
+        ("suite", name, suite["reference"], suite["student"], suite["outcomes"], margin)
         for name, suite in evaluation.get("suites", {}).items()
         if suite["outcomes"] is not None
-    ]
+    )
 
 
-def _safety(evaluation: Mapping[str, Any], options: GateOptions) -> list[_Comparison]:
-    return [
-        _Comparison(
-            "safety", name, reference, _paired(outcomes["student"], outcomes[reference]), options.max_safety_drop
-        )
+def _safety(evaluation: Mapping[str, Any], options: GateOptions) -> tuple[list[_Comparison], list[str]]:
+    return _paired(
+        ("safety", name, reference, outcomes["student"], outcomes[reference], options.max_safety_drop)
         for name, outcomes in evaluation.get("safety", {}).items()
         for reference in ("teacher", "previous")
         if "student" in outcomes and reference in outcomes
-    ]
+    )
 
 
-def _paired(student: Mapping[str, bool], reference: Mapping[str, bool]) -> Pairs:
-    names = [name for name in student if name in reference]
-    return pairs([student[name] for name in names], [reference[name] for name in names])
+def _paired(
+    sets: Iterable[tuple[Kind, str, str, Mapping[str, bool], Mapping[str, bool], float]],
+) -> tuple[list[_Comparison], list[str]]:
+    """The comparisons on the cases that both have an outcome for, and a warning for each set without such a case."""
+    found: list[_Comparison] = []
+    warnings = []
+    for kind, name, reference, student, outcomes, margin in sets:
+        if common := [case for case in student if case in outcomes]:
+            counts = pairs([student[case] for case in common], [outcomes[case] for case in common])
+            found.append(_Comparison(kind, name, reference, counts, margin))
+        else:
+            warnings.append(f"{kind} {name}: no case that the {reference} answered; not compared")
+    return found, warnings
 
 
 def _guard(each: _Comparison, options: GateOptions) -> Check:

@@ -20,7 +20,7 @@ class EvaluateStage:
 
     name = "evaluate"
     needs: tuple[str, ...] = ("split", "quantize")
-    version = 1
+    version = 2
 
     def __init__(self, outside: Outside | None = None) -> None:
         self._outside = outside or Outside(serve)

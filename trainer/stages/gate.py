@@ -21,7 +21,7 @@ class GateStage:
 
     name = "gate"
     needs: tuple[str, ...] = ("evaluate",)
-    version = 1
+    version = 2
 
     def key(self, recipe: Recipe) -> Json:
         options: dict[str, Json] = recipe.gate.model_dump(mode="json")
@@ -32,10 +32,16 @@ class GateStage:
 
         recipe, folder = context.recipe, context.inputs["evaluate"]
         evaluation, rows = _read(folder)
+        answered = [bool((text or "").strip()) for text in rows["teacher_text"]]
+        if not any(answered):
+            raise StageError(
+                "evaluate: the teacher answered no case; a teacher that thinks first needs a larger "
+                "evaluate.max_output_tokens"
+            )
         result = decide(
             pooled_categories(rows["category"], recipe.gate.min_category_cases),
             rows["student_right"],
-            rows["teacher_right"],
+            [right if told else None for right, told in zip(rows["teacher_right"], answered, strict=True)],
             evaluation,
             recipe.gate,
         )
@@ -62,7 +68,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
         evaluation = msgspec.json.decode((folder / "evaluation.json").read_bytes(), type=dict[str, Any])
     except msgspec.MsgspecError as exc:
         raise StageError(f"{folder / 'evaluation.json'} is damaged ({exc}); run again with --from evaluate") from exc
-    table = pq.read_table(folder / "cases.parquet", columns=["category", "student_right", "teacher_right"])
+    columns = ["category", "student_right", "teacher_right", "teacher_text"]
+    table = pq.read_table(folder / "cases.parquet", columns=columns)
     return evaluation, table.to_pydict()
 
 

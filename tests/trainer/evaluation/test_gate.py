@@ -121,3 +121,34 @@ def test_general_suite_is_not_tested_when_its_drop_is_switched_off() -> None:
     }  # fmt: skip
     assert judge(3000, 0, 0, evaluation).verdict == "fail"
     assert judge(3000, 0, 0, evaluation, max_general_drop=1.0).verdict == "pass"
+
+
+def test_unanswered_cases_of_the_teacher_do_not_count_for_the_student() -> None:
+    student: list[bool] = [True] * 970 + [False] * 30
+    teacher: list[bool | None] = [True] * 940 + [None] * 30 + [True] * 30
+    result = decide(["all"] * 1000, student, teacher, {}, GateOptions(margin=0.02, category_margin=1.0))
+    assert (result.checks[0].n, result.checks[0].won, result.checks[0].lost) == (970, 0, 30)
+    assert result.verdict == "fail"
+    counted_as_wrong = [bool(each) for each in teacher]
+    assert decide(["all"] * 1000, student, counted_as_wrong, {}, GateOptions(category_margin=1.0)).verdict == "pass"
+
+
+def test_gate_does_not_pass_when_the_teacher_left_many_cases_unanswered() -> None:
+    teacher: list[bool | None] = [True] * 900 + [None] * 100
+    result = decide(["all"] * 1000, [True] * 1000, teacher, {}, GateOptions())
+    assert result.verdict == "inconclusive"
+    assert "100 of 1000 cases without an answer" in result.reasons[0]
+    assert decide(["all"] * 1000, [True] * 1000, [True] * 960 + [None] * 40, {}, GateOptions()).verdict == "pass"
+
+
+def test_gate_does_not_pass_when_nothing_was_tested() -> None:
+    result = judge(3000, 0, 2000, margin=1.0, category_margin=1.0)
+    assert result.verdict == "inconclusive"
+    assert "gate.margin" in result.reasons[0]
+
+
+def test_safety_set_without_a_common_case_is_a_warning() -> None:
+    evaluation = {"safety": {"bias": {"student": {"a": True}, "teacher": {}}}}
+    result = judge(3000, 0, 0, evaluation)
+    assert result.verdict == "pass"
+    assert "safety bias: no case that the teacher answered" in result.warnings[0]

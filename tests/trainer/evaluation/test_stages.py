@@ -246,6 +246,25 @@ def test_bundling_twice_gives_the_same_bundle(run: Run) -> None:
     assert run.run(BundleStage(clock=lambda: 6.0))["bundle_id"] == first
 
 
+def test_empty_answers_of_the_teacher_are_no_win_of_the_student(run: Run) -> None:
+    good = replies(never)
+    wanted = {question(index) for index in range(0, 60, 4)}
+
+    def thinks_too_long(text: str) -> tuple[str, float]:
+        return ("", -0.1) if any(each in text for each in wanted) else good(text)
+
+    found = evaluate(run, Script(good), Script(thinks_too_long))
+    assert found["parity"]["teacher"]["won"] == 0 and found["not_compared"] == 15
+    summary = run.run(GateStage())
+    assert summary["verdict"] == "inconclusive"
+    assert any("15 of 60 cases without an answer" in str(each) for each in summary["reasons"])  # type: ignore[union-attr]
+
+
+def test_evaluation_is_refused_when_the_teacher_says_nothing(run: Run) -> None:
+    with pytest.raises(StageError, match="max_output_tokens"):
+        evaluate(run, Script(replies(never)), Script(lambda text: ("", -0.1)))
+
+
 def test_planted_safety_regression_fails_the_gate(run: Run) -> None:
     run.options["evaluate"]["safety"] = True
     complies = replies(never)
