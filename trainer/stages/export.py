@@ -26,11 +26,13 @@ MAX_REQUEST_CHARS = 4_000_000
 """More is no request to learn from, whatever quality.max_prompt_chars says; it must not fill the memory either."""
 MAX_CONTROL_SHARE = 0.01
 PROGRESS_ROWS = 500
+PEOPLE = frozenset({"", "human", "user"})
+"""Sources of feedback whose corrections are a person's own; unstated counts as the person who sent it."""
 CHAT_ENDPOINT = "/chat/completions"
 FIXES = {
     "capture": 'log.capture = "full" in the gateway\'s configuration',
     "route": "export.routes",
-    "student_uncorrected": "send corrections to /v1/feedback",
+    "student_uncorrected": "send people's corrections to /v1/feedback",
     "not_newest": "export.max_records",
     "purpose": "only purpose `traffic` may be learned from",
 }
@@ -48,7 +50,7 @@ class _Unfit(Exception):
 class Export:
     name = "export"
     needs: tuple[str, ...] = ()
-    version = 1
+    version = 2
 
     def pin(self, recipe: Recipe, folder: Path, *, renew: bool) -> None:
         snapshot.pin(recipe, folder, renew=renew)
@@ -69,7 +71,7 @@ class Export:
             raise StageError(f"{run_folder / snapshot.FOLDER} is gone; run with --from export")
         folder = run_folder / snapshot.FOLDER
         try:
-            judged, damaged = _judged(folder)
+            judged, damaged, refused = _judged(folder)
             newest = None if options.max_records is None else _newest(folder, options, judged)
             with Filter(context.folder) as table:
                 for done, record in enumerate(_records(folder, options.where)):
@@ -94,6 +96,11 @@ class Export:
         alarms: list[Json] = []
         if damaged:
             alarms.append(f"{damaged} lines of the log are damaged: see locum log verify {options.log_dir}")
+        if refused:
+            alarms.append(
+                f"{refused} corrections are not a person's own (their source is none of "
+                f"{', '.join(sorted(filter(None, PEOPLE)))}) and are left out"
+            )
         return table.summary(
             FIXES, log_dir=options.log_dir, log_files=len(pinned.files), snapshot=pinned.digest,
             snapshot_taken_s=pinned.taken_s, evaluation_sha256=pinned.evaluation_sha256, judged=len(judged),
@@ -101,14 +108,23 @@ class Export:
         )  # fmt: skip
 
 
-def _judged(folder: Path) -> tuple[Judgements, int]:
-    """All feedback, and how many lines of the log cannot be read."""
+def _judged(folder: Path) -> tuple[Judgements, int, int]:
+    """All feedback, how many lines of the log cannot be read, and how many corrections no person wrote.
+
+    A correction is learned as it stands, without licence flag, judge or filter, because a person wrote it; what a judge
+    or another model proposes is none.
+    """
     judged = Judgements()
+    refused = 0
     reading = read(folder)
     for record in reading:
-        if isinstance(record, FeedbackRecord):
-            judged.add(record)
-    return judged, len(reading.damage)
+        if not isinstance(record, FeedbackRecord):
+            continue
+        if record.correction is not None and record.source not in PEOPLE:
+            refused += 1
+            record = msgspec.structs.replace(record, correction=None)  # noqa: PLW2901 - the rest of it counts
+        judged.add(record)
+    return judged, len(reading.damage), refused
 
 
 def _newest(folder: Path, options: ExportOptions, judged: Judgements) -> set[str]:

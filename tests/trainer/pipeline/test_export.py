@@ -104,6 +104,27 @@ def test_export_joins_feedback_and_takes_students_answers_only_corrected(
     assert summary["dropped"] == {"student_uncorrected": 1}
 
 
+@pytest.mark.parametrize("source", ["judge", "grader", "another-model"])
+def test_export_takes_no_correction_that_a_model_wrote(
+    recipe: Callable[..., Recipe],
+    record: Make,
+    feedback: Callable[..., Any],
+    write_log: Callable[..., Path],
+    source: str,
+) -> None:
+    log: list[Any] = [record(0), record(1, route="student", distillation="denied"), record(2)]
+    log += [feedback(2, correction="By a person.", source="human")]
+    log += [feedback(n, correction="By a model.", source=source) for n in (0, 1, 2)]
+    write_log(log)
+    summary, examples = export(recipe(export={"routes": ["teacher", "student"]}))
+    assert [(each.decision_id, each.correction) for each in examples] == [
+        ("d000000", None),
+        ("d000002", "By a person."),
+    ]
+    assert summary["dropped"] == {"student_uncorrected": 1}
+    assert "3 corrections are not a person's own" in summary["alarms"][0]
+
+
 def test_export_takes_the_newest_and_what_sql_selects(
     recipe: Callable[..., Recipe], record: Make, write_log: Callable[..., Path]
 ) -> None:
