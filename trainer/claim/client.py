@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,40 @@ async def send(cases: Sequence[Case], plan: Plan, path: Path, progress: Progress
                     group.create_task(work())
             os.fsync(file.fileno())
     return done
+
+
+async def wait_for_student(base_url: str, bundle_id: str, *, timeout_s: float, interval_s: float = 1.0) -> None:
+    """Until the gateway answers with this bundle: one that has just started would send all to the teacher.
+
+    Raises:
+        SendingFailed: another or no student serves after `timeout_s`.
+    """
+    body = {"model": "student", "messages": [{"role": "user", "content": "ready?"}], "max_tokens": 1}
+    headers = {"x-router-purpose": "eval", "x-router-train": "none"}
+    deadline_s, seen = time.monotonic() + timeout_s, ""
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
+        while True:
+            try:
+                response = await client.post(f"{base_url}/chat/completions", json=body, headers=headers)
+                seen = f"HTTP {response.status_code} by {response.headers.get('x-router-student', 'nobody')}"
+                if response.status_code == 200 and response.headers.get("x-router-student") == bundle_id:
+                    return
+            except httpx.HTTPError as exc:
+                seen = f"{type(exc).__name__} {exc}"
+            if time.monotonic() >= deadline_s:
+                raise SendingFailed(
+                    f"{base_url} does not answer with the student {bundle_id} ({seen}); see student.log"
+                )
+            await asyncio.sleep(interval_s)
+
+
+def check_student(answers: Mapping[str, Answered], bundle_id: str, path: Path) -> None:
+    """Raises: SendingFailed: not all answers came while this bundle served."""
+    if others := {answer.student for answer in answers.values()} - {bundle_id}:
+        raise SendingFailed(
+            f"{path}: answers given while {', '.join(sorted(map(repr, others)))} served, not {bundle_id}; remove the "
+            "file and run the same command again"
+        )
 
 
 async def ask(client: httpx.AsyncClient, case: Case, plan: Plan) -> Answered:

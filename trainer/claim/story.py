@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 
-from trainer.claim.client import Answered, Plan, send
+from trainer.claim.client import Answered, Plan, check_student, send, wait_for_student
 from trainer.claim.data import Case, Division, accuracy, write_cases
 from trainer.claim.recipe_file import RecipeParts, recipe_toml
-from trainer.claim.servers import locum, running_gateway, running_judge, running_model
+from trainer.claim.servers import START_TIMEOUT_S, locum, running_gateway, running_judge, running_model
 from trainer.claim.settings import Settings
 from trainer.claim.steps import Ledger, Result
 
@@ -117,6 +117,8 @@ class Story:
         if self._ledger.found("tune"):
             return
         settings, cases = self._settings, self._division.tuning
+        bundle_id = self._kept("train run")["bundle_id"]
+        await wait_for_student(f"{gateway}/v1", bundle_id, timeout_s=START_TIMEOUT_S)
         with self._ledger.timed({}) as result:
             for model in ("student", "teacher"):
                 plan = Plan(f"{gateway}/v1", model, EVAL, {"tags": {"set": "tune"}})
@@ -126,7 +128,7 @@ class Story:
                 settings,
                 "tune", str(settings.work / "traffic"),
                 "--registry", str(settings.work / "students"),
-                "--bundle", self._kept("train run")["bundle_id"],
+                "--bundle", bundle_id,
                 "--purpose", "eval",
                 "--tag", "set=tune",
                 "--max-teacher-share", str(settings.size.tuning_share),
@@ -149,11 +151,13 @@ class Story:
 
     async def _test(self, gateway: str) -> None:
         """The whole test set, three times: routed, by the student alone, by the teacher alone."""
-        cases = self._division.test
-        result: Result = {"n": len(cases), "bundle_id": self._kept("tune")["bundle_id"]}
+        cases, bundle_id = self._division.test, self._kept("tune")["bundle_id"]
+        result: Result = {"n": len(cases), "bundle_id": bundle_id}
+        await wait_for_student(f"{gateway}/v1", bundle_id, timeout_s=START_TIMEOUT_S)
         with self._ledger.timed(result):
             for name, model in (("routed", "auto"), ("student", "student"), ("teacher", "teacher")):
                 answers = await self._send(f"test-{name}", cases, Plan(f"{gateway}/v1", model, EVAL))
+                check_student(answers, bundle_id, self._answers / f"test-{name}.jsonl")
                 texts = {key: answer.text for key, answer in answers.items()}
                 result[name] = round(accuracy(cases, texts), 4)
         self._ledger.keep("test", result)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
@@ -11,7 +14,7 @@ import pytest
 
 from loadtests.fake_backend import BackendThread
 from trainer.claim import client
-from trainer.claim.client import Answered, Plan, SendingFailed, read_answers, send
+from trainer.claim.client import Answered, Plan, SendingFailed, check_student, read_answers, send, wait_for_student
 from trainer.claim.data import Case
 
 CASES = [Case(f"c{n}", f"question {n}", "label") for n in range(6)]
@@ -56,3 +59,45 @@ def test_mean_logprob_leaves_the_stop_token_out_when_the_model_ended_by_itself()
     assert client._mean_logprob({"finish_reason": "stop", "logprobs": {"content": tokens}}) == -1.0
     assert client._mean_logprob({"finish_reason": "length", "logprobs": {"content": tokens[:2]}}) == -1.0
     assert client._mean_logprob({"finish_reason": "stop", "logprobs": None}) is None
+
+
+@contextmanager
+def starting_gateway(answers: list[tuple[int, str]]) -> Iterator[tuple[str, list[bytes]]]:
+    """Answers with these (status, x-router-student) in turn, the last one for ever. Yields its URL and the bodies."""
+    bodies: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["content-length"])))
+            status, student = answers[min(len(bodies), len(answers)) - 1]
+            self.send_response(status)
+            self.send_header("x-router-student", student)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1", bodies
+        server.shutdown()
+
+
+def test_client_waits_for_the_bundle_when_the_gateway_has_just_started() -> None:
+    with starting_gateway([(503, "none"), (200, "old"), (200, "new")]) as (url, bodies):
+        asyncio.run(wait_for_student(url, "new", timeout_s=30, interval_s=0))
+    assert len(bodies) == 3
+
+
+def test_client_says_who_serves_when_the_bundle_never_comes() -> None:
+    with starting_gateway([(200, "old")]) as (url, _), pytest.raises(SendingFailed, match=r"new.*HTTP 200 by old"):
+        asyncio.run(wait_for_student(url, "new", timeout_s=0, interval_s=0))
+
+
+def test_answers_of_two_students_are_refused() -> None:
+    answers = {name: Answered(id=name, text="x", student=name) for name in ("a", "b")}
+    with pytest.raises(SendingFailed, match="'b' served, not a"):
+        check_student(answers, "a", Path("test.jsonl"))
+    check_student({"a": answers["a"]}, "a", Path("test.jsonl"))
