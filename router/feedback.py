@@ -7,9 +7,9 @@ A 200 comes when the operating system has the judgement, by the same group commi
 
 Consent: the strictest of `log.capture`, the judged request (its `train` and `store: false`) and the header
 `x-router-train` of the feedback itself wins. Below `full` no text is kept, and label and correction are texts: only a
-score stays. Under `none` nothing does. The answer says what was kept; a 409 that nothing was. This process remembers
-the requests below `full` for a bounded while; whoever reads the log applies the same rule once more
-(policies/judgements.py), and that the judgement's tenant is the record's.
+score stays. Under `none` nothing does. The answer says what was kept; a 409 that nothing was. The level of a request is
+part of its id (router/decision_ids.py); whoever reads the log applies the same rule once more (policies/judgements.py),
+and that the judgement's tenant is the record's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from policies.record import CAPTURE_LEVELS, SCHEMA_VERSION, CaptureLevel, FeedbackRecord, encode, strictest
+from router.decision_ids import level_of
 from router.errors import BodyTooLarge, InvalidRequest, Overloaded, UnsupportedEncoding
 
 if TYPE_CHECKING:
@@ -32,26 +33,7 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 2**20
 MAX_LABEL_CHARS = 1_000
 MAX_CORRECTION_CHARS = 200_000
-REMEMBERED_CAPTURES = 65_536
 TEXTS = ("label", "correction")
-
-
-class RecentCaptures:
-    """The capture level of recent requests that were captured below `full`, newest last."""
-
-    def __init__(self, limit: int = REMEMBERED_CAPTURES) -> None:
-        self._limit = limit
-        self._levels: dict[str, CaptureLevel] = {}
-
-    def note(self, decision_id: str, level: CaptureLevel) -> None:
-        if level != "full":
-            self._levels[decision_id] = level
-            if len(self._levels) > self._limit:
-                del self._levels[next(iter(self._levels))]
-
-    def of(self, decision_id: str) -> CaptureLevel:
-        """`full` when nothing stricter is known."""
-        return self._levels.get(decision_id, "full")
 
 
 class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +56,7 @@ _decode = msgspec.json.Decoder(Feedback).decode
 
 def add_feedback(app: FastAPI, parts: Parts) -> None:
     """Register the endpoint."""
-    server, log, outcomes = parts.config.server, parts.log, parts.outcomes
+    server, log = parts.config.server, parts.log
     configured: CaptureLevel = parts.config.log.capture if log is not None else "none"
 
     @app.post("/v1/feedback")
@@ -92,7 +74,7 @@ def add_feedback(app: FastAPI, parts: Parts) -> None:
             raise late from exc
         except ClientDisconnect:
             return Response(status_code=499)  # nobody receives it
-        level = strictest(configured, asked, outcomes.captures.of(judgement.decision_id))
+        level = strictest(configured, asked, level_of(judgement.decision_id))
         kept = [kind for kind in judgement.given() if _may_keep(kind, level)]
         if log is None or not kept:
             raise _not_kept(level)

@@ -24,6 +24,7 @@ from router.backends import Answer, Backend
 from router.cascade import Cascade
 from router.chat import ChatRequest
 from router.config import Config
+from router.decision_ids import DecisionIds, with_level
 from router.errors import (
     BackendBroken,
     BackendError,
@@ -43,7 +44,7 @@ from router.exchange import ClientGone, Exchange, Receive, Scope, Send
 from router.generations import Generations
 from router.http_client import Headers
 from router.metrics import Metrics
-from router.outcome import DecisionIds, Outcomes, RequestState
+from router.outcome import Outcomes, RequestState
 from router.plain import Reply, fetch
 from router.routing import FORCED_POLICY
 from router.streaming import ChatStream
@@ -138,6 +139,7 @@ class Gateway:
         limit.reschedule(state.deadline_s)
         exchange.watch()
         request = state.request = ChatRequest.parse(data, exchange.headers)
+        state.decision_id = with_level(state.decision_id, self._outcomes.capture_of(request))
         explain = request.directives.explain is True
         decider = state.generation.decider
         evaluation = await decider.decide(request, tenant=state.tenant, every_vote=explain)

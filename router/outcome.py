@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,7 +25,6 @@ from policies.record import (
 from router.answers import Meaning
 from router.backends import Backend
 from router.chat import ChatRequest, storable
-from router.feedback import RecentCaptures
 from router.generations import Generation
 from router.metrics import Metrics
 from router.traffic_log import TrafficLog
@@ -93,17 +90,6 @@ class RequestState:
         self.fingerprint, self.mean_logprob, self.token_ids = meaning[3:]
 
 
-class DecisionIds:
-    """Unique ids: 96 random bits a process, and a counter."""
-
-    def __init__(self) -> None:
-        self._prefix = secrets.token_hex(12)
-        self._count = itertools.count()
-
-    def next(self) -> str:
-        return f"{self._prefix}{next(self._count):08x}"
-
-
 class Outcomes:
     """Turns what is known about a request into its record, and delivers that."""
 
@@ -121,10 +107,13 @@ class Outcomes:
         self._log = log
         self._capture = capture
         self._distillation = distillation
-        self.captures = RecentCaptures()
+
+    def capture_of(self, request: ChatRequest) -> CaptureLevel:
+        """What may be kept of a request."""
+        return request.capture(self._capture)
 
     def captures_text(self, request: ChatRequest) -> bool:
-        return self._log is not None and request.capture(self._capture) == "full"
+        return self._log is not None and self.capture_of(request) == "full"
 
     async def settle(self, state: RequestState, now_s: float) -> None:
         """Write the record, once; to be awaited before the last byte of the answer. A full disk does not raise."""
@@ -141,13 +130,12 @@ class Outcomes:
             record = self._record(state, now_s)
             payload = encode(record)
         self._metrics.observe(record)
-        self.captures.note(record.decision_id, record.capture)
         if self._log is not None and record.capture != "none":
             await self._log.append(payload)
 
     def _record(self, state: RequestState, now_s: float) -> DecisionRecord:
         request, evaluation = state.request, state.evaluation
-        capture = request.capture(self._capture) if request else strictest(self._capture, "metadata")
+        capture = self.capture_of(request) if request else strictest(self._capture, "metadata")
         full = capture == "full"
         usage = state.usage
         teacher_price = self._teacher.price

@@ -146,6 +146,28 @@ def test_strictest_level_decides_what_of_a_judgement_is_kept(
         assert not kept(gateway)
 
 
+@pytest.mark.parametrize(
+    ("request_options", "expected"),
+    [({}, ["score", "label", "correction"]), ({"store": False}, ["score"]), ({"router": {"train": "none"}}, None)],
+)
+def test_consent_holds_when_the_judgement_comes_to_another_gateway(
+    start_gateway: StartGateway, request_options: dict[str, Any], expected: list[str] | None
+) -> None:
+    decision_id = answered(start_gateway(), **request_options)
+    other = start_gateway()
+    response = post(other, {"decision_id": decision_id, "score": 1, "label": "private", "correction": "private"})
+    assert response.json().get("kept") == expected
+    texts = b"".join(path.read_bytes() for path in Path(other.config.log.dir).glob("*.seg"))
+    assert (b"private" in texts) == (expected is not None and "label" in expected)
+
+
+def test_texts_about_a_refused_request_are_not_kept(gateway: RunningGateway) -> None:
+    refused = gateway.post({"model": "auto", "messages": []})
+    assert refused.status_code == 400
+    response = post(gateway, {"decision_id": refused.headers["x-router-decision-id"], "score": 0, "label": "private"})
+    assert response.json()["kept"] == ["score"]
+
+
 def test_judgement_is_refused_when_the_log_is_off(start_gateway: StartGateway) -> None:
     gateway = start_gateway(log_dir="")
     assert post(gateway, {"decision_id": SOME_ID, "score": 1}).status_code == 409
