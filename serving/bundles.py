@@ -24,7 +24,7 @@ BUNDLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}-[0-9a-f]{12}")
 BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 ID_HEX_DIGITS = 12
 
-T = TypeVar("T", bound=msgspec.Struct)
+T = TypeVar("T")
 
 
 def write_bundle(folder: Path, bundle: Bundle, manifest: Manifest) -> Bundle:
@@ -108,6 +108,8 @@ def verify_bundle(folder: Path) -> tuple[Bundle, Manifest]:
     problem = _form_problem(bundle, found)
     if problem is not None:
         raise DamagedBundle(f"{folder}: {problem}")
+    if _id_of_files(folder, found) != bundle.bundle_id:  # the manifest, and with it the verdict, has no hash
+        raise DamagedBundle(f"{folder}: {BUNDLE_FILE} or {MANIFEST_FILE} was edited: the id is another; {_RESTORE}")
     return bundle, manifest
 
 
@@ -165,15 +167,24 @@ def _form_problem(bundle: Bundle, files: Mapping[str, str]) -> str | None:
 
 
 def _bundle_id(bundle: Bundle, manifest: Manifest, files: Mapping[str, str]) -> str:
+    return _id_of(msgspec.to_builtins(bundle), msgspec.to_builtins(manifest), files)
+
+
+def _id_of_files(folder: Path, files: Mapping[str, str]) -> str:
+    """From the two files as they are, so that a field that a later version adds leaves old ids alone."""
+    bundle, manifest = (_read(folder / name, dict[str, object]) for name in (BUNDLE_FILE, MANIFEST_FILE))
+    return _id_of(bundle, manifest, files)
+
+
+def _id_of(bundle: dict[str, object], manifest: dict[str, object], files: Mapping[str, str]) -> str:
     """Times and reports are left out: building the same bundle twice gives the same id."""
-    served = {name: digest for name, digest in files.items() if name == bundle.calibrator}
     content = {
-        "bundle": msgspec.structs.replace(bundle, bundle_id="", created_s=0.0),
-        "manifest": msgspec.structs.replace(manifest, bundle_id="", files={}),
-        "served": served,
+        "bundle": {**bundle, "bundle_id": "", "created_s": 0.0},
+        "manifest": {**manifest, "bundle_id": "", "files": {}},
+        "served": {name: digest for name, digest in files.items() if name == bundle.get("calibrator")},
     }
     digest = hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
-    return f"{bundle.name}-{digest[:ID_HEX_DIGITS]}"
+    return f"{bundle['name']}-{digest[:ID_HEX_DIGITS]}"
 
 
 def _read(path: Path, kind: type[T]) -> T:

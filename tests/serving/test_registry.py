@@ -104,12 +104,18 @@ def scribble(folder: Path) -> None:
     (folder / "manifest.json").write_text('{"schema": 1')
 
 
+def polish(folder: Path) -> None:
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"verdict": "pass"', '"verdict": "inconclusive"'))
+
+
 DAMAGES = [
     (truncate, r"model/model\.safetensors \(20 bytes\) has sha256 .* truncated or was changed"),
     (remove, r"model/tokenizer\.json is missing"),
     (grow, r"model/extra\.py is not in the manifest"),
     (link, r"report\.html is a link"),
     (scribble, r"manifest\.json is damaged"),
+    (polish, r"manifest\.json was edited"),
 ]
 
 
