@@ -64,6 +64,13 @@ class ChatEncoder:
         """Ids of an answer, closed by the stop token."""
         return self.closed(self._tokenizer.encode(text, add_special_tokens=False))
 
+    def spells(self, ids: Sequence[int], text: str) -> bool:
+        """Whether the ids are this text in this vocabulary, white space at the edges and stop tokens aside."""
+        if not all(0 <= each < len(self._tokenizer) for each in ids):
+            return False
+        spelled = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(spelled).strip() == text.strip()
+
     def closed(self, ids: Sequence[int]) -> list[int]:
         """With a stop token at the end: what does not learn to stop never stops."""
         return list(ids) if ids and ids[-1] in self._stop_ids else [*ids, self.stop_id]
@@ -85,6 +92,9 @@ class Counts(msgspec.Struct):
     rendered: int = 0
     """Rows whose ids were made here; the others have theirs from the record."""
     too_long: int = 0
+    misspelled: int = 0
+    """Rows whose recorded ids are not the recorded answer (another model's vocabulary, a part that was cut off by the
+    endpoint): their ids were made from the text."""
     unreadable: int = 0
     """Rows whose messages are no list of messages."""
     prompt_tokens: int = 0
@@ -110,6 +120,9 @@ def encode_rows(
             counts.unreadable += 1
             continue
         recorded = spec.teacher is not None and row["prompt_ids"] and row["completion_ids"]
+        if recorded and not encoders.student.spells(row["completion_ids"], row["completion"] or ""):
+            recorded = False
+            counts.misspelled += 1
         if encoders.teacher is None:
             prompt = list(row["prompt_ids"]) if recorded else encoders.student.prompt(messages)
             teacher_prompt = prompt

@@ -27,6 +27,8 @@ from trainer.tables import TableWriter, count_rows
 TABLES = ("train", "validation")
 PART_ROWS = 256
 PARTS = "parts"
+K_PROBE_TOKENS = 8
+"""Of the first row: enough to ask which K the teacher takes, and never too long for its window."""
 TEACHER_PROMPT = "teacher_prompt_ids"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 REFUSED = "teacher_refused"
@@ -36,7 +38,7 @@ Encode = Callable[[EncodeSpec, Recipe, Progress], Mapping[str, Any]]
 class LogprobsStage:
     name = "logprobs"
     needs: tuple[str, ...] = ("split",)
-    version = 1
+    version = 2
 
     def __init__(
         self,
@@ -89,7 +91,8 @@ class LogprobsStage:
         refused: dict[str, Json] = {}
         async with self._teacher(context.recipe) as teacher:
             first = next(_rows(encoded["train"], PART_ROWS))[0]
-            k, refusal = await largest_k(teacher, wanted, [*first["prompt_ids"], *first["completion_ids"]])
+            ids = [*first["prompt_ids"], *first["completion_ids"]][:K_PROBE_TOKENS]
+            k, refusal = await largest_k(teacher, wanted, ids)
             if k < wanted:
                 context.progress(0, total, f"top_k is {k}, not {wanted}: the teacher says {refusal[:100]}")
             for table, path in encoded.items():

@@ -60,8 +60,13 @@ def test_correction_replaces_the_answer_and_marks_the_row(model: Path, tmp_path:
 
 def test_recorded_ids_are_taken_as_they_are_and_closed(model: Path, tmp_path: Path) -> None:
     given = [
-        {"messages": ASKED, "completion": "x", "prompt_ids": [9, 9, 9], "completion_ids": [20, 21]},
-        {"messages": ASKED, "completion": "x", "prompt_ids": [9, 9], "completion_ids": [20, 1]},
+        {
+            "messages": ASKED,
+            "completion": text_of(model, [20, 21]),
+            "prompt_ids": [9, 9, 9],
+            "completion_ids": [20, 21],
+        },
+        {"messages": ASKED, "completion": text_of(model, [20]), "prompt_ids": [9, 9], "completion_ids": [20, 1]},
         {"messages": ASKED, "completion": "x"},
     ]
     result, rows = run(model, tmp_path, given, teacher=str(model))
@@ -71,10 +76,21 @@ def test_recorded_ids_are_taken_as_they_are_and_closed(model: Path, tmp_path: Pa
     assert rows[0]["teacher_prompt_ids"] == [9, 9, 9]
 
 
+@pytest.mark.parametrize("ids", [[20, 21, 1], [70_000, 1], [-1]])
+def test_recorded_ids_of_another_vocabulary_give_way_to_the_text(model: Path, tmp_path: Path, ids: list[int]) -> None:
+    given = [{"messages": ASKED, "completion": "hello", "prompt_ids": [9, 9], "completion_ids": ids}]
+    result, rows = run(model, tmp_path, given, teacher=str(model))
+    assert text_of(model, rows[0]["completion_ids"]) == "hello<|im_end|>"
+    assert text_of(model, rows[0]["prompt_ids"]).startswith("<|im_start|>user\nhi")
+    assert rows[0]["teacher_prompt_ids"] == rows[0]["prompt_ids"]
+    assert result["misspelled"] == result["rendered"] == 1
+
+
 def test_each_model_gets_its_own_prompt_when_the_templates_differ(model: Path, tmp_path: Path) -> None:
     teacher = tmp_path / "teacher"
     tiny.build_tokenizer(teacher, template="T: {{ messages[0]['content'] }} >")
-    given = [{"messages": ASKED, "completion": "x", "prompt_ids": [9, 9], "completion_ids": [20, 1]}]
+    spelled = text_of(model, [20])
+    given = [{"messages": ASKED, "completion": spelled, "prompt_ids": [9, 9], "completion_ids": [20, 1]}]
     result, rows = run(model, tmp_path, [*given, {"messages": ASKED, "completion": "x"}], teacher=str(teacher))
     assert result["other_template"] is True
     assert rows[0]["prompt_ids"] == rows[1]["prompt_ids"] and rows[0]["teacher_prompt_ids"] == [9, 9]

@@ -158,6 +158,16 @@ def test_stage_drops_and_counts_rows_that_the_teacher_refuses(
     assert [row["decision_id"] for row in pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()] == ["d0", "d2"]
 
 
+def test_stage_goes_on_when_the_very_first_row_is_too_long_for_the_teacher(
+    teacher: FakeTeacher, recipe: Callable[..., Recipe], context: Callable[..., StageContext], tmp_path: Path
+) -> None:
+    encoder = Encoder(3)
+    encoder._rows[0]["completion_ids"] = [7] * 30
+    teacher.window = 20
+    summary = stage(encoder).run(context(recipe(), "out", split=tmp_path))
+    assert summary["top_k"] == 4 and summary["teacher_refused"] == {"train": 1, "validation": 1}
+
+
 def test_stage_asks_with_the_teachers_prompt_and_keeps_the_students(
     teacher: FakeTeacher, recipe: Callable[..., Recipe], context: Callable[..., StageContext], tmp_path: Path
 ) -> None:
