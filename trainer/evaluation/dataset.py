@@ -70,6 +70,8 @@ def load_cases(path: Path, what: str, *, sha256: str | None = None) -> list[Case
             raise StageError(f"{what}: {path}, line {number}: {exc}") from exc
         if not case.messages:
             raise StageError(f"{what}: {path}, line {number}: messages is empty")
+        if not case.label.strip():
+            raise StageError(f"{what}: {path}, line {number}: label is empty, which an empty answer would match")
         cases.append(case)
     if not cases:
         raise StageError(f"{what}: {path} has no case")

@@ -22,6 +22,11 @@ from trainer.recipe import Endpoint, Recipe
 from trainer.stage import Progress, StageError
 
 STUDENT_CONCURRENCY = 16
+NOT_ANSWERS = frozenset(
+    {"host", "port", "second_port", "python", "api_key_env", "log_file", "served_model_name", "max_restarts",
+     "startup_timeout_s", "shutdown_timeout_s"}
+)  # fmt: skip
+"""Options of evaluate.vllm that change neither what is answered nor how fast."""
 Serve = Callable[[Path, Recipe, str, Progress], AbstractAsyncContextManager[Endpoint]]
 """(model folder, recipe, who it is, progress) -> its endpoint while the context lasts. Tests pass their own."""
 
@@ -63,6 +68,11 @@ def vllm_options(model: Path, recipe: Recipe) -> VllmOptions:
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         raise StageError(f"evaluate.vllm.{'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
+
+
+def keyed_options(recipe: Recipe) -> dict[str, Any]:
+    """The options of evaluate.vllm that the answers or the speed depend on: number format, window, cores and so on."""
+    return {name: value for name, value in recipe.evaluate.vllm.items() if name not in NOT_ANSWERS}
 
 
 def _free_port() -> int:

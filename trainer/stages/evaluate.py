@@ -10,7 +10,7 @@ import msgspec
 from trainer.evaluation.dataset import Case, load_cases, refuse_trained_cases
 from trainer.evaluation.evaluation import build
 from trainer.evaluation.runner import Observations, Outside, observe
-from trainer.evaluation.served import folder_bytes, serve
+from trainer.evaluation.served import folder_bytes, keyed_options, serve
 from trainer.recipe import Recipe
 from trainer.stage import Json, StageContext, Summary
 
@@ -29,14 +29,14 @@ class EvaluateStage:
         """The set by its pinned hash, its contents and the options. The current student of the registry is no part
         of it: a promotion must not make a finished evaluation look unfinished (`--from evaluate` asks again)."""
         options: dict[str, Json] = recipe.evaluate.model_dump(mode="json")
-        # How fast or where it is served changes no answer; the set's name does not matter, its hash does.
-        for name in ("dataset", "vllm"):
-            options.pop(name)
+        del options["dataset"]  # its name does not matter, its hash does
+        options["vllm"] = keyed_options(recipe)
         load_cases(Path(recipe.evaluate.dataset), "evaluate.dataset", sha256=recipe.evaluate.sha256)
         teacher: Json = [recipe.teacher.base_url, recipe.teacher.model, recipe.teacher.version]
         return {
             "evaluate": options,
             "teacher": teacher,
+            "closeness": [recipe.teacher.tokenizer, recipe.teacher.top_k],
             "base_model": recipe.student.base_model,
             "escalated_share": _escalated_share(recipe),
             "confidence": recipe.gate.confidence,

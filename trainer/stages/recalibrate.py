@@ -18,7 +18,7 @@ from trainer.evaluation.endpoint import Answer
 from trainer.evaluation.grading import is_right
 from trainer.evaluation.journal import Prompt
 from trainer.evaluation.runner import Outside, answer_prompts
-from trainer.evaluation.served import serve
+from trainer.evaluation.served import keyed_options, serve
 from trainer.recipe import Recipe
 from trainer.run_folder import file_sha256
 from trainer.stage import Json, StageContext, StageError, Summary
@@ -51,6 +51,7 @@ class RecalibrateStage:
             "grader": recipe.evaluate.grader,
             "max_output_tokens": recipe.evaluate.max_output_tokens,
             "evaluation_set": recipe.evaluate.sha256,
+            "vllm": keyed_options(recipe),
         }
 
     def run(self, context: StageContext) -> Summary:

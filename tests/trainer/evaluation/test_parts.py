@@ -81,6 +81,7 @@ def test_journal_keeps_whole_answers_when_its_end_is_torn(tmp_path: Path) -> Non
     [
         ('{"id": "a", "messages": [], "label": "x"}', "messages is empty"),
         ('{"id": "a", "messages": [{"role": "user", "content": "q"}]}', "label"),
+        ('{"id": "a", "messages": [{"role": "user", "content": "q"}], "label": " "}', "label is empty"),
         ("not json", "line 1"),
         ('{"id":"a","messages":[{"role":"user","content":"q"}],"label":"x"}\n' * 2, "occurs twice"),
         ("", "has no case"),

@@ -89,6 +89,19 @@ def test_evaluation_is_refused_when_the_set_was_changed_after_it_was_pinned(run:
         EvaluateStage(Outside(serving({}))).key(run.recipe())
 
 
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [({"port": 9000}, True), ({"dtype": "float16"}, False), ({"context_window_tokens": 64}, False)],
+)
+def test_answers_are_asked_for_again_when_the_candidate_is_served_in_another_way(
+    run: Run, options: dict[str, Any], same: bool
+) -> None:
+    stages = (EvaluateStage(Outside(serving({}))), RecalibrateStage(Outside(serving({}))))
+    before = [stage.key(run.recipe()) for stage in stages]
+    run.options["evaluate"]["vllm"] = options
+    assert [stage.key(run.recipe()) == key for stage, key in zip(stages, before, strict=True)] == [same, same]
+
+
 def test_evaluation_is_refused_when_a_case_is_in_the_training_data(run: Run) -> None:
     write_split(run.root / "leaky", ["Something else.", "  customer 7 ASKS about exchange   rate. "])
     run.inputs["split"] = run.root / "leaky"
