@@ -151,7 +151,7 @@ class StudentSwitch:
                     change = asyncio.create_task(self._change(pointer), name=f"change to {pointer.bundle_id}")
                 elif pointer is None:
                     followed = None
-                if change is not None and change.done():
+                if change is not None and change.done() and not change.cancelled():
                     change.result()
                     self._watch_serving()
                 await self._publish()

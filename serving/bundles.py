@@ -73,12 +73,23 @@ def read_bundle(folder: Path) -> Bundle:
         raise DamagedBundle(
             f"{folder / BUNDLE_FILE}: schema {bundle.schema} is not the {BUNDLE_SCHEMA_VERSION} of this version"
         )
+    for inner in (bundle.model, bundle.calibrator):
+        if inner is not None and not _is_inside(inner):
+            raise DamagedBundle(f"{folder}: {inner!r} in {BUNDLE_FILE} must be a path inside the bundle")
     return bundle
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Raises: DamagedBundle."""
-    return _read(folder / MANIFEST_FILE, Manifest)
+    manifest = _read(folder / MANIFEST_FILE, Manifest)
+    for name in manifest.files:
+        if not _is_inside(name):
+            raise DamagedBundle(f"{folder}: {name!r} in {MANIFEST_FILE} must be a path inside the bundle")
+    return manifest
+
+
+def _is_inside(path: str) -> bool:
+    return bool(path) and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
 def verify_bundle(folder: Path) -> tuple[Bundle, Manifest]:
@@ -149,9 +160,7 @@ def model_files(bundle: Bundle, files: Mapping[str, str]) -> dict[str, str]:
 def _form_problem(bundle: Bundle, files: Mapping[str, str]) -> str | None:
     """What contradicts itself, or None."""
     for inner in (bundle.model, bundle.calibrator):
-        if inner is not None and (
-            not inner or PurePosixPath(inner).is_absolute() or ".." in PurePosixPath(inner).parts
-        ):
+        if inner is not None and not _is_inside(inner):
             return f"{inner!r} in {BUNDLE_FILE} must be a path inside the bundle"
     model = model_files(bundle, files)
     if not model:

@@ -69,8 +69,7 @@ def read_pointer(root: Path) -> Pointer | None:
 def read_history(root: Path) -> tuple[Change, ...]:
     """Every change, oldest first. Raises: RegistryError: a line is damaged."""
     path, pointer = root / HISTORY_FILE, read_pointer(root)
-    data = path.read_bytes() if path.exists() else b""
-    whole = data[: data.rfind(b"\n") + 1]  # a writer that was killed in the last line has left it in the pointer
+    whole = _whole_lines(root)  # a writer that was killed in the last line has left it in the pointer
     try:
         changes = [msgspec.json.decode(line, type=Change) for line in whole.splitlines()]
     except msgspec.MsgspecError as exc:
@@ -97,12 +96,22 @@ def write_pointer(root: Path, pointer: Pointer) -> None:
         logger.warning("%s: the last line is not written yet: %s", root / HISTORY_FILE, exc)
 
 
-def _record(root: Path, change: Change) -> None:
-    """Append a change unless it is there."""
+def last_sequence(root: Path) -> int:
+    """Of the newest change in the history; 0 when there is none."""
+    whole = _whole_lines(root)
+    return _sequence(whole.splitlines()[-1]) if whole else 0
+
+
+def _whole_lines(root: Path) -> bytes:
     path = root / HISTORY_FILE
     data = path.read_bytes() if path.exists() else b""
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole and _sequence(whole.splitlines()[-1]) >= change.sequence:
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _record(root: Path, change: Change) -> None:
+    """Append a change unless it is there."""
+    path, whole = root / HISTORY_FILE, _whole_lines(root)
+    if last_sequence(root) >= change.sequence:
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:

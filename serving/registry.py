@@ -28,7 +28,16 @@ from policies.bundle import Bundle, Manifest
 from serving.bundles import BUNDLE_FILE, BUNDLE_ID, read_bundle, read_manifest, seal, verify_bundle
 from serving.errors import DamagedBundle, PromotionRefused, RegistryError, UnknownBundle
 from serving.locks import LockHeld, locked, try_lock
-from serving.pointer import POINTER_SCHEMA, ROLLBACK_DEPTH, Change, Pointer, read_history, read_pointer, write_pointer
+from serving.pointer import (
+    POINTER_SCHEMA,
+    ROLLBACK_DEPTH,
+    Change,
+    Pointer,
+    last_sequence,
+    read_history,
+    read_pointer,
+    write_pointer,
+)
 from serving.store import remove, sha256_of, sync
 
 LOCK_FILE = ".lock"
@@ -215,7 +224,7 @@ class Registry:
     ) -> Pointer:
         """Replace the pointer; the caller has the lock."""
         change = Change(
-            sequence=before.sequence + 1 if before else 1,
+            sequence=1 + (before.sequence if before else last_sequence(self.root)),
             time_s=self._clock(),
             action=action,
             bundle_id=bundle_id,

@@ -256,6 +256,24 @@ async def test_loading_student_is_given_up_when_it_is_rolled_back(setup: Setup) 
     assert setup.gateway.ids == [setup.a]
 
 
+async def test_switch_goes_on_when_the_pointer_is_damaged_while_a_load_is_given_up(setup: Setup) -> None:
+    setup.behaviours[setup.a] = ("silent",)
+    setup.registry.promote(setup.a)
+    async with setup.switch:
+        await setup.until(lambda state: state.phase == "starting" and bool(setup.running()))
+        setup.registry.promote(setup.b)
+        async with asyncio.timeout(20):
+            while setup.processes[0][1].state is State.STARTING:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0)
+        (setup.registry.root / "current.json").write_text("{")
+        state = await setup.until(lambda state: state.phase == "failed")
+        assert "promote a bundle again" in state.message
+        (setup.registry.root / "current.json").unlink()
+        setup.registry.promote(setup.c)
+        await setup.reaches("serving", setup.c)
+    assert setup.gateway.ids == [setup.c]
+
+
 async def test_newer_pointer_waits_when_an_install_has_begun(setup: Setup) -> None:
     setup.registry.promote(setup.a)
     async with setup.switch:

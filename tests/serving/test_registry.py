@@ -348,3 +348,32 @@ def test_pointer_stays_when_the_disk_takes_nothing_more(registry: Registry) -> N
     assert entries(registry) == before
     assert registry.promote(b).sequence == 2
     assert [change.sequence for change in registry.history()] == [1, 2]
+
+
+@pytest.mark.parametrize("path", ["../outside.json", "/etc/hostname"])
+def test_derived_bundle_takes_no_file_from_outside_when_the_manifest_names_one(registry: Registry, path: str) -> None:
+    base = added(registry)
+    (registry.root / "outside.json").write_text("{}")
+    manifest = registry.root / base / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("report.html", path))
+    with pytest.raises(DamagedBundle, match="must be a path inside the bundle"):
+        registry.derive(base, calibrator=None, cascade_threshold=0.5)
+    assert set(entries(registry)) == {base, "outside.json"}
+
+
+def test_bundle_is_not_read_when_its_model_lies_outside(registry: Registry) -> None:
+    base = added(registry)
+    described = registry.root / base / "bundle.json"
+    described.write_text(described.read_text().replace('"model": "model"', '"model": "../other/model"'))
+    with pytest.raises(DamagedBundle, match="must be a path inside the bundle"):
+        registry.get(base)
+    assert base in registry.damaged()
+
+
+def test_history_goes_on_when_the_damaged_pointer_was_removed(registry: Registry) -> None:
+    a, b = added(registry, "a"), added(registry, "b")
+    registry.promote(a)
+    registry.promote(b)
+    (registry.root / "current.json").unlink()
+    assert registry.promote(a).sequence == 3
+    assert [(change.sequence, change.bundle_id) for change in registry.history()] == [(1, a), (2, b), (3, a)]
