@@ -66,11 +66,11 @@ def test_score_of_one_table_equals_that_of_many(observed: Pairs, difference: flo
     assert tango_score(observed, difference) == pytest.approx(float(many[0]), rel=1e-9, abs=1e-9)
 
 
-@given(counts(40), st.floats(0.01, 0.3), st.floats(0.01, 0.3))
-@settings(max_examples=60)
-def test_non_inferiority_p_falls_when_the_margin_grows(observed: Pairs, one: float, other: float) -> None:
+@given(counts(), st.floats(0.0, 0.5), st.floats(0.0, 0.5))
+def test_evidence_grows_with_the_margin(observed: Pairs, one: float, other: float) -> None:
+    """Of the score; the exact p-value of few cases may jump up where tables change places in its order."""
     small, large = sorted((one, other))
-    assert non_inferiority_p(observed, large) <= non_inferiority_p(observed, small) + 0.02
+    assert tango_score(observed, -large) >= tango_score(observed, -small) - 1e-9
 
 
 @given(counts(40), st.floats(0.0, 0.3))
