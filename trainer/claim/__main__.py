@@ -21,7 +21,7 @@ from trainer.claim.data import DataError, divide
 from trainer.claim.run import run
 from trainer.claim.servers import CommandFailed
 from trainer.claim.settings import FULL, SMALL, Settings, Size
-from trainer.claim.steps import Ledger, Result
+from trainer.claim.steps import Ledger, OtherRun, Result
 from trainer.stage import StageError
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -60,7 +60,7 @@ def claim(
         division = divide(data, settings.size)
         with Steps(console) as steps:
             figures = run(settings, division, Ledger(settings.work / "steps", steps))
-    except DataError as exc:
+    except (DataError, OtherRun) as exc:
         raise click.UsageError(str(exc)) from exc
     except (StageError, ServingError, SendingFailed, CommandFailed, ExceptionGroup) as exc:
         raise click.ClickException(f"{_reason(exc)}\nWhat is done is kept; the same command goes on.") from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 
@@ -22,6 +23,8 @@ from trainer.claim.story import Story, stage_folder, summary_of
 
 
 def run(settings: Settings, division: Division, ledger: Ledger) -> Result:
+    """Raises: OtherRun, StageError, ServingError, SendingFailed, CommandFailed."""
+    ledger.pin({"size": asdict(settings.size), "seed": settings.seed, "data": fingerprint(settings.data)})
     base = prepare_student(lambda message: ledger.progress("prepare the base model")(0, None, message)).path
     teacher = fitted_teacher(settings, base, division.teacher, ledger.progress("train the teacher"))
     asyncio.run(Story(settings, ledger, division, teacher, base).run())

@@ -14,6 +14,11 @@ from serving.demo.progress import Steps
 from trainer.stage import Progress
 
 Result = dict[str, Any]
+PINNED = ".run.json"
+
+
+class OtherRun(ValueError):
+    """The work folder belongs to a run with other settings or data."""
 
 
 class Ledger:
@@ -36,15 +41,27 @@ class Ledger:
 
     def keep(self, name: str, result: Result) -> Result:
         """Write a step's result; from now on the step is done."""
-        path = self._folder / f"{name}.json"
-        temporary = path.with_suffix(".partial")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        _write(self._folder / f"{name}.json", result)
         self._steps.done(name, _short(result))
         return result
+
+    def pin(self, what: Result) -> None:
+        """Write down what this run is a run of; one that goes on must be of the same.
+
+        Raises:
+            OtherRun: the folder holds the steps of another one.
+        """
+        path = self._folder / PINNED
+        wanted = json.loads(json.dumps(what))
+        if not path.exists():
+            _write(path, wanted)
+            return
+        known = json.loads(path.read_bytes())
+        if changed := sorted(name for name in {*known, *wanted} if known.get(name) != wanted.get(name)):
+            raise OtherRun(
+                f"{self._folder.parent} holds a run with another {', '.join(changed)}; its steps would be mixed with "
+                "those of this one. Choose another folder by --work, or remove it"
+            )
 
     def progress(self, name: str) -> Progress:
         """A step's progress with the time that is left at the present speed."""
@@ -70,6 +87,15 @@ class Ledger:
         started = self._clock()
         yield result
         result["seconds"] = round(self._clock() - started, 1)
+
+
+def _write(path: Path, result: Result) -> None:
+    temporary = path.with_suffix(".partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def _short(result: Result) -> str:
