@@ -89,7 +89,7 @@ FROM records JOIN (
            arg_max(correction, created_s) FILTER (WHERE correction IS NOT NULL) AS correction
     FROM feedback GROUP BY ALL
 ) AS given USING (decision_id)
-WHERE given.tenant = records.tenant
+WHERE given.tenant = records.tenant AND (given.score IS NOT NULL OR records.capture = 'full')
 """
 """The newest judgement of each kind, by the rules of policies/judgements.py."""
 

@@ -224,7 +224,11 @@ def _lock_down(connection: duckdb.DuckDBPyConnection, folder: Path, manifest: Tr
 
 def _rows(reader: pyarrow.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
     for batch in batches(reader):
-        yield from zip(*(column.to_pylist(maps_as_pydicts="lossy") for column in batch.columns), strict=True)
+        try:
+            columns = [column.to_pylist(maps_as_pydicts="lossy") for column in batch.columns]
+        except (OverflowError, ValueError) as exc:  # a date of the year 290000, say
+            raise QueryError(f"a value cannot be shown: {_first_lines(exc)}; cast it to VARCHAR") from exc
+        yield from zip(*columns, strict=True)
 
 
 def batches(reader: pyarrow.RecordBatchReader) -> Iterator[pyarrow.RecordBatch]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import resource
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 ROW_GROUP_ROWS = 8192
 ZSTD_LEVEL = 6
+SPARE_FILES = 128
+"""What DuckDB, its spilled data and the rest of the process may have open beside the segments."""
 _DAY = f"strftime({timestamp('created_s')}, '%Y-%m-%d')"
 
 
@@ -78,7 +81,10 @@ def compact(folder: Path, *, progress: Callable[[str], None], memory_limit: str 
         stack.enter_context(_sole_compaction(folder))
         manifest, names = snapshot(folder)  # again: another compaction may have ended just now
         _remove_leftovers(folder, manifest)
-        segments = _locked(folder, names, stack, done)
+        most = _most_open_files(len(names))
+        if len(names) > most:
+            progress(f"taking {most} of {len(names)} segments: more files may not be open (ulimit -n); run it again")
+        segments = _locked(folder, names[:most], stack, done)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="locum-compact-")))
         connection = stack.enter_context(connect())
         configure(connection, scratch, memory_limit)
@@ -103,6 +109,16 @@ def _sole_compaction(folder: Path) -> Iterator[None]:
         except BlockingIOError as exc:
             raise TrafficError(f"{folder} is being compacted by another process; wait for it to end") from exc
         yield
+
+
+def _most_open_files(wanted: int) -> int:
+    """How many segments may be held open at once, after asking the system for as many as are wanted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max(1, soft - SPARE_FILES)
 
 
 def _locked(folder: Path, names: list[str], stack: ExitStack, done: Compaction) -> list[str]:

@@ -158,6 +158,19 @@ def test_error_while_rows_are_computed_is_a_query_error(opened: LogDatabase) -> 
         list(opened.query("SELECT completion::INTEGER FROM records WHERE completion IS NOT NULL")[1])
 
 
+@pytest.mark.parametrize("value", ["TIMESTAMP '290000-01-01'", "DATE '290000-01-01'"])
+def test_value_that_python_cannot_hold_is_a_query_error(opened: LogDatabase, value: str) -> None:
+    with pytest.raises(QueryError, match="cast it to VARCHAR"):
+        list(opened.query(f"SELECT {value}")[1])
+    assert len(list(opened.query(f"SELECT ({value})::VARCHAR")[1])) == 1
+
+
+def test_record_is_not_judged_when_all_of_its_judgement_is_hidden(tmp_path: Path) -> None:
+    write_segment(tmp_path, "a", [decision(1, capture="metadata"), judgement(1, score=None, label="hidden")])
+    with open_log(tmp_path) as log:
+        assert list(log.query("SELECT * FROM judgements")[1]) == []
+
+
 def test_segment_that_was_copied_back_is_not_counted_twice(tmp_path: Path) -> None:
     write_segment(tmp_path, "a", [decision(1), judgement(1, score=1.0)])
     compact(tmp_path, progress=lambda _: None)

@@ -220,3 +220,27 @@ def test_record_of_an_impossible_time_is_kept(tmp_path: Path) -> None:
     write_segment(tmp_path, "a", [decision(1, created_s=1e300), decision(2, created_s=-5.0)])
     compact(tmp_path, progress=quiet)
     assert {record.created_s for record in read(tmp_path)} == {1e300, -5.0}
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from router.log.compaction import compact
+resource.setrlimit(resource.RLIMIT_NOFILE, (140, int(sys.argv[2])))
+done = compact(Path(sys.argv[1]), progress=lambda text: print(text))
+print(done.segments)
+"""
+
+
+@pytest.mark.parametrize(("hard_limit", "expected"), [(140, [12, 12, 6]), (1024, [30])])
+def test_more_segments_than_files_may_be_open_are_compacted(
+    tmp_path: Path, hard_limit: int, expected: list[int]
+) -> None:
+    for number in range(30):
+        write_segment(tmp_path, f"{number:02d}", [decision(number)])
+    for segments in expected:
+        command = [sys.executable, "-c", LIMITED, str(tmp_path), str(hard_limit)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert int(ended.stdout.splitlines()[-1]) == segments
+    assert len(ids(tmp_path)) == 30
+    assert not list(tmp_path.glob(f"*{SUFFIX}"))
