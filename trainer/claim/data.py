@@ -1,5 +1,6 @@
-"""BANKING77, divided: nothing that trains or tunes is ever tested on.
+"""BANKING77, divided: no row that trains or tunes is ever tested on.
 
+The two files share a few questions word by word; the test set stays whole, and the report says how many (`repeated`).
 Casanueva et al. 2020, CC BY 4.0. The folder holds train.csv (10,003 rows) and test.csv (3,080), columns text,category.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.claim.settings import SYSTEM_PROMPT, Size
+from trainer.similarity.texts import normalise
 
 GROUPS = (
     ("top up", ("top_up", "topping")),
@@ -83,6 +85,12 @@ def divide(folder: Path, size: Size) -> Division:
         test = test[: size.test]
     teacher, traffic, evaluation, tuning = parts
     return Division(teacher, traffic, evaluation, tuning, tuple(test))
+
+
+def repeated(division: Division) -> int:
+    """How many test questions stand in the training rows too, case and spacing aside."""
+    known = {normalise(case.text) for case in (*division.teacher, *division.traffic, *division.tuning)}
+    return sum(normalise(case.text) in known for case in division.test)
 
 
 def write_cases(path: Path, cases: Iterable[Case]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.claim.data import Case, DataError, divide, is_right, write_cases
+from trainer.claim.data import Case, DataError, divide, is_right, repeated, write_cases
 from trainer.claim.settings import SMALL
 
 SIZE = replace(SMALL, teacher_labels=10, traffic=8, evaluation=4, tuning=3, test=None)
@@ -81,3 +81,13 @@ def test_written_cases_hash_to_what_is_returned(tmp_path: Path) -> None:
     digest = write_cases(path, [Case("a", "héllo", "card_arrival")])
     assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
     assert b'"category": "card"' in path.read_bytes()
+
+
+def test_repeated_counts_test_questions_that_are_training_rows(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", 25)  # every row lands in one of the parts
+    write_csv(tmp_path / "test.csv", 7)
+    division = divide(tmp_path, SIZE)
+    judged = {case.text for case in division.evaluation}
+    assert repeated(division) == sum(case.text not in judged for case in division.test) > 0
+    other = replace(division, test=(Case("test-0", "Something else", "x"), replace(division.teacher[0], id="test-1")))
+    assert repeated(other) == 1
