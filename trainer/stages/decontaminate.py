@@ -42,7 +42,7 @@ FIXES = {
 class Decontaminate:
     name = "decontaminate"
     needs = ("dedupe",)
-    version = 1
+    version = 2
 
     def __init__(self, embed: Embed | None = None) -> None:
         """`embed` replaces the encoder of the training environment."""
@@ -146,7 +146,7 @@ class SealedSet:
         for turn in turns:
             if (case_id := self._texts.get(digest(normalise(turn)))) is not None:
                 return "same_text", f"case {case_id}"
-        for text in [*turns, example.completion, example.correction or ""]:
+        for text in [*turns, _context(example), example.completion, example.correction or ""]:
             tokens = words(text)
             if len(tokens) >= MIN_WORDS and (case_id := self._bags.get(digest(*sorted(tokens)))) is not None:
                 return "same_words", f"case {case_id}"
@@ -172,6 +172,14 @@ def _turns(example: Example) -> tuple[str, ...]:
         return prompt_of(example.messages).user_turns
     except NotText:
         return ()
+
+
+def _context(example: Example) -> str:
+    """All that stands before the last question: examples in a system prompt and earlier answers can leak as well."""
+    try:
+        return prompt_of(example.messages).context
+    except NotText:
+        return ""
 
 
 def _case_turns(case: Case) -> list[str]:
