@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from policies.logprobs import TokenLogprob, mean_logprob
 from policies.record import TokenIds, Usage
 from router.sse import fingerprint_of, usage_of
-
-CUT_OFF = (None, "length")
-"""Finish reasons of an answer whose last token is no stop token."""
 
 
 class _Message(msgspec.Struct):
@@ -30,14 +28,8 @@ class _Completion(msgspec.Struct):
     system_fingerprint: Any = None
 
 
-class _Token(msgspec.Struct, gc=False):
-    logprob: float
-    token: str = ""
-    bytes: list[int] | None = None
-
-
 class _Logprobs(msgspec.Struct):
-    content: list[_Token] | None = None
+    content: list[TokenLogprob] | None = None
 
 
 class _DetailedChoice(_Choice):
@@ -92,19 +84,6 @@ def meaning_of(body: bytes, *, detailed: bool = False) -> Meaning | None:
     if isinstance(completion, _DetailedCompletion) and len(completion.choices) == 1:
         return _with_details(meaning, completion)
     return meaning
-
-
-def mean_logprob(tokens: list[_Token], text: str | None, finish_reason: str | None) -> float | None:
-    """Without the stop token: the last one of an answer that ended by itself and that is no part of its text.
-
-    vLLM lists the stop token, OpenAI does not; what stands at the end of the text tells which it is.
-    """
-    if tokens and finish_reason not in CUT_OFF:
-        last = tokens[-1]
-        spelled = last.token.encode("utf-8", "replace") if last.bytes is None else bytes(last.bytes)
-        if not spelled or not (text or "").encode("utf-8", "replace").endswith(spelled):
-            tokens = tokens[:-1]
-    return sum(token.logprob for token in tokens) / len(tokens) if tokens else None
 
 
 def _with_details(meaning: Meaning, completion: _DetailedCompletion) -> Meaning:

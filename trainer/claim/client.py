@@ -8,11 +8,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
 
+from policies.logprobs import mean_logprob_of
 from trainer.claim.data import Case
 from trainer.stage import Progress
 
@@ -162,22 +162,15 @@ async def ask(client: httpx.AsyncClient, case: Case, plan: Plan) -> Answered:
     response.raise_for_status()
     answer = response.json()
     choice, usage = answer["choices"][0], answer.get("usage") or {}
+    text = choice["message"]["content"] or ""
     return Answered(
         id=case.id,
-        text=choice["message"]["content"] or "",
+        text=text,
         route=response.headers.get("x-router-route", ""),
         reason=response.headers.get("x-router-reason", ""),
         student=response.headers.get("x-router-student", ""),
         decision_id=response.headers.get("x-router-decision-id", ""),
         prompt_tokens=usage.get("prompt_tokens", 0),
         completion_tokens=usage.get("completion_tokens", 0),
-        mean_logprob=_mean_logprob(choice),
+        mean_logprob=mean_logprob_of((choice.get("logprobs") or {}).get("content"), text, choice.get("finish_reason")),
     )
-
-
-def _mean_logprob(choice: dict[str, Any]) -> float | None:
-    """Over the answer's tokens; the last one is the stop token where the model ended by itself."""
-    tokens = (choice.get("logprobs") or {}).get("content") or []
-    if choice.get("finish_reason") == "stop":
-        tokens = tokens[:-1]
-    return sum(token["logprob"] for token in tokens) / len(tokens) if tokens else None

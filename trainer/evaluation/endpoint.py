@@ -13,6 +13,7 @@ from typing import Any, Self
 import httpx
 import msgspec
 
+from policies.logprobs import mean_logprob_of
 from trainer.recipe import Endpoint
 from trainer.stage import StageError
 
@@ -26,8 +27,6 @@ OPTION_SETS: tuple[dict[str, Any], ...] = (
     {},
 )
 """From what vLLM gives to what any endpoint gives; the first that is accepted is used."""
-CUT_OFF = frozenset({None, "length"})
-"""Finish reasons of answers that have no stop token."""
 LENGTH_NAMES = ("max_tokens", "max_completion_tokens")
 
 
@@ -263,7 +262,7 @@ def _answer(case_id: str, answer: Any, latency_s: float) -> Answer:
     return Answer(
         id=case_id,
         text=text,
-        mean_logprob=mean_logprob(entries, text, finish_reason),
+        mean_logprob=mean_logprob_of(entries, text, finish_reason),
         tokens=int(usage.get("completion_tokens") or len(entries)),
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         finish_reason=finish_reason,
@@ -271,23 +270,3 @@ def _answer(case_id: str, answer: Any, latency_s: float) -> Answer:
         prompt_ids=tuple(prompt_ids) if prompt_ids else None,
         completion_ids=tuple(completion_ids) if completion_ids else None,
     )
-
-
-def mean_logprob(entries: Sequence[Mapping[str, Any]], text: str, finish_reason: str | None) -> float | None:
-    """Mean over the answer's tokens, nats, as the gateway computes it for the cascade.
-
-    The stop token is left out: the last one of an answer that ended by itself and that is no part of its text. vLLM
-    lists it, OpenAI does not.
-    """
-    kept = list(entries)
-    if kept and finish_reason not in CUT_OFF:
-        spelled = _bytes(kept[-1])
-        if not spelled or not text.encode("utf-8", "replace").endswith(spelled):
-            kept.pop()
-    values = [float(each["logprob"]) for each in kept]
-    return sum(values) / len(values) if values else None
-
-
-def _bytes(entry: Mapping[str, Any]) -> bytes:
-    raw = entry.get("bytes")
-    return bytes(raw) if isinstance(raw, list) else str(entry.get("token", "")).encode("utf-8", "surrogatepass")

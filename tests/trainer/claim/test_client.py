@@ -54,13 +54,6 @@ def test_client_gives_up_when_the_server_is_gone(tmp_path: Path, monkeypatch: py
     assert caught.group_contains(SendingFailed, match=r"127\.0\.0\.1:9")
 
 
-def test_mean_logprob_leaves_the_stop_token_out_when_the_model_ended_by_itself() -> None:
-    tokens = [{"logprob": -0.5}, {"logprob": -1.5}, {"logprob": -9.0}]
-    assert client._mean_logprob({"finish_reason": "stop", "logprobs": {"content": tokens}}) == -1.0
-    assert client._mean_logprob({"finish_reason": "length", "logprobs": {"content": tokens[:2]}}) == -1.0
-    assert client._mean_logprob({"finish_reason": "stop", "logprobs": None}) is None
-
-
 @contextmanager
 def starting_gateway(answers: list[tuple[int, str]]) -> Iterator[tuple[str, list[bytes]]]:
     """Answers with these (status, x-router-student) in turn, the last one for ever. Yields its URL and the bodies."""

@@ -10,7 +10,7 @@ import pytest
 
 from trainer.evaluation import closeness, safety, suites
 from trainer.evaluation.dataset import load_cases
-from trainer.evaluation.endpoint import Answer, mean_logprob
+from trainer.evaluation.endpoint import Answer
 from trainer.evaluation.grading import is_refusal, is_right
 from trainer.evaluation.journal import Journal
 from trainer.stage import StageError
@@ -51,14 +51,6 @@ def test_refusals_are_told_from_answers(answer: str, refused: bool) -> None:
 
 def entry(token: str, logprob: float) -> dict[str, Any]:
     return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
-
-
-def test_mean_logprob_leaves_the_stop_token_out_when_the_backend_lists_it() -> None:
-    tokens = [entry("card", -0.2), entry("_lost", -0.4)]
-    assert mean_logprob([*tokens, entry("<|im_end|>", -9.0)], "card_lost", "stop") == pytest.approx(-0.3)
-    assert mean_logprob(tokens, "card_lost", "stop") == pytest.approx(-0.3)
-    assert mean_logprob(tokens, "card_lost", "length") == pytest.approx(-0.3)
-    assert mean_logprob([entry("<|im_end|>", -9.0)], "", "stop") is None
 
 
 def test_journal_keeps_whole_answers_when_its_end_is_torn(tmp_path: Path) -> None:
