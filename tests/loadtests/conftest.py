@@ -84,7 +84,7 @@ def wait_for() -> Wait:
     """Waits for something that happens on another thread; fails after a generous time."""
 
     def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, "the condition never became true"
             time.sleep(0.005)

@@ -193,7 +193,8 @@ def test_last_returns_request_and_answer_byte_for_byte_when_asked(backend: Backe
 def test_stats_see_an_abort_when_the_client_leaves_a_stream(backend: BackendThread, wait_for: Wait) -> None:
     body = {"model": "fake-tokens-1000-gap-0.05", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     with httpx.stream("POST", f"{backend.base_url}/chat/completions", json=body) as answer:
-        next(answer.iter_raw())
+        chunks = answer.iter_raw()  # kept: an iterator that is dropped closes the connection
+        next(chunks)
         wait_for(lambda: backend.state.in_flight == 1)
     wait_for(lambda: backend.state.aborted == 1)
     stats = httpx.get(f"{backend.origin}/_stats").json()

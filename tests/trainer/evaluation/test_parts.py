@@ -49,10 +49,6 @@ def test_refusals_are_told_from_answers(answer: str, refused: bool) -> None:
     assert is_refusal(answer) is refused
 
 
-def entry(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
-
-
 def test_journal_keeps_whole_answers_when_its_end_is_torn(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with Journal(path, "model 1") as journal:
