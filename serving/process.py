@@ -140,7 +140,7 @@ class GuardedLauncher:
     async def __call__(self, command: Command) -> GuardedChild:
         copy = self._open_copy()
         process = await asyncio.create_subprocess_exec(
-            *self._guarded(command),
+            *self.guarded(command),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -149,7 +149,8 @@ class GuardedLauncher:
         )
         return GuardedChild(process, copy)
 
-    def _guarded(self, command: Command) -> Sequence[str]:
+    def guarded(self, command: Command) -> Sequence[str]:
+        """The arguments that run it below the guard; the end of its standard input stands for our death."""
         cores = ",".join(str(core) for core in command.cpu_cores)
         return (sys.executable, "-I", "-S", str(GUARD), str(self._orphan_grace_s), cores, *command.argv)
 

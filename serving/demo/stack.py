@@ -100,12 +100,15 @@ async def running_gateway(setup: GatewaySetup, folder: Path, steps: Steps) -> As
 
 
 def gateway_command(config: Path, environ: Mapping[str, str]) -> Command:
-    """`locum serve -c FILE` with this interpreter, whatever is first on the PATH."""
+    """`locum serve -c FILE`, offline."""
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    return locum_command({**environ, **quiet}, "serve", "-c", str(config))
+
+
+def locum_command(environ: Mapping[str, str], *arguments: str) -> Command:
+    """`locum` with this interpreter, whatever is first on the PATH."""
     main = "from router.cli import main; main(prog_name='locum')"
-    return Command(
-        argv=(sys.executable, "-c", main, "serve", "-c", str(config)),
-        env={**environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"},
-    )
+    return Command(argv=(sys.executable, "-c", main, *arguments), env=dict(environ))
 
 
 class GatewayProbe:

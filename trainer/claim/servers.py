@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from serving.demo.settings import free_port
-from serving.demo.stack import CHILD_STOP_TIMEOUT_S, fresh_log, gateway_command
+from serving.demo.stack import CHILD_STOP_TIMEOUT_S, fresh_log, gateway_command, locum_command
 from serving.models import prepare_teacher
 from serving.options import VllmOptions
 from serving.probe import HttpProbe
@@ -138,27 +137,31 @@ def gateway_toml(settings: Settings, teacher_url: str, port: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def locum(settings: Settings, *arguments: str, expected: tuple[int, ...] = (0,)) -> str:
-    """Run a command of `locum` to its end; its messages go to this terminal.
+async def locum(*arguments: str, expected: tuple[int, ...] = (0,)) -> str:
+    """Run a command of `locum` to its end; its messages go to this terminal. It does not outlive this process.
 
     Returns:
         Its standard output.
     Raises:
         CommandFailed: another exit code than `expected`.
     """
-    main = "from router.cli import main; main(prog_name='locum')"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", main, *arguments, stdout=asyncio.subprocess.PIPE, cwd=Path.cwd()
+        *GuardedLauncher().guarded(locum_command(os.environ, *arguments)),
+        stdin=asyncio.subprocess.PIPE,  # the guard takes its end for ours
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
+    assert process.stdout is not None  # noqa: S101 - for the type checker
     try:
-        output, _ = await process.communicate()
+        output = await process.stdout.read()
+        code = await process.wait()
     except asyncio.CancelledError:
         process.terminate()
         await process.wait()
         raise
-    if process.returncode not in expected:
+    if code not in expected:
         tail = output.decode(errors="replace")[-2000:]
-        raise CommandFailed(f"locum {' '.join(arguments)} ended with {process.returncode}\n{tail}")
+        raise CommandFailed(f"locum {' '.join(arguments)} ended with {code}\n{tail}")
     return output.decode()
 
 

@@ -87,8 +87,8 @@ class Story:
             )
             recipe.write_text(recipe_toml(settings, parts), encoding="utf-8")
             with self._ledger.timed({}) as result:
-                await locum(settings, "train", "run", "-c", str(recipe), expected=PASS_OR_NOT)
-        status = json.loads(await locum(settings, "train", "status", "-c", str(recipe), "--json"))
+                await locum("train", "run", "-c", str(recipe), expected=PASS_OR_NOT)
+        status = json.loads(await locum("train", "status", "-c", str(recipe), "--json"))
         result |= {
             "bundle_id": summary_of(status, "bundle")["bundle_id"],
             "verdict": summary_of(status, "gate")["verdict"],
@@ -109,7 +109,7 @@ class Story:
                 f"the gate said {verdict}; the claim measures this student all the same",
             ]
         with self._ledger.timed({}) as result:
-            await locum(settings, *arguments)
+            await locum(*arguments)
         self._ledger.keep(name, result | {"bundle_id": bundle_id, "forced": str(verdict != "pass")})
 
     async def _tune(self, gateway: str) -> None:
@@ -125,7 +125,6 @@ class Story:
                 answers = await self._send(f"tune-{model}", cases, plan)
                 await self._feedback(gateway, cases, answers, f"feedback-{model}")
             output = await locum(
-                settings,
                 "tune", str(settings.work / "traffic"),
                 "--registry", str(settings.work / "students"),
                 "--bundle", bundle_id,

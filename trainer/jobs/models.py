@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +80,14 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 def save_model(model: PreTrainedModel, base: Path, folder: Path) -> None:
     """Write model and tokenizer to `folder`, which appears whole or not at all."""
+    publish(folder, base, model.to(stored_dtype(base)).save_pretrained)
+
+
+def publish(folder: Path, base: Path, save: Callable[[Path], object]) -> None:
+    """Let `save` write a model beside `folder`, add the tokenizer of `base`, and put it in place, whole."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.to(stored_dtype(base)).save_pretrained(partial)
+    save(partial)
     for name in CARRIED_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, partial / name)

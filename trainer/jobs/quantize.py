@@ -6,7 +6,6 @@ examples of the training set.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -16,13 +15,11 @@ import torch
 
 from trainer.jobs import protocol
 from trainer.jobs.models import (
-    CARRIED_FILES,
     check_folder,
     load_model,
     load_tokenizer,
+    publish,
     stored_dtype,
-    sync_folder,
-    sync_path,
 )
 from trainer.jobs.spec import QuantizeSpec
 from trainer.jobs.versions import versions
@@ -46,16 +43,7 @@ def run(spec: QuantizeSpec, progress: Progress) -> protocol.Result:
     progress(0, 2, f"quantizing to {spec.scheme}")
     _compress(model, spec)
     progress(1, 2, "saving")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, save_compressed=True)
-    for name in CARRIED_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, partial / name)
-    sync_folder(partial)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
-    sync_path(out.parent)
+    publish(out, source, lambda folder: model.save_pretrained(folder, save_compressed=True))
     progress(2, 2, "saved")
     return {
         "seconds": round(time.monotonic() - started_s, 1),
