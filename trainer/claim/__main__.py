@@ -55,16 +55,16 @@ def claim(
         serving_python=serving_python or os.environ.get("LOCUM_SERVING_PYTHON"),
     )
     console = Console(stderr=True)
-    started = time.monotonic()
     try:
         division = divide(data, settings.size)
         with Steps(console) as steps:
-            figures = run(settings, division, Ledger(settings.work / "steps", steps))
+            ledger = Ledger(settings.work / "steps", steps)
+            figures = run(settings, division, ledger)
     except (DataError, OtherRun) as exc:
         raise click.UsageError(str(exc)) from exc
     except (StageError, ServingError, SendingFailed, CommandFailed, ExceptionGroup) as exc:
         raise click.ClickException(f"{_reason(exc)}\nWhat is done is kept; the same command goes on.") from exc
-    figures["machine"] = _machine(work, (time.monotonic() - started) / 60)
+    figures["machine"] = _machine(ledger.minutes())
     (work / "claim.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     for part in (page.table, page.summary, page.verdicts, page.losses):
         click.echo("\n".join([*part(figures), ""]))
@@ -72,11 +72,8 @@ def claim(
         page.write_page(page_path, figures)
 
 
-def _machine(work: Path, minutes: float) -> Result:
-    """Hardware, commit and time; the minutes of interrupted runs add up."""
-    ledger = work / "steps" / "minutes.json"
-    before = json.loads(ledger.read_text()) if ledger.exists() else 0.0
-    ledger.write_text(json.dumps(before + minutes))
+def _machine(minutes: float) -> Result:
+    """Hardware, commit and time."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],  # noqa: S607 - whatever git the user has
         capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
@@ -86,7 +83,7 @@ def _machine(work: Path, minutes: float) -> Result:
         "cores": len(os.sched_getaffinity(0)),
         "commit": commit or "unknown",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "minutes": before + minutes,
+        "minutes": minutes,
     }
 
 

@@ -19,6 +19,9 @@ from trainer.environments import run_job
 from trainer.jobs.spec import QuantizeSpec, TrainSpec
 from trainer.stage import Progress
 
+TEACHER_QUANTIZED = "teacher-quantized"
+"""The baseline that is also measured for speed."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -57,7 +60,7 @@ class Baselines:
         main = self._spec(distilled, distilled.train, "main")
         change = msgspec.structs.replace
         found = [
-            Variant("teacher-quantized", "the teacher quantized, not distilled", None, teacher),
+            Variant(TEACHER_QUANTIZED, "the teacher quantized, not distilled", None, teacher),
             Variant(
                 "student-labels",
                 f"the same pruned student on the teacher's {size.teacher_labels:,} human labels only",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trainer.claim.baselines import TEACHER_QUANTIZED
 from trainer.claim.steps import Result
 
 TITLES = {
-    "teacher-quantized": "teacher, quantized, not distilled",
+    TEACHER_QUANTIZED: "teacher, quantized, not distilled",
     "student-labels": "pruned student on the human labels only, quantized",
     "student-random": "student distilled from random weights, quantized",
 }
@@ -40,7 +41,6 @@ def summary(figures: Result) -> list[str]:
     """What the table means, in sentences."""
     main, cost, speed = figures["routing"], figures["costs"], figures["speed"]
     sent, measured, listed = main["escalated"], cost["measured"], cost["list_price"]
-    ratio = speed["student_requests_per_s"] / speed["teacher_requests_per_s"]
     return [
         f"- Gap between teacher and student: {points(main['gap'])} points; left after routing: {points(main['left'])} "
         f"points (paired bootstrap over {main['n']:,} test cases).",
@@ -48,12 +48,22 @@ def summary(figures: Result) -> list[str]:
         f"{100 * sent['price']:.1f} % of what all-teacher would cost at list price (q').",
         f"- Speed on {speed['cores']} core(s), quantized student against the teacher in bfloat16: "
         f"{speed['student_requests_per_s']:.1f} against {speed['teacher_requests_per_s']:.1f} requests/s, "
-        f"{ratio:.1f} times.",
+        f"{speed['student_times_faster']['teacher']:.1f} times{_quantized_teacher(speed)}.",
         f"- Cost, measured (both by machine time): r = {measured['r']:.3f}, q' + r = {measured['relative_cost']:.3f}: "
         f"{measured['cheaper']:.1f}x cheaper than all-teacher; {_five(measured)}",
         f"- Cost, list price (teacher at its API price, student by machine time): r = {listed['r']:.4f}, q' + r = "
         f"{listed['relative_cost']:.3f}: {listed['cheaper']:.1f}x cheaper; {_five(listed)}",
     ]
+
+
+def _quantized_teacher(speed: Result) -> str:
+    """What quantizing alone would have brought."""
+    if TEACHER_QUANTIZED not in speed["student_times_faster"]:
+        return ""
+    return (
+        f"; the teacher quantized in the same way: {speed['teacher_quantized_requests_per_s']:.1f} requests/s, "
+        f"the student {speed['student_times_faster'][TEACHER_QUANTIZED]:.1f} times"
+    )
 
 
 def _five(cost: Result) -> str:

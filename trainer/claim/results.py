@@ -59,16 +59,15 @@ def _tokens(answer: Answered) -> int:
     return answer.prompt_tokens + answer.completion_tokens
 
 
-def costs(q: float, speed: Mapping[str, float], teacher_usd_per_request: float) -> dict[str, Result]:
+def costs(q: float, speed: Result, teacher_usd_per_request: float) -> dict[str, Result]:
     """DESIGN's two numbers, never mixed, for a cascade: q' + r.
 
     measured: both models priced by the same machine-hour, r = student's machine time / teacher's.
     list_price: the teacher at the stated API price, the student at its measured machine time.
     """
-    student_s, teacher_s = 1 / speed["student_requests_per_s"], 1 / speed["teacher_requests_per_s"]
-    student_usd = student_s * speed["cores"] * MACHINE_USD_PER_CORE_HOUR / 3600
+    student_usd = 1 / speed["student_requests_per_s"] * speed["cores"] * MACHINE_USD_PER_CORE_HOUR / 3600
     return {
-        "measured": _cost(q, student_s / teacher_s),
+        "measured": _cost(q, 1 / speed["student_times_faster"]["teacher"]),
         "list_price": _cost(q, student_usd / teacher_usd_per_request)
         | {
             "teacher_usd_per_1000_requests": 1000 * teacher_usd_per_request,
@@ -128,7 +127,7 @@ def variant(cases: Sequence[Case], answers: Answers, teacher: Answers) -> Result
 def targets(figures: Result) -> dict[str, Result]:
     """Each part of the target by point estimate, met or not."""
     main, speed = figures["routing"], figures["speed"]
-    ratio = speed["student_requests_per_s"] / speed["teacher_requests_per_s"]
+    ratio = speed["student_times_faster"]["teacher"]
     return {
         "gap of at least 4 points": _judged(main["gap"]["estimate"], main["gap"]["estimate"] >= TARGET_GAP),
         "at most 0.6 points left": _judged(main["left"]["estimate"], main["left"]["estimate"] <= TARGET_LEFT),

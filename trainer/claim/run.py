@@ -1,4 +1,4 @@
-"""The whole run: teacher, story, speed, baselines, and the figures out of what they left on disk."""
+"""The whole run: teacher, story, baselines, speed, and the figures out of what they left on disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from policies.traffic import decisions
 from serving.models import prepare_student
 from trainer.claim import results
-from trainer.claim.baselines import Baselines, Distilled, Variant
+from trainer.claim.baselines import TEACHER_QUANTIZED, Baselines, Distilled, Variant
 from trainer.claim.client import Answered, read_answers
 from trainer.claim.data import Division, fingerprint, repeated
 from trainer.claim.fitting import fitted_teacher
@@ -32,14 +32,15 @@ def run(settings: Settings, division: Division, ledger: Ledger) -> Result:
     tokens = stage_folder(main_run["status"], "logprobs")
     distilled = Distilled(tokens / "train.parquet", tokens / "validation.parquet", base)
     student = settings.work / "students" / str(main_run["bundle_id"]) / "model"
-    models = {"student": student, "teacher": teacher}
-    speed = asyncio.run(measure_speed(settings, ledger, models, division.test))
     baselines = Baselines(settings, ledger, division)
     variants: list[Variant] = []
     if settings.size.baselines:
         variants = baselines.variants(distilled, teacher, ledger.progress("encode the labels"))
     baselines.train(variants)
     answers = asyncio.run(_ask_all(baselines, variants, division))
+    models = {"student": student, "teacher": teacher}
+    models |= {each.name: baselines.quantize(each) for each in variants if each.name == TEACHER_QUANTIZED}
+    speed = asyncio.run(measure_speed(settings, ledger, models, division.test))
     return _figures(settings, ledger, division, speed, {variant.name: answers[variant.name] for variant in variants})
 
 

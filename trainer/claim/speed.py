@@ -1,4 +1,4 @@
-"""What a request costs in machine time: the student and the teacher, one after the other on the same cores."""
+"""What a request costs in machine time: the models one after the other on the same cores."""
 
 from __future__ import annotations
 
@@ -43,7 +43,12 @@ async def measure_speed(settings: Settings, ledger: Ledger, models: dict[str, Pa
                 rounds[name].append(await _requests_per_s(chosen, Plan(url, name)))
                 progress(number + 1, settings.size.speed_rounds, "rounds")
     result: Result = {"requests": len(chosen), "cores": len(settings.student_cores), "rounds": rounds}
-    result |= {f"{name}_requests_per_s": round(median(values), 2) for name, values in rounds.items()}
+    result |= {f"{name.replace('-', '_')}_requests_per_s": round(median(values), 2) for name, values in rounds.items()}
+    result["student_times_faster"] = {
+        name: round(median(s / other for s, other in zip(rounds["student"], values, strict=True)), 2)
+        for name, values in rounds.items()
+        if name != "student"
+    }
     return ledger.keep("speed", result)
 
 

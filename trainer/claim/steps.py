@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from trainer.stage import Progress
 
 Result = dict[str, Any]
 PINNED = ".run.json"
+MINUTES = ".minutes.json"
 
 
 class OtherRun(ValueError):
@@ -28,6 +30,8 @@ class Ledger:
         self._folder = folder
         self._steps = steps
         self._clock = clock
+        self._since = clock()
+        self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
     def found(self, name: str) -> Result | None:
@@ -41,9 +45,20 @@ class Ledger:
 
     def keep(self, name: str, result: Result) -> Result:
         """Write a step's result; from now on the step is done."""
-        _write(self._folder / f"{name}.json", result)
+        with self._lock:  # the variants are trained by several threads
+            _write(self._folder / f"{name}.json", result)
+            now = self._clock()
+            _write(self._folder / MINUTES, {"minutes": self.minutes() + (now - self._since) / 60})
+            self._since = now
         self._steps.done(name, _short(result))
         return result
+
+    def minutes(self) -> float:
+        """What the finished steps took, over all starts of this run; what was cut off and done again counts once."""
+        try:
+            return float(json.loads((self._folder / MINUTES).read_bytes())["minutes"])
+        except FileNotFoundError:
+            return 0.0
 
     def pin(self, what: Result) -> None:
         """Write down what this run is a run of; one that goes on must be of the same.

@@ -46,7 +46,7 @@ def test_length_routing_sends_the_longest_when_the_share_is_a_fifth() -> None:
 
 
 def test_costs_follow_the_arithmetic_of_a_cascade() -> None:
-    speed = {"student_requests_per_s": 50.0, "teacher_requests_per_s": 10.0, "cores": 1}
+    speed = {"student_requests_per_s": 50.0, "cores": 1, "student_times_faster": {"teacher": 5.0}}
     costs = results.costs(0.2, speed, teacher_usd_per_request=1e-4)
     assert costs["measured"]["r"] == pytest.approx(0.2)
     assert costs["measured"]["cheaper"] == pytest.approx(2.5)
@@ -73,7 +73,13 @@ def test_variant_tells_errors_by_the_mean_logprob() -> None:
 
 def test_page_states_every_target_when_one_is_missed(tmp_path) -> None:  # type: ignore[no-untyped-def]
     figures = {"routing": results.routing(CASES, STUDENT, TEACHER, ROUTED)}
-    figures["speed"] = {"student_requests_per_s": 50.0, "teacher_requests_per_s": 10.0, "cores": 1}
+    figures["speed"] = {
+        "student_requests_per_s": 50.0,
+        "teacher_requests_per_s": 10.0,
+        "teacher_quantized_requests_per_s": 20.0,
+        "cores": 1,
+        "student_times_faster": {"teacher": 5.0, "teacher-quantized": 2.5},
+    }
     figures["costs"] = results.costs(0.2, figures["speed"], 1e-4)
     figures["variants"] = {"student-labels": results.variant(CASES, STUDENT, TEACHER)}
     figures |= {"targets": results.targets(figures), "losses": {}, "notes": ["a note"]}

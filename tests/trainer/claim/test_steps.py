@@ -28,3 +28,12 @@ def test_result_is_found_when_its_step_was_done_before(tmp_path: Path) -> None:
     assert ledger(tmp_path).found("traffic") is None
     ledger(tmp_path).keep("traffic", {"requests": 3})
     assert ledger(tmp_path).found("traffic") == {"requests": 3}
+
+
+def test_minutes_add_up_when_a_run_was_interrupted(tmp_path: Path) -> None:
+    times = iter([0.0, 600.0, 5000.0, 5060.0])
+    first = Ledger(tmp_path, Steps(Console(quiet=True)), clock=lambda: next(times))
+    first.keep("traffic", {})
+    second = Ledger(tmp_path, Steps(Console(quiet=True)), clock=lambda: next(times))
+    second.keep("train run", {})
+    assert second.minutes() == pytest.approx(11)
