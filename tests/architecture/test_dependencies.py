@@ -20,7 +20,7 @@ MAY_IMPORT = {
 }
 EXCEPTIONS = {
     # The configuration's table [student.vllm] is serving's own model; `serve` starts the student beside the gateway.
-    ("router/config.py", "serving"),
+    ("router/config/backends.py", "serving"),
     ("router/commands.py", "serving"),
     # The documents describe the recipe beside the configuration.
     ("router/reference.py", "trainer"),

@@ -1,0 +1,102 @@
+"""The configuration file: one table a module, each key with its meaning, its default and what it accepts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from router.addresses import is_loopback
+from router.config.backends import BackendConfig, StudentConfig, TeacherConfig
+from router.config.base import (
+    RESERVED_MODEL_NAMES,
+    ConfigError,
+    RouteName,
+    Table,
+    WrongKey,
+    model_name,
+)
+from router.config.routing import DEFAULT_OUTPUT_FRACTION, DEFAULT_OUTPUT_TOKENS, EncoderConfig, RoutingConfig
+from router.config.server import ServerConfig
+from router.config.services import AuthConfig, LogConfig, StateConfig
+
+__all__ = [
+    "DEFAULT_OUTPUT_FRACTION",
+    "DEFAULT_OUTPUT_TOKENS",
+    "AuthConfig",
+    "BackendConfig",
+    "Config",
+    "ConfigError",
+    "EncoderConfig",
+    "LogConfig",
+    "RouteName",
+    "RoutingConfig",
+    "ServerConfig",
+    "StateConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "WrongKey",
+]
+
+
+class Config(Table):
+    """The whole file."""
+
+    server: ServerConfig = ServerConfig()
+    student: StudentConfig
+    teacher: TeacherConfig
+    routing: RoutingConfig = RoutingConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    aliases: dict[str, Literal["auto", "student", "teacher"]] = Field(
+        default_factory=dict,
+        description='Further model names that clients may use, e.g. `gpt-4o-mini = "auto"`.',
+    )
+    state: StateConfig = StateConfig()
+    log: LogConfig = LogConfig()
+    auth: AuthConfig | None = None
+
+    @field_validator("aliases")
+    @classmethod
+    def _new_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else json.dumps(name)
+            if name in RESERVED_MODEL_NAMES:
+                raise WrongKey(key, "this name has its meaning already; choose another")
+            try:
+                model_name(name)
+            except ValueError as exc:
+                raise WrongKey(key, f"the name {exc}") from exc
+        return value
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Config:
+        if self.auth is None and not is_loopback(self.server.host):
+            raise WrongKey(
+                "server.host",
+                f"{self.server.host!r} is reachable from outside; add an [auth] table with keys_env, "
+                "or listen on 127.0.0.1",
+            )
+        return self
+
+    def secret_env_names(self) -> list[tuple[str, str]]:
+        """(key, variable) of every environment variable that the file names."""
+        named = [
+            ("student.api_key_env", self.student.api_key_env),
+            ("teacher.api_key_env", self.teacher.api_key_env),
+            ("student.vllm.api_key_env", self.student.vllm.api_key_env if self.student.vllm else None),
+            ("auth.keys_env", self.auth.keys_env if self.auth else None),
+            ("auth.admin_key_env", self.auth.admin_key_env if self.auth else None),
+        ]
+        return [(key, name) for key, name in named if name is not None]
+
+    def unset_secrets(self, environ: Mapping[str, str] = os.environ) -> list[str]:
+        """A sentence for each named variable that is unset or empty."""
+        return [
+            f"{key}: the environment variable {name} is not set"
+            for key, name in self.secret_env_names()
+            if not environ.get(name)
+        ]

@@ -1,0 +1,148 @@
+"""The models: where the student and the teacher answer, and what they cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, StrictBool, StrictInt, ValidationError, ValidationInfo, field_validator, model_validator
+
+from router.addresses import plain_http_url
+from router.config.base import EnvName, ModelName, Price, Seconds, Table, WrongKey, env_name, model_name
+from serving.options import VllmOptions, VllmSettings
+
+
+class BackendConfig(Table):
+    """One model behind an OpenAI-compatible endpoint."""
+
+    base_url: str = Field(description="Up to and including `/v1`; http or https.")
+    model: ModelName = Field(description="The name that the backend knows the model by.")
+    api_key_env: EnvName | None = Field(None, description="Environment variable that holds the backend's key.")
+    context_window_tokens: StrictInt | None = Field(
+        None, ge=1, description="Context window; default: asked from the backend's `/v1/models`."
+    )
+    price_usd_per_1m_input_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
+    price_usd_per_1m_output_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
+    connect_timeout_s: Seconds = Field(2.0, description="Time to open a connection.")
+    first_token_timeout_s: Seconds = Field(30.0, description="Streams: time from the call to the first event.")
+    idle_timeout_s: Seconds = Field(30.0, description="Streams: longest gap between two events.")
+    request_timeout_s: Seconds = Field(
+        300.0, description="The whole call; for plain answers the only limit after connecting."
+    )
+    max_connections: StrictInt = Field(1024, ge=1, description="Open connections to the backend.")
+    capture_token_ids: StrictBool = Field(
+        False,
+        description="Plain answers at capture level `full`: have the backend tell the token ids (vLLM's "
+        "`return_token_ids`), record them and cut them out of the answer. Training needs the teacher's.",
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _usable(cls, value: str) -> str:
+        return plain_http_url(value)
+
+
+PLACEHOLDER_URL = "http://127.0.0.1/v1"
+"""Stands for what cannot be derived from wrong options; a configuration with it is never returned."""
+
+
+def _check_derived(options: VllmSettings) -> None:
+    """Complain about an option under its own name, not the one of the key that it becomes."""
+    for key, check, value in (
+        ("host", plain_http_url, options.base_url),
+        ("api_key_env", env_name, options.api_key_env),
+        ("served_model_name", model_name, options.served_model_name),
+    ):
+        if value is not None:
+            try:
+                check(value)
+            except ValueError as exc:
+                raise WrongKey(f"vllm.{key}", str(exc)) from exc
+
+
+def _vllm(value: Any, registry: object) -> VllmSettings:
+    """The model comes from the registry, where there is one. Raises: ValidationError."""
+    return (VllmSettings if registry else VllmOptions).model_validate(value)
+
+
+def _check_registry(student: dict[str, Any], vllm: Any) -> None:
+    """What a bundle brings along cannot be configured as well. Raises: WrongKey."""
+    if isinstance(vllm, VllmOptions) or (isinstance(vllm, dict) and "model" in vllm):
+        raise WrongKey("vllm.model", "excludes student.registry: the promoted bundle is the model; remove one of them")
+    if student.get("tokenizer"):
+        raise WrongKey("tokenizer", "excludes student.registry: every bundle has its own; remove one of them")
+
+
+class StudentConfig(BackendConfig):
+    """The student: a remote URL, or vLLM launched and supervised with `[student.vllm]`, there with a model of its own
+    or with the promoted bundle of a registry."""
+
+    base_url: str = Field("", description="The student's endpoint; leave out with `[student.vllm]`.")
+    registry: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of the bundles (`locum student`): the promoted one is served by `[student.vllm]`, which "
+        "then names no model, and replaced without a restart.",
+    )
+    model: ModelName = Field("student", description="The name that the backend knows the model by.")
+    first_token_timeout_s: Seconds = Field(10.0, description="Streams: time from the call to the first event.")
+    tokenizer: str | None = Field(
+        None,
+        description="The student's `tokenizer.json` (or its folder) for exact prompt lengths; without it the "
+        "length estimate stands. Default: that of `[student.vllm]`'s model.",
+    )
+    capture_logprobs: StrictBool = Field(
+        False,
+        description="Have the student tell its tokens' logprobs, record their mean and cut them out of the answer; "
+        "the policy `cascade` implies it.",
+    )
+    vllm: VllmOptions | VllmSettings | None = Field(None, description="Launch vLLM as a supervised child.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _endpoint_of_the_child(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        vllm = data.get("vllm")
+        if vllm is None:
+            if data.get("registry"):
+                raise WrongKey("registry", "needs a [student.vllm] table, which says how its bundles are served")
+            if not data.get("base_url"):
+                raise WrongKey("base_url", "is missing: give the student's endpoint, or a [student.vllm] table")
+            return data
+        if data.get("base_url"):
+            raise WrongKey("base_url", "excludes [student.vllm]: remove one of them")
+        if data.get("registry"):
+            _check_registry(data, vllm)
+        try:
+            options = _vllm(vllm, data.get("registry"))
+        except ValidationError:  # reported once more, at its place, when the field `vllm` is validated
+            return {**data, "base_url": PLACEHOLDER_URL}
+        _check_derived(options)
+        return {
+            **data,
+            "vllm": options,
+            "base_url": options.base_url,
+            "model": data.get("model", options.served_model_name),
+            "api_key_env": data.get("api_key_env", options.api_key_env),
+            "context_window_tokens": data.get("context_window_tokens", options.context_window_tokens),
+        }
+
+    @property
+    def model_folder(self) -> Path | None:
+        """Of the model that `[student.vllm]` names."""
+        return Path(self.vllm.model) if isinstance(self.vllm, VllmOptions) else None
+
+    @field_validator("vllm", mode="before")
+    @classmethod
+    def _with_or_without_model(cls, value: Any, info: ValidationInfo) -> Any:
+        return value if value is None or isinstance(value, VllmSettings) else _vllm(value, info.data.get("registry"))
+
+
+class TeacherConfig(BackendConfig):
+    """The teacher's API."""
+
+    model: ModelName = Field("teacher", description="The name that the backend knows the model by.")
+    distillation: Literal["allowed", "conditional", "denied"] = Field(
+        "denied", description="Whether the teacher's licence allows training on its answers."
+    )

@@ -1,0 +1,29 @@
+"""Where the gateway listens, and its bounds."""
+
+from __future__ import annotations
+
+from pydantic import Field, StrictInt
+
+from router.config.base import Seconds, Table
+
+
+class ServerConfig(Table):
+    """Where the gateway listens, and its bounds."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; without `[auth]` only loopback is accepted.")
+    port: StrictInt = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
+    workers: StrictInt = Field(1, ge=1, le=1, description="Gateway processes; more than one is not supported yet.")
+    max_inflight_requests: StrictInt = Field(
+        1024, ge=1, description="Requests in flight at once; more get 503 with Retry-After."
+    )
+    max_body_bytes: StrictInt = Field(32 * 2**20, ge=1024, description="Largest request body; more get 413.")
+    max_response_bytes: StrictInt = Field(
+        64 * 2**20, ge=1024, description="Largest plain answer that is taken from a backend."
+    )
+    request_timeout_s: Seconds = Field(600.0, description="The whole request, fall backs and slow readers included.")
+    body_timeout_s: Seconds = Field(
+        30.0, description="Time in which a client must have sent a request's head, and then its body."
+    )
+    probe_interval_s: Seconds = Field(5.0, description="How often the backends are asked for `/v1/models`.")
+    drain_timeout_s: Seconds = Field(30.0, description="Time that running requests get after SIGTERM.")
+    retry_after_s: StrictInt = Field(5, ge=1, le=3600, description="Retry-After of a 503 when no backend says better.")

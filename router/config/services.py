@@ -1,0 +1,47 @@
+"""What stands beside routing: shared state, the traffic log, API keys."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, StrictInt, field_validator
+
+from router.config.base import EnvName, Seconds, Table
+
+
+class StateConfig(Table):
+    """Where shared state lives."""
+
+    url: str = Field("memory://", description="`memory://`; Redis is not supported yet.")
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value != "memory://":
+            raise ValueError("only memory:// is supported by this version")
+        return value
+
+
+class LogConfig(Table):
+    """The traffic log: one decision record a request."""
+
+    dir: str = Field("traffic", description='Folder of the segments; "" turns the log off.')
+    capture: Literal["none", "metadata", "full"] = Field(
+        "full", description="What a record may hold; a request can only ask for less."
+    )
+    fsync_interval_s: Seconds = Field(1.0, description="What a power cut can lose.")
+    segment_bytes: StrictInt = Field(64 * 2**20, ge=4096, description="Size at which a new segment starts.")
+    write_timeout_s: Seconds = Field(
+        0.05,
+        description="An answer waits this long for its record; then it goes out and the record is counted.",
+    )
+    max_queue_bytes: StrictInt = Field(
+        64 * 2**20, ge=4096, description="Records waiting for the disk; more are dropped."
+    )
+
+
+class AuthConfig(Table):
+    """API keys, by environment variable."""
+
+    keys_env: EnvName = Field("LOCUM_API_KEYS", description="Variable with comma-separated `tenant=key` pairs.")
+    admin_key_env: EnvName | None = Field(None, description="Variable with the key of `/admin`.")
