@@ -33,7 +33,7 @@ REASONS = frozenset(
         "truncated",
         "no_logprobs",  # the backend gave none: they were not asked for, or the answer has more than one choice
         "no_calibrator",  # neither the options nor the student's bundle have one
-        "no_threshold",
+        "no_threshold",  # neither the options nor the bundle have one that was tuned for this calibrator
         "other_student",  # the calibrator was fitted on the answers of another student
     }
 )
@@ -57,7 +57,8 @@ class Cascade(ReviewerModel):
         None,
         ge=0.0,
         le=1.0,
-        description="P(the draft is wrong) above which the teacher answers; default: the bundle's.",
+        description="P(the draft is wrong) above which the teacher answers; default: the bundle's, if the "
+        "calibrator is the bundle's too.",
     )
     escalate_empty: bool = Field(True, description="Escalate a draft without text that is no tool call either.")
     escalate_truncated: bool = Field(
@@ -84,16 +85,32 @@ class Cascade(ReviewerModel):
     def for_student(self, student: StudentDefaults) -> Cascade:
         """This policy with what the bundle brings where the options say nothing.
 
+        A threshold was tuned on the scores of one calibrator and means nothing on another's: beside a configured
+        calibrator the bundle's threshold counts only when both map alike.
+
         Raises: PolicyConfigError: the bundle's calibrator cannot be used.
         """
-        bound = self.model_copy(
-            update={"threshold": student.cascade_threshold if self.threshold is None else self.threshold}
-        )
-        if self._fitted is None and student.calibrator is not None:
-            bound._fitted = _load(student.calibrator)  # it lies in the bundle, so it is this student's
-        elif self._fitted is not None:
-            bound._other_student = not _fits(self._fitted, student)
+        threshold, configured, bundled = self.threshold, self._fitted, None
+        if student.calibrator is not None and (configured is None or threshold is None):
+            bundled = _load(student.calibrator)
+        if threshold is None and _same_scores(configured, bundled):
+            threshold = student.cascade_threshold
+        bound = self.model_copy(update={"threshold": threshold})
+        bound._fitted = configured or bundled
+        # What lies in the bundle is this student's.
+        bound._other_student = configured is not None and not _fits(configured, student)
         return bound
+
+    @property
+    def warning(self) -> str | None:
+        """What `locum check` says of options that are valid and may keep the policy from deciding."""
+        if self.calibrator is None or self.threshold is not None:
+            return None
+        return (
+            "cascade: `calibrator` is set without `threshold`. A bundle's threshold belongs to the bundle's own "
+            "calibrator: with another one the cascade abstains with `no_threshold`. Set both (`locum tune --out` "
+            "writes them together) or neither"
+        )
 
     def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | None:
         if self.escalate_empty and is_empty(draft.text, draft.finish_reason):
@@ -131,6 +148,11 @@ def _load(path: Path) -> CalibratorArtefact:
             "fit one with `locum tune`"
         )
     return fitted
+
+
+def _same_scores(configured: CalibratorArtefact | None, bundled: CalibratorArtefact | None) -> bool:
+    """Whether a threshold that was tuned for the bundle's calibrator may be used."""
+    return configured is None or (bundled is not None and configured.calibrator == bundled.calibrator)
 
 
 def _fits(fitted: CalibratorArtefact, student: StudentDefaults) -> bool:

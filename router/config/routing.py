@@ -46,6 +46,12 @@ class RoutingConfig(Table):
         """Raises: PolicyConfigError."""
         return build_all(self.policies, student=student)
 
+    def warnings(self) -> tuple[str, ...]:
+        """What policies say of options that are valid and may do less than was meant. Raises: PolicyConfigError."""
+        built = self.build_policies()
+        found = (getattr(policy, "warning", None) for policy in (*built.policies, *built.reviewers))
+        return tuple(f"routing.policies: {warning}" for warning in found if isinstance(warning, str))
+
 
 class EncoderConfig(Table):
     """The local sentence encoder that computes signals for policies which ask for it (extra `[semantic]`)."""

@@ -66,7 +66,8 @@ def test_risk_equal_to_the_threshold_stays_with_the_student(tmp_path: Path) -> N
 
 def test_own_options_win_over_what_the_bundle_brings(tmp_path: Path) -> None:
     own = fitted(tmp_path / "own.json", calibrator=Platt(slope=1.0, intercept=0.0))
-    answer = bound(tmp_path, calibrator=str(own), threshold=0.9).review(SEEN, draft(0.0))
+    bundle = StudentDefaults(bundle_id="s-1", calibrator=fitted(tmp_path / "bundle.json"), cascade_threshold=0.3)
+    answer = Cascade(calibrator=str(own), threshold=0.9).for_student(bundle).review(SEEN, draft(0.0))
     assert answer == Abstain(reason="confident", score=0.5, threshold=0.9)
 
 
@@ -78,6 +79,26 @@ def test_cascade_abstains_when_there_is_no_calibrator_or_threshold(tmp_path: Pat
     answer = bound(tmp_path, threshold=None).review(SEEN, draft(-9.0))
     assert isinstance(answer, Abstain)
     assert (answer.reason, answer.threshold) == ("no_threshold", None)
+
+
+def test_bundles_threshold_is_not_paired_with_another_calibrator(tmp_path: Path) -> None:
+    other = fitted(tmp_path / "own.json", calibrator=Platt(slope=1.0, intercept=0.0))
+    policy = bound(tmp_path, calibrator=str(other))
+    assert policy.review(SEEN, draft(0.0)) == Abstain(reason="no_threshold", score=0.5)
+    without = Cascade(calibrator=str(other)).for_student(StudentDefaults(bundle_id="s-1", cascade_threshold=0.3))
+    assert without.review(SEEN, draft(0.0)) == Abstain(reason="no_threshold", score=0.5)
+
+
+def test_bundles_threshold_counts_when_the_configured_calibrator_is_the_bundles_own(tmp_path: Path) -> None:
+    same = fitted(tmp_path / "own.json", source="a copy")
+    assert isinstance(bound(tmp_path, calibrator=str(same)).review(SEEN, draft(-9.0)), RouteDecision)
+
+
+def test_calibrator_without_a_threshold_is_warned_about(tmp_path: Path) -> None:
+    own = str(fitted(tmp_path / "own.json"))
+    assert "no_threshold" in (Cascade(calibrator=own).warning or "")
+    for complete in (Cascade(), Cascade(threshold=0.5), Cascade(calibrator=own, threshold=0.5)):
+        assert complete.warning is None
 
 
 @pytest.mark.parametrize("mean_logprob", [None, float("nan"), float("-inf")])

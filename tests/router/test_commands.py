@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from loadtests.fake_backend import BackendThread
 from router.cli import main
 from router.config_file import parse
+from tests.policies.test_cascade import fitted
 
 SMALLEST = '[student]\nbase_url = "{student}"\n[teacher]\nbase_url = "http://127.0.0.1:9/v1"\n'
 
@@ -52,6 +53,17 @@ def test_check_never_prints_a_secret_and_warns_when_it_is_unset(
     result = CliRunner().invoke(main, ["check", "--json", "-c", str(config_file)])
     assert "planted-secret-1" not in result.output
     assert json.loads(result.stdout)["teacher"]["api_key_env"] == "SECRET_OF_TEST"
+
+
+def test_check_warns_when_a_calibrator_has_no_threshold_of_its_own(config_file: Path, tmp_path: Path) -> None:
+    fitted(tmp_path / "own.json")
+    cascade = f'[[routing.policies]]\ntype = "cascade"\ncalibrator = {json.dumps(str(tmp_path / "own.json"))}\n'
+    config_file.write_text(f"{config_file.read_text()}\n{cascade}")
+    result = CliRunner().invoke(main, ["check", "-c", str(config_file)])
+    assert result.exit_code == 0
+    assert "no_threshold" in result.stderr
+    config_file.write_text(config_file.read_text() + "threshold = 0.3\n")
+    assert "no_threshold" not in CliRunner().invoke(main, ["check", "-c", str(config_file)]).stderr
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
