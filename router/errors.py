@@ -10,6 +10,8 @@ LocumError                    500
 ├── NoRoute                   503  no backend can answer now; carries Retry-After
 │   ├── Overloaded            503  the gateway itself is full
 │   └── ShuttingDown          503  the drain time is over
+├── StateUnavailable          503  the shared state is out of reach, and what needs it is configured to fail closed
+├── VersionConflict           409  somebody else wrote the document first
 └── BackendError              502  a backend failed; `cause` is one of `Cause`, never free text
     ├── BackendUnreachable         connection refused, reset, name not found
     ├── BackendTimeout        504  a phase took too long
@@ -116,6 +118,29 @@ class Overloaded(NoRoute):
 
 class ShuttingDown(NoRoute):
     code = "shutting_down"
+
+
+class StateUnavailable(LocumError):
+    """`StateConfig.on_failure` says per feature whether a request goes on without it."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "state_unavailable"
+    retry_after_s = 1
+
+
+class VersionConflict(LocumError):
+    """Attributes: current_version (0: there is no document)."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "version_conflict"
+
+    def __init__(self, name: str, *, expected_version: int, current_version: int) -> None:
+        super().__init__(
+            f"The {name} is at version {current_version}, not {expected_version}: read it again, then retry."
+        )
+        self.current_version = current_version
 
 
 class BackendError(LocumError):
