@@ -1,5 +1,7 @@
 """`locum log stats`: what is in the log, what it cost, and whether distilling would pay at this volume."""
 
+# ruff: noqa: S608 - nothing in these statements comes from a user
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,14 +17,27 @@ Row = dict[str, Any]
 
 _TOTALS = """
 SELECT count(*) AS records, min(created_s) AS first_s, max(created_s) AS last_s,
-       sum(cost_usd) AS cost_usd, sum(counterfactual_cost_usd) AS counterfactual_cost_usd,
+       sum(COALESCE(cost_usd, draft.cost_usd)) AS cost_usd, sum(counterfactual_cost_usd) AS counterfactual_cost_usd,
        count(*) FILTER (WHERE cost_usd IS NULL AND route IS NOT NULL) AS without_cost
 FROM records
 """
-_TOKENS = """
-SELECT route AS name, count(*) AS requests, sum(usage.prompt_tokens)::BIGINT AS prompt_tokens,
-       sum(usage.completion_tokens)::BIGINT AS completion_tokens, sum(cost_usd) AS cost_usd
-FROM records WHERE route IS NOT NULL GROUP BY ALL ORDER BY 1
+# A draft that was thrown away is the student's work, in a record whose answer is the teacher's. Such a record has no
+# cost when the teacher's part is unknown, as after a client has left; the draft's is known all the same.
+_DRAFTS = "FROM records WHERE draft IS NOT NULL AND route IS DISTINCT FROM 'student'"
+_TOKENS = f"""
+SELECT name, sum(requests)::BIGINT AS requests, sum(prompt_tokens)::BIGINT AS prompt_tokens,
+       sum(completion_tokens)::BIGINT AS completion_tokens, sum(cost_usd) AS cost_usd
+FROM (SELECT route AS name, 1 AS requests, usage.prompt_tokens AS prompt_tokens,
+             usage.completion_tokens AS completion_tokens,
+             CASE WHEN route = 'student' OR draft IS NULL THEN cost_usd ELSE cost_usd - draft.cost_usd END AS cost_usd
+      FROM records WHERE route IS NOT NULL
+      UNION ALL
+      SELECT 'student', 0, draft.usage.prompt_tokens, draft.usage.completion_tokens, draft.cost_usd {_DRAFTS})
+GROUP BY name ORDER BY name
+"""
+_THROWN_AWAY = f"""
+SELECT count(*) AS drafts, sum(draft.usage.prompt_tokens)::BIGINT AS prompt_tokens,
+       sum(draft.usage.completion_tokens)::BIGINT AS completion_tokens, sum(draft.cost_usd) AS cost_usd {_DRAFTS}
 """
 _LABELS = """
 SELECT (SELECT count(*) FROM feedback) AS judgements, count(*) AS judged_records,
@@ -76,6 +91,7 @@ def collect(log: LogDatabase, assumptions: Assumptions) -> dict[str, Any]:
         "span_s": span_s,
         **{f"by_{key}": _counts(log, key) for key in ("route", "reason", "outcome", "purpose", "capture")},
         "tokens": {row.pop("name"): row for row in _rows(log, _TOKENS)},
+        "drafts_thrown_away": _rows(log, _THROWN_AWAY)[0],
         "spend": _spend(totals, span_s),
         "labels": _rows(log, _LABELS)[0],
         "distillation": {row["name"]: row["records"] for row in _rows(log, _USABLE)},
@@ -86,7 +102,7 @@ def collect(log: LogDatabase, assumptions: Assumptions) -> dict[str, Any]:
 
 
 def _counts(log: LogDatabase, column: str) -> dict[str, int]:
-    sql = f"SELECT COALESCE({column}, 'none') AS name, count(*) AS records FROM records GROUP BY 1 ORDER BY 2 DESC, 1"  # noqa: S608 - our own names
+    sql = f"SELECT COALESCE({column}, 'none') AS name, count(*) AS records FROM records GROUP BY 1 ORDER BY 2 DESC, 1"
     return {row["name"]: row["records"] for row in _rows(log, sql)}
 
 

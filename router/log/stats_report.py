@@ -45,8 +45,14 @@ def _show_counts(figures: dict[str, Any], console: Console) -> None:
 def _show_tokens(figures: dict[str, Any], console: Console) -> None:
     table = Table("tokens", "input", "output", "USD", box=box.SIMPLE_HEAD, pad_edge=False)
     for route, row in figures["tokens"].items():
-        table.add_row(route, _count(row["prompt_tokens"]), _count(row["completion_tokens"]), usd(row["cost_usd"]))
+        table.add_row(route, *_amounts(row))
+        if route == "student" and (thrown := figures["drafts_thrown_away"])["drafts"]:
+            table.add_row(f"  of which {thrown['drafts']:,} drafts thrown away", *_amounts(thrown))
     console.print(table)
+
+
+def _amounts(row: dict[str, Any]) -> tuple[str, str, str]:
+    return _count(row["prompt_tokens"]), _count(row["completion_tokens"]), usd(row["cost_usd"])
 
 
 def _show_spend(spend: dict[str, Any], span_s: float, console: Console) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
 
-from policies.record import Usage, decode
+from policies.record import Draft, Usage, decode
 from policies.segments import frame
 from router.cli import main
 from router.log.compaction import compact
@@ -97,6 +97,34 @@ def test_stats_show_the_arithmetic(log: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "n * t" in result.stdout
     assert "It does not pay" in result.stdout  # 0.09 USD a month of work against a machine of 365
+
+
+def test_drafts_that_were_thrown_away_count_as_the_students(tmp_path: Path) -> None:
+    draft = Draft(usage=Usage(prompt_tokens=90, completion_tokens=5), cost_usd=0.0002, escalated=True)
+    unpriced = Draft(usage=Usage(prompt_tokens=9, completion_tokens=1), escalated=True)
+    left = {"outcome": "client_disconnected", "usage": None, "cost_usd": None, "counterfactual_cost_usd": None}
+    records = [
+        decision(1, draft=draft, cost_usd=0.0042),  # replaced by the teacher's answer
+        decision(2, draft=draft, **left),  # the client left while the teacher was asked
+        decision(3, draft=draft, route="student", degraded="teacher_unavailable", cost_usd=0.0002),  # delivered
+        decision(4, draft=unpriced, cost_usd=None),
+        decision(5),
+    ]
+    write_segment(tmp_path, "a", records)
+    result = run("stats", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    student, teacher, thrown = (
+        figures["tokens"]["student"], figures["tokens"]["teacher"], figures["drafts_thrown_away"]
+    )  # fmt: skip
+    assert thrown == {"drafts": 3, "prompt_tokens": 189, "completion_tokens": 11, "cost_usd": pytest.approx(0.0004)}
+    assert (student["requests"], student["prompt_tokens"], student["completion_tokens"]) == (1, 289, 21)
+    assert math.isclose(student["cost_usd"], 0.0006)
+    assert (teacher["requests"], teacher["prompt_tokens"]) == (4, 300)
+    assert math.isclose(teacher["cost_usd"], 0.008)
+    assert math.isclose(figures["spend"]["usd"], 0.0086)
+    assert figures["spend"]["answers_without_cost"] == 2
+    assert "of which 3 drafts thrown away" in " ".join(run("stats", tmp_path).stdout.split())
 
 
 def test_stats_of_an_empty_log_say_so(tmp_path: Path) -> None:
