@@ -10,28 +10,24 @@ import asyncio
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 
+from trainer.calls import Caller, Calls, Sleep, Unanswered, all_or_first_error
 from trainer.recipe import Endpoint
 from trainer.similarity.texts import turns_of
 from trainer.stage import StageError
 from trainer.tables import Example
 
 RUBRIC_VERSION = 2
-ATTEMPTS = 5
-FIRST_BACKOFF_S = 0.5
-MAX_BACKOFF_S = 20.0
 MAX_FAILED_IN_A_ROW = 3
 """Rows that got no answer after all attempts, with none answered in between: the judge is down."""
 MAX_REFUSED_IN_A_ROW = 20
 """Rows that the judge refused (400), with none answered in between: it is the endpoint, not the rows."""
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 MAX_REQUEST_CHARS = 24_000
 MAX_ANSWER_CHARS = 12_000
 SCORE = re.compile(r"\s*([1-5])\s*")
@@ -131,24 +127,18 @@ class Judge:
         endpoint: Endpoint,
         *,
         environ: Mapping[str, str] = os.environ,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Sleep = asyncio.sleep,
         nonce: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         """Raises: StageError: the variable that holds its key is not set."""
         self._endpoint = endpoint
-        self._sleep = sleep
+        self._calls = Calls(endpoint, Caller("quality.judge", "judge"), environ=environ, sleep=sleep)
         self._nonce = nonce
         self._failed = 0
         self._refused = 0
-        # A gateway that stands in front of the judge must not log these calls as traffic.
-        self._headers = {"x-router-purpose": "judge", "x-router-train": "none", "content-type": "application/json"}
-        if endpoint.api_key_env is not None:
-            if not (key := environ.get(endpoint.api_key_env)):
-                raise StageError(f"quality.judge.api_key_env: the variable {endpoint.api_key_env} is not set")
-            self._headers["authorization"] = f"Bearer {key}"
 
     async def score_all(self, examples: Iterable[Example], file: ScoreFile, scored: Callable[[], None]) -> None:
-        """Score every example and append it to the file.
+        """Score every example and append it to the file. Once: the connections are closed at the end.
 
         Args:
             scored: called after each.
@@ -159,59 +149,36 @@ class Judge:
 
         async def work() -> None:
             for example in waiting:
-                file.add(await self._score(client, example))
+                file.add(await self._score(example))
                 scored()
 
-        async with self._client() as client, _group([work() for _ in range(self._endpoint.concurrency)]) as tasks:
-            await asyncio.gather(*tasks)
+        async with self._calls:
+            await all_or_first_error([work() for _ in range(self._endpoint.concurrency)])
 
-    @asynccontextmanager
-    async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
-        timeout = httpx.Timeout(self._endpoint.timeout_s, connect=min(10.0, self._endpoint.timeout_s))
-        limits = httpx.Limits(max_connections=self._endpoint.concurrency, keepalive_expiry=2.0)
-        async with httpx.AsyncClient(headers=self._headers, timeout=timeout, limits=limits, trust_env=False) as client:
-            yield client
-
-    async def _score(self, client: httpx.AsyncClient, example: Example) -> Score:
+    async def _score(self, example: Example) -> Score:
         body = {
             "model": self._endpoint.model, "messages": prompt(example, self._nonce()), "temperature": 0,
             "max_tokens": 8,
         }  # fmt: skip
-        problem, backoff_s = "", FIRST_BACKOFF_S
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                await self._sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
-            try:
-                response = await client.post(f"{self._url}/chat/completions", content=msgspec.json.encode(body))
-            except httpx.HTTPError as exc:
-                problem = f"{type(exc).__name__} {exc}".strip()
-                continue
-            if response.status_code in RETRIED:
-                problem = f"HTTP {response.status_code}"
-                continue
-            return self._read(example, response)
-        self._failed += 1
-        if self._failed >= MAX_FAILED_IN_A_ROW:
-            raise JudgeDown(
-                f"quality.judge: {self._url} does not answer ({problem}); scores so far are kept. Start it and run the "
-                "same command again"
-            )
-        return Score(example.decision_id, None, problem, final=False)
+        try:
+            return self._read(example, await self._calls.post("/chat/completions", body))
+        except Unanswered as exc:
+            self._failed += 1
+            if self._failed >= MAX_FAILED_IN_A_ROW:
+                raise JudgeDown(
+                    f"quality.judge: {self._calls.url} does not answer ({exc.problem}); scores so far are kept. Start "
+                    "it and run the same command again"
+                ) from exc
+            return Score(example.decision_id, None, exc.problem, final=False)
 
     def _read(self, example: Example, response: httpx.Response) -> Score:
         status = response.status_code
-        if status in (401, 403, 404):
-            raise StageError(
-                f"quality.judge: {self._url} answers HTTP {status}; check base_url, model "
-                f"({self._endpoint.model}) and api_key_env"
-            )
         self._failed = 0
         if status != 200:
             self._refused += 1
             if self._refused >= MAX_REFUSED_IN_A_ROW:
                 raise StageError(
-                    f"quality.judge: {self._url} refuses requests with HTTP {status}: {response.text[:300]}"
+                    f"quality.judge: {self._calls.url} refuses requests with HTTP {status}: {response.text[:300]}"
                 )
             return Score(example.decision_id, None, f"HTTP {status}")
         self._refused = 0
@@ -222,19 +189,3 @@ class Judge:
         except (msgspec.DecodeError, KeyError, IndexError, TypeError):
             return Score(example.decision_id, None, "no OpenAI answer")
         return Score(example.decision_id, score, "" if score is not None else "not one digit from 1 to 5")
-
-    @property
-    def _url(self) -> str:
-        return self._endpoint.base_url.rstrip("/")
-
-
-@asynccontextmanager
-async def _group(jobs: list[Any]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """Tasks that end with the context: the first error cancels the others."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

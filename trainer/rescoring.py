@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
 import msgspec
 
+from trainer.calls import Caller, Calls, Sleep, Unanswered, describe
 from trainer.recipe import TeacherOptions
 from trainer.stage import StageError
 
 ATTEMPTS = 6
-FIRST_BACKOFF_S = 0.5
-MAX_BACKOFF_S = 20.0
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-FATAL = frozenset({401, 403, 404})
-HEADERS = {"x-router-purpose": "eval", "x-router-train": "none", "content-type": "application/json"}
-"""A gateway in front of the teacher must not take re-scoring for traffic."""
 LOWEST_FLOAT16 = -60_000.0
 
 
@@ -66,23 +60,12 @@ class Teacher:
         *,
         attempts: int = ATTEMPTS,
         environ: Mapping[str, str] = os.environ,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
-        headers = dict(HEADERS)
-        if options.api_key_env is not None:
-            if not (key := environ.get(options.api_key_env)):
-                raise StageError(f"teacher.api_key_env: the variable {options.api_key_env} is not set")
-            headers["authorization"] = f"Bearer {key}"
-        self._options = options
-        self._attempts = attempts
-        self._sleep = sleep
-        self._url = options.base_url.rstrip("/")
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(options.timeout_s, connect=min(10.0, options.timeout_s)),
-            limits=httpx.Limits(max_connections=options.concurrency, keepalive_expiry=2.0),
-            trust_env=False,
-        )
+        """Raises: StageError: the variable that holds its key is not set."""
+        self._model = options.model
+        self._calls = Calls(options, Caller("teacher", "eval", attempts), environ=environ, sleep=sleep)
+        self._url = self._calls.url
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,7 +73,7 @@ class Teacher:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        await self._calls.__aexit__(kind, exc, trace)
 
     async def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int], k: int) -> Distributions:
         """The teacher's distribution for each token of the completion.
@@ -100,7 +83,7 @@ class Teacher:
             StageError: the endpoint is down, does not know key or model, or gives no prompt_logprobs.
         """
         ids = [*prompt_ids, *completion_ids]
-        body = {"model": self._options.model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": k}
+        body = {"model": self._model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": k}
         content = await self.post("/completions", body)
         try:
             entries = _decode(content).choices[0].prompt_logprobs
@@ -119,38 +102,20 @@ class Teacher:
 
     async def post(self, path: str, body: Mapping[str, Any]) -> bytes:
         """The answer's body, after retries. Raises: Refused, StageError."""
-        problem, backoff_s = "", FIRST_BACKOFF_S
-        for attempt in range(self._attempts):
-            if attempt:
-                await self._sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
-            try:
-                response = await self._http.post(f"{self._url}{path}", content=msgspec.json.encode(body))
-            except httpx.HTTPError as exc:
-                problem = f"{type(exc).__name__} {exc}".strip()
-                continue
-            if response.status_code == 200:
-                return response.content
-            problem = f"HTTP {response.status_code}: {_message(response)}"
-            if response.status_code in FATAL:
-                raise StageError(
-                    f"teacher: {self._url} answers {problem}; check base_url, model ({self._options.model}) and "
-                    "api_key_env"
-                )
-            if response.status_code not in RETRIED:
-                raise Refused(problem)
-        raise StageError(
-            f"teacher: {self._url} does not answer ({problem}); what it has scored is kept: start it and run again"
-        )
+        try:
+            response = await self._calls.post(path, body)
+        except Unanswered as exc:
+            raise StageError(
+                f"teacher: {self._url} does not answer ({exc}); what it has scored is kept: start it and run again"
+            ) from exc
+        if response.status_code != 200:
+            raise Refused(describe(response))
+        return response.content
 
     async def get(self, path: str) -> Any:
         """A JSON document at the endpoint, or None when there is none. `/..` leaves `/v1`."""
         root = self._url.removesuffix("/v1") if path.startswith("/..") else self._url
-        try:
-            response = await self._http.get(root + path.removeprefix("/.."))
-            return msgspec.json.decode(response.content) if response.status_code == 200 else None
-        except (httpx.HTTPError, msgspec.DecodeError):
-            return None
+        return await self._calls.get(root + path.removeprefix("/.."))
 
 
 def heads(entries: Sequence[Mapping[int, _Entry] | None], k: int) -> Distributions:
@@ -197,12 +162,3 @@ async def _refusal(teacher: Teacher, k: int, ids: Sequence[int]) -> str:
     except Refused as exc:
         return str(exc)
     return ""
-
-
-def _message(response: httpx.Response) -> str:
-    try:
-        answer = msgspec.json.decode(response.content)
-    except msgspec.DecodeError:
-        return response.text[:300]
-    error = answer.get("error", answer) if isinstance(answer, dict) else answer
-    return str(error.get("message", error) if isinstance(error, dict) else error)[:300]

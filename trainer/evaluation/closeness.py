@@ -12,8 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from trainer.calls import all_or_first_error
 from trainer.evaluation.endpoint import Answer, ModelClient
-from trainer.evaluation.journal import all_or_first_error
+from trainer.recipe import Recipe
+from trainer.run_folder import file_sha256
 
 MAX_ANSWERS = 256
 """Answers that are scored, spread evenly over the set."""
@@ -47,6 +49,12 @@ def same_tokenizer(student: Path, teacher: str | None) -> str:
     if _vocabulary(mine) != _vocabulary(theirs):
         return "student and teacher have different tokenizers"
     return ""
+
+
+def tokenizer_sha256(recipe: Recipe) -> str | None:
+    """Of the teacher's tokenizer.json; None where the recipe names none, or the folder has none."""
+    path = Path(recipe.teacher.tokenizer) / "tokenizer.json" if recipe.teacher.tokenizer else None
+    return file_sha256(path) if path is not None and path.is_file() else None
 
 
 def _vocabulary(path: Path) -> str:

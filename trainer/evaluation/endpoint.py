@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,13 +14,10 @@ import httpx
 import msgspec
 
 from policies.logprobs import mean_logprob_of
+from trainer.calls import ATTEMPTS, Caller, Calls, Sleep, Unanswered, describe, error_text
 from trainer.recipe import Endpoint
 from trainer.stage import StageError
 
-HEADERS = {"x-router-purpose": "eval", "x-router-train": "none"}
-ATTEMPTS = 5
-FIRST_BACKOFF_S = 0.5
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 OPTION_SETS: tuple[dict[str, Any], ...] = (
     {"logprobs": True, "return_token_ids": True},
     {"logprobs": True},
@@ -28,8 +25,6 @@ OPTION_SETS: tuple[dict[str, Any], ...] = (
 )
 """From what vLLM gives to what any endpoint gives; the first that is accepted is used."""
 LENGTH_NAMES = ("max_tokens", "max_completion_tokens")
-
-
 FINGERPRINT_PROBES = (
     "Write the alphabet.",
     "Continue: one, two, three,",
@@ -71,24 +66,13 @@ class ModelClient:
         name: str,
         *,
         environ: Mapping[str, str] = os.environ,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
-        headers = dict(HEADERS)
-        if endpoint.api_key_env:
-            if not (key := environ.get(endpoint.api_key_env)):
-                raise StageError(f"{name}: api_key_env: the variable {endpoint.api_key_env} is not set")
-            headers["authorization"] = f"Bearer {key}"
+        """Raises: StageError: the variable that holds its key is not set."""
         self.name = name
         self.endpoint = endpoint
-        self._sleep = sleep
         self._options: dict[str, Any] | None = None
-        self._http = httpx.AsyncClient(
-            base_url=endpoint.base_url.rstrip("/"),
-            headers=headers,
-            timeout=httpx.Timeout(endpoint.timeout_s, connect=min(10.0, endpoint.timeout_s)),
-            limits=httpx.Limits(max_connections=256, keepalive_expiry=2.0),
-            trust_env=False,
-        )
+        self._calls = Calls(endpoint, Caller(name, "eval"), environ=environ, sleep=sleep)
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,7 +80,7 @@ class ModelClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        await self._calls.__aexit__(kind, exc, trace)
 
     async def probe(self) -> None:
         """Find out, once, which options the endpoint takes.
@@ -110,11 +94,11 @@ class ModelClient:
         for options in OPTION_SETS:
             for length in LENGTH_NAMES:
                 tried = {"model": self.endpoint.model, "temperature": 0, **options, length: 4}
-                status, answer = await self._post("/chat/completions", {**tried, **body})
-                if status < 400:
+                response = await self._post("/chat/completions", {**tried, **body})
+                if response.status_code < 400:
                     self._options = {"temperature": 0, **options, length: 0}
                     return
-                problem = f"HTTP {status}: {_error_text(answer)}"
+                problem = describe(response)
         raise StageError(f"{self.name}: {self.endpoint.base_url} refuses a plain chat request: {problem}")
 
     async def ask(self, case_id: str, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> Answer:
@@ -125,14 +109,14 @@ class ModelClient:
         await self.probe()
         options = {name: max_tokens if name in LENGTH_NAMES else v for name, v in (self._options or {}).items()}
         started = time.monotonic()
-        status, answer = await self._post(
+        response = await self._post(
             "/chat/completions", {"model": self.endpoint.model, "messages": list(messages), **options}
         )
         latency_s = time.monotonic() - started
-        if status >= 400:
-            return Answer(id=case_id, error=f"HTTP {status}: {_error_text(answer)}"[:500], latency_s=latency_s)
+        if response.status_code >= 400:
+            return Answer(id=case_id, error=describe(response), latency_s=latency_s)
         try:
-            return _answer(case_id, answer, latency_s)
+            return _answer(case_id, _json(response), latency_s)
         except (KeyError, IndexError, TypeError, AttributeError) as exc:
             return Answer(id=case_id, error=f"not an OpenAI answer: {exc!r}", latency_s=latency_s)
 
@@ -147,8 +131,8 @@ class ModelClient:
         stated, said = "", []
         for question in FINGERPRINT_PROBES:
             body = {"model": self.endpoint.model, "temperature": 0, length: 8}
-            _, answer = await self._post(
-                "/chat/completions", {**body, "messages": [{"role": "user", "content": question}]}
+            answer = _json(
+                await self._post("/chat/completions", {**body, "messages": [{"role": "user", "content": question}]})
             )
             if isinstance(answer, dict):
                 stated = " ".join(str(answer[key]) for key in ("model", "system_fingerprint") if answer.get(key))
@@ -163,11 +147,11 @@ class ModelClient:
         body = {
             "model": self.endpoint.model, "prompt": list(ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": k,
         }  # fmt: skip
-        status, answer = await self._post("/completions", body)
-        if status >= 400:
+        response = await self._post("/completions", body)
+        if response.status_code >= 400:
             return None
         try:
-            entries = answer["choices"][0]["prompt_logprobs"]
+            entries = _json(response)["choices"][0]["prompt_logprobs"]
             return [
                 None if entry is None else {int(token): float(each["logprob"]) for token, each in entry.items()}
                 for entry in entries
@@ -184,11 +168,11 @@ class ModelClient:
             "model": self.endpoint.model, "prompt": prefix + continuation, "max_tokens": 1, "temperature": 0,
             "echo": True, "logprobs": 1,
         }  # fmt: skip
-        status, answer = await self._post("/completions", body)
-        if status >= 400:
-            raise StageError(f"{self.name}: the general suites need echoed logprobs: {_error_text(answer)}")
+        response = await self._post("/completions", body)
+        if response.status_code >= 400:
+            raise StageError(f"{self.name}: the general suites need echoed logprobs: {error_text(response)}")
         try:
-            logprobs = answer["choices"][0]["logprobs"]
+            logprobs = _json(response)["choices"][0]["logprobs"]
             end = len(prefix) + len(continuation)
             # A token that begins before the continuation (its blank) belongs to it when it ends within.
             starts = [*logprobs["text_offset"], end]
@@ -200,34 +184,15 @@ class ModelClient:
         except (KeyError, IndexError, TypeError) as exc:
             raise StageError(f"{self.name}: the general suites need echoed logprobs, which it does not give") from exc
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
-        """Status and decoded body. Raises: EndpointDown; StageError for a wrong key or model."""
-        backoff_s, problem = FIRST_BACKOFF_S, ""
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                response = await self._http.post(path, content=msgspec.json.encode(body), headers=_JSON)
-            except httpx.HTTPError as exc:
-                problem = f"{type(exc).__name__} {exc}".strip()
-            else:
-                if response.status_code in (401, 403, 404):
-                    raise StageError(
-                        f"{self.name}: {self.endpoint.base_url} answers HTTP {response.status_code} for the "
-                        f"model {self.endpoint.model!r}: {_error_text(_json(response))}; "
-                        "check base_url, model and api_key_env"
-                    )
-                if response.status_code not in RETRIED:
-                    return response.status_code, _json(response)
-                problem = f"HTTP {response.status_code}: {_error_text(_json(response))}"
-            if attempt < ATTEMPTS:
-                await self._sleep(backoff_s)
-                backoff_s *= 2
-        raise EndpointDown(
-            f"{self.name}: {self.endpoint.base_url} does not answer after {ATTEMPTS} tries ({problem}); what it "
-            "answered before is kept. Start it and run the same command again"
-        )
-
-
-_JSON = {"content-type": "application/json"}
+    async def _post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        """Raises: EndpointDown; StageError for a wrong key or model."""
+        try:
+            return await self._calls.post(path, body)
+        except Unanswered as exc:
+            raise EndpointDown(
+                f"{self.name}: {self.endpoint.base_url} does not answer after {ATTEMPTS} tries ({exc}); what it "
+                "answered before is kept. Start it and run the same command again"
+            ) from exc
 
 
 def sum_of(values: Any) -> float:
@@ -238,18 +203,13 @@ def _json(response: httpx.Response) -> Any:
     try:
         return msgspec.json.decode(response.content)
     except msgspec.DecodeError:
-        return response.text[:500]
+        return None
 
 
 def _said(answer: Mapping[str, Any]) -> str:
     choices = answer.get("choices")
     message = choices[0].get("message") if isinstance(choices, list) and choices else None
     return str(message.get("content")) if isinstance(message, dict) else ""
-
-
-def _error_text(answer: Any) -> str:
-    error = answer.get("error", answer) if isinstance(answer, dict) else answer
-    return str(error.get("message", error) if isinstance(error, dict) else error)[:400]
 
 
 def _answer(case_id: str, answer: Any, latency_s: float) -> Answer:

@@ -5,7 +5,6 @@ Each answer is written at once; fsync follows within SYNC_INTERVAL_S, the window
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Self
 
 import msgspec
 
+from trainer.calls import all_or_first_error
 from trainer.evaluation.endpoint import Answer, ModelClient
 
 SYNC_INTERVAL_S = 0.2
@@ -105,14 +105,3 @@ async def collect(
         await client.probe()
     await all_or_first_error([work() for _ in range(concurrency)])
     return {prompt.id: journal.answers[prompt.id] for prompt in prompts}
-
-
-async def all_or_first_error(jobs: Sequence[Any]) -> None:
-    """Run them together; the first error cancels the others and is raised as it is, not in a group."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -118,9 +118,10 @@ class Runner:
     async def _ask_teacher(self, skipped: str) -> tuple[Observed, dict[str, list[Distribution]] | None]:
         endpoint = self._recipe.teacher
         seen = Observed("teacher")
-        identity = f"{endpoint.model} {endpoint.version}"  # another port is no other teacher
         async with ModelClient(endpoint, "teacher") as client:
             seen.fingerprint = await client.fingerprint()
+            # Another port is no other teacher; another model under its name is one.
+            identity = f"{endpoint.model} {endpoint.version} {seen.fingerprint}"
             await self._ask(client, seen, "teacher", identity)
             if _is_local(endpoint.base_url):
                 seen.speed = await self._measure(client, "teacher")

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
+from trainer.calls import all_or_first_error
 from trainer.evaluation.endpoint import ModelClient
-from trainer.evaluation.journal import Prompt, all_or_first_error
+from trainer.evaluation.journal import Prompt
 
 CONCURRENCY = 16
 WARM_UP_REQUESTS = 4

@@ -19,8 +19,8 @@ import msgspec
 from serving.errors import PreparationError
 from serving.store import Store, default_cache, remove, sync
 from serving.wheels import Fetcher, PipFetcher, Wheel, fetch
+from trainer.calls import all_or_first_error
 from trainer.evaluation.endpoint import ModelClient
-from trainer.evaluation.journal import all_or_first_error
 from trainer.stage import StageError
 
 SUITES_VERSION = 1

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.environments import run_job
+from trainer.evaluation.served import model_sha256
+from trainer.jobs.embed import PINNED_PACKAGE
 from trainer.recipe import Recipe
 from trainer.similarity.texts import digest
 from trainer.stage import Progress, StageError
@@ -52,6 +54,11 @@ def embedder(recipe: Recipe) -> Embed:
         return int(result["dim"])
 
     return embed
+
+
+def encoder_digest(encoder: str | None) -> str:
+    """What decides the vectors: the content of the encoder's folder, wherever it lies; the pinned one by its name."""
+    return PINNED_PACKAGE if encoder is None else model_sha256(Path(encoder))
 
 
 class Vectors:

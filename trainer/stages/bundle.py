@@ -21,6 +21,7 @@ from serving.errors import RegistryError
 from serving.registry import Registry
 from serving.store import remove
 from trainer import funnel, run_folder
+from trainer.evaluation.closeness import tokenizer_sha256
 from trainer.evaluation.served import context_window_tokens
 from trainer.recipe import Recipe
 from trainer.stage import Json, StageContext, StageError, Summary
@@ -42,9 +43,17 @@ class BundleStage:
         self._clock = clock
 
     def key(self, recipe: Recipe) -> Json:
-        """The manifest states the whole recipe."""
-        values: dict[str, Json] = recipe.model_dump(mode="json")
-        return values
+        """What goes into the bundle that no stage before it depends on.
+
+        The recipe in the manifest is the one that built it: where something is served or how many requests run at once
+        is stated there, and makes no other bundle.
+        """
+        return {
+            "name": recipe.name,
+            "bundle": recipe.bundle.model_dump(mode="json"),
+            "teacher": [recipe.teacher.model, recipe.teacher.version, recipe.teacher.licence, recipe.teacher.top_k],
+            "tokenizer": tokenizer_sha256(recipe),
+        }
 
     def run(self, context: StageContext) -> Summary:
         recipe, folder = context.recipe, context.folder / "bundle"
@@ -127,12 +136,11 @@ def teacher_identity(recipe: Recipe, summaries: Mapping[str, Summary]) -> Teache
     seen = licences.get("fingerprints") if isinstance(licences, dict) else None
     name, recorded = _most_frequent(seen if isinstance(seen, dict) else {})
     probed = summaries["evaluate"].get("teacher_fingerprint")
-    tokenizer = Path(recipe.teacher.tokenizer) / "tokenizer.json" if recipe.teacher.tokenizer else None
     return TeacherIdentity(
         name=name or recipe.teacher.model,
         version=recipe.teacher.version,
         fingerprint=probed if isinstance(probed, str) and probed else recorded,
-        tokenizer_sha256=run_folder.file_sha256(tokenizer) if tokenizer and tokenizer.is_file() else "",
+        tokenizer_sha256=tokenizer_sha256(recipe) or "",
         distillation=_flag(licences if isinstance(licences, dict) else {}),
         licence=recipe.teacher.licence,
         decoding={

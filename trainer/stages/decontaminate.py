@@ -42,18 +42,16 @@ FIXES = {
 class Decontaminate:
     name = "decontaminate"
     needs = ("dedupe",)
-    version = 2
+    version = 3
 
     def __init__(self, embed: Embed | None = None) -> None:
         """`embed` replaces the encoder of the training environment."""
         self._embed = embed
 
     def key(self, recipe: Recipe) -> Json:
+        """The encoder is in the address already, by the stage dedupe."""
         options = recipe.decontaminate
-        return {
-            "ngram": options.ngram, "cosine": options.cosine, "evaluation": recipe.evaluate.sha256,
-            "encoder": recipe.dedupe.encoder,
-        }  # fmt: skip
+        return {"ngram": options.ngram, "cosine": options.cosine, "evaluation": recipe.evaluate.sha256}
 
     def run(self, context: StageContext) -> Summary:
         recipe, options = context.recipe, context.recipe.decontaminate
@@ -158,13 +156,13 @@ class SealedSet:
 
     def windows(self) -> tuple[list[str], list[str]]:
         """(case ids, texts) to embed."""
-        pairs = [(case_id, piece) for case_id, turn in self._turns for piece in windows(turn)]
+        pairs = [(case_id, piece) for case_id, turn in self._turns for piece in windows(normalise(turn))]
         return [case_id for case_id, _ in pairs], [piece for _, piece in pairs]
 
     def texts_of(self, example: Example) -> list[str]:
-        """What of an example is embedded: its user turns."""
-        pieces = [piece for turn in _turns(example) for piece in windows(self._templates.strip(turn)) if piece]
-        return pieces[:MAX_WINDOWS]
+        """What of an example is embedded: its user turns, in the form in which dedupe has embedded the last one."""
+        turns = [normalise(self._templates.strip(turn)) for turn in _turns(example)]
+        return [piece for turn in turns for piece in windows(turn) if piece][:MAX_WINDOWS]
 
 
 def _turns(example: Example) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from trainer.similarity.near import (
     texts_to_embed,
 )
 from trainer.similarity.texts import NotText, Prompt, Templates, digest, normalise, prompt_of
-from trainer.similarity.vectors import Embed, Vectors, embedder
+from trainer.similarity.vectors import Embed, Vectors, embedder, encoder_digest
 from trainer.stage import Json, StageContext, StageError, Summary
 from trainer.tables import EXAMPLES, Example, Filter, count_rows, read_examples
 
@@ -52,7 +52,8 @@ class Dedupe:
         options = recipe.dedupe
         if options.encoder is not None and not (Path(options.encoder) / "modules.json").is_file():
             raise StageError(f"dedupe.encoder: {options.encoder} is no folder of a sentence-transformers model")
-        return options.model_dump(mode="json")
+        key: dict[str, Json] = options.model_dump(mode="json", exclude={"encoder"})
+        return {**key, "encoder": encoder_digest(options.encoder)}
 
     def run(self, context: StageContext) -> Summary:
         options = context.recipe.dedupe

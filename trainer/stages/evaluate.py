@@ -7,9 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from trainer.evaluation.closeness import tokenizer_sha256
 from trainer.evaluation.dataset import Case, load_cases, refuse_trained_cases
 from trainer.evaluation.evaluation import build
-from trainer.evaluation.runner import Observations, Outside, observe
+from trainer.evaluation.runner import Observations, Outside, observe, previous_student
 from trainer.evaluation.served import folder_bytes, keyed_options, serve
 from trainer.recipe import Recipe
 from trainer.stage import Json, StageContext, Summary
@@ -19,25 +20,28 @@ class EvaluateStage:
     """Judges nothing: it measures, and the gate decides."""
 
     name = "evaluate"
-    needs: tuple[str, ...] = ("split", "quantize")
-    version = 2
+    needs: tuple[str, ...] = ("consent", "split", "quantize")
+    version = 3
 
     def __init__(self, outside: Outside | None = None) -> None:
         self._outside = outside or Outside(serve)
 
     def key(self, recipe: Recipe) -> Json:
-        """The set by its pinned hash, its contents and the options. The current student of the registry is no part
-        of it: a promotion must not make a finished evaluation look unfinished (`--from evaluate` asks again)."""
-        options: dict[str, Json] = recipe.evaluate.model_dump(mode="json")
-        del options["dataset"]  # its name does not matter, its hash does
+        """What is compared, by content: files by their hash, the teacher by its name and version wherever it is served.
+
+        A teacher that is another one under the same name is an alarm, not another key: see `teacher_alarms`. The base
+        model is in the address already, by the stage train. The current student of the registry is no part of it: a
+        promotion must not make a finished evaluation look unfinished (`--from evaluate` asks again).
+        """
+        options: dict[str, Json] = recipe.evaluate.model_dump(mode="json", exclude={"dataset", "previous_student"})
         options["vllm"] = keyed_options(recipe)
         load_cases(Path(recipe.evaluate.dataset), "evaluate.dataset", sha256=recipe.evaluate.sha256)
-        teacher: Json = [recipe.teacher.base_url, recipe.teacher.model, recipe.teacher.version]
+        named = previous_student(recipe) if recipe.evaluate.previous_student is not None else None
         return {
             "evaluate": options,
-            "teacher": teacher,
-            "closeness": [recipe.teacher.tokenizer, recipe.teacher.top_k],
-            "base_model": recipe.student.base_model,
+            "previous_student": None if named is None else named.sha256,
+            "teacher": [recipe.teacher.model, recipe.teacher.version],
+            "closeness": [tokenizer_sha256(recipe), recipe.teacher.top_k],
             "escalated_share": _escalated_share(recipe),
             "confidence": recipe.gate.confidence,
         }
@@ -61,7 +65,33 @@ class EvaluateStage:
             "previous": observed.previous.name if observed.previous else None,
             "model_sha256": observed.student.sha256,
             "teacher_fingerprint": observed.teacher.fingerprint,
+            "alarms": list(teacher_alarms(observed.teacher.fingerprint, context.summaries["consent"])),
         }
+
+
+def teacher_alarms(probed: str, consent: Summary) -> list[str]:
+    """What to look at when the teacher that was just asked is not the one whose answers were learned from.
+
+    Args:
+        probed: `ModelClient.fingerprint`: what the endpoint states, then a hash of its answers to fixed probes.
+        consent: the stage's summary, with the fingerprints in the traffic's records (what the endpoint stated then).
+    """
+    licences = consent.get("licences")
+    by_teacher = licences.get("fingerprints") if isinstance(licences, dict) else None
+    counts = list(by_teacher.values()) if isinstance(by_teacher, dict) else []
+    recorded = sorted({name for each in counts if isinstance(each, dict) for name in each if name})
+    stated = probed.rpartition(" ")[0]
+    if not stated or not recorded or any(_agree(stated, each) for each in recorded):
+        return []
+    return [
+        f"the teacher's endpoint states {stated}, the traffic was answered by {', '.join(recorded)}: the student is "
+        "compared with another teacher than it learned from"
+    ]
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether the fingerprints may be of one model: equal, or one says less (a stream may leave out the version)."""
+    return one == other or one.startswith(f"{other} ") or other.startswith(f"{one} ")
 
 
 def _escalated_share(recipe: Recipe) -> float:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.calls import all_or_first_error
 from trainer.environments import run_job
 from trainer.evaluation.closeness import same_tokenizer
-from trainer.evaluation.journal import all_or_first_error
 from trainer.jobs.spec import EncodeSpec
 from trainer.recipe import Recipe
 from trainer.rescoring import Refused, Teacher, largest_k

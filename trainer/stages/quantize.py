@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from trainer.calls import all_or_first_error
 from trainer.environments import run_job
 from trainer.evaluation.endpoint import ModelClient
-from trainer.evaluation.journal import all_or_first_error
 from trainer.evaluation.served import Serve, folder_bytes, serve
 from trainer.jobs.spec import PredictSpec, QuantizeSpec
 from trainer.recipe import Recipe
@@ -57,7 +57,8 @@ class QuantizeStage:
         self._run_job = run_job
 
     def key(self, recipe: Recipe) -> Json:
-        # min_agreement decides whether the stage passes, not what comes out.
+        """All options, `min_agreement` too, though it changes no weight: a finished stage is not looked at again, and a
+        recipe that asks for more agreement must not take a model that was let through with less."""
         key: Json = recipe.quantize.model_dump(mode="json")
         return key
 

@@ -84,7 +84,7 @@ class Run:
         }
         write_split(root / "split", ["Something else entirely."])
         write_model(root / "quantize" / "model", "student")
-        self.summaries: dict[str, Summary] = {}
+        self.summaries: dict[str, Summary] = {"consent": {}}
         self.inputs: dict[str, Path] = {"split": root / "split", "quantize": root / "quantize"}
         self.progress: list[tuple[int, int | None, str]] = []
 

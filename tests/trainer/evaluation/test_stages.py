@@ -16,7 +16,7 @@ from tests.trainer.evaluation.fake_model import Script, running, serving
 from trainer.evaluation.runner import Outside
 from trainer.stage import StageError
 from trainer.stages.bundle import BundleStage
-from trainer.stages.evaluate import EvaluateStage
+from trainer.stages.evaluate import EvaluateStage, teacher_alarms
 from trainer.stages.gate import GateStage
 from trainer.stages.recalibrate import RecalibrateStage
 
@@ -102,6 +102,85 @@ def test_answers_are_asked_for_again_when_the_candidate_is_served_in_another_way
     assert [stage.key(run.recipe()) == key for stage, key in zip(stages, before, strict=True)] == [same, same]
 
 
+@pytest.mark.parametrize(
+    ("table", "changes", "same"),
+    [
+        ("teacher", {"base_url": "http://10.0.0.9:8000/v1"}, True),
+        ("teacher", {"concurrency": 3}, True),
+        ("teacher", {"version": "2"}, False),
+        ("teacher", {"model": "other"}, False),
+        ("student", {"base_model": "elsewhere"}, True),  # its content is in the address of the stage train
+        ("evaluate", {"max_output_tokens": 9}, False),
+    ],
+)
+def test_evaluation_is_keyed_by_who_is_compared_not_by_where_it_is_served(
+    run: Run, table: str, changes: dict[str, Any], same: bool
+) -> None:
+    before = EvaluateStage().key(run.recipe())
+    run.options[table].update(changes)
+    assert (EvaluateStage().key(run.recipe()) == before) is same
+
+
+def test_evaluation_is_keyed_by_the_content_of_the_tokenizer(run: Run) -> None:
+    one, copy, other = (write_model(run.root / name, name) / "tokenizer.json" for name in ("one", "copy", "other"))
+    other.write_text('{"model": {"vocab": {"b": 0}}}')
+    keys = []
+    for path in (one, copy, other):
+        run.options["teacher"]["tokenizer"] = str(path.parent)
+        keys.append((EvaluateStage().key(run.recipe()), BundleStage().key(run.recipe())))
+    assert keys[0] == keys[1]
+    assert keys[0][0] != keys[2][0] and keys[0][1] != keys[2][1]
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "same"),
+    [
+        ("teacher", {"base_url": "http://10.0.0.9:8000/v1", "concurrency": 2}, True),
+        ("train", {"threads": 2, "checkpoint_interval_s": 5.0}, True),
+        ("environments", {"train_python": "/usr/bin/python3"}, True),
+        ("teacher", {"licence": "apache-2.0"}, False),
+        ("bundle", {"price_usd_per_1m_input_tokens": 0.1}, False),
+    ],
+)
+def test_bundle_is_keyed_by_what_goes_into_it(run: Run, table: str, changes: dict[str, Any], same: bool) -> None:
+    before = BundleStage().key(run.recipe())
+    run.options.setdefault(table, {}).update(changes)
+    assert (BundleStage().key(run.recipe()) == before) is same
+
+
+@pytest.mark.parametrize(
+    ("recorded", "alarm"),
+    [
+        ({"fake fp-1": 90}, False),
+        ({"fake": 3, "other": 90}, False),  # a stream may leave out the version
+        ({"": 90}, False),  # nothing was stated
+        ({"fake fp-0": 90}, True),
+        ({"fakes": 90}, True),
+    ],
+)
+def test_evaluation_raises_an_alarm_when_the_teacher_is_not_the_one_of_the_traffic(
+    recorded: dict[str, int], alarm: bool
+) -> None:
+    found = teacher_alarms("fake fp-1 0123456789ab", {"licences": {"fingerprints": {"teacher": dict(recorded)}}})
+    assert [("fake fp-1" in each) for each in found] == [True] * alarm
+    assert not teacher_alarms("0123456789ab", {"licences": {"fingerprints": {"teacher": dict(recorded)}}})
+    assert not teacher_alarms("fake fp-1 0123456789ab", {})
+
+
+def test_answers_of_another_teacher_are_not_mixed_when_an_evaluation_is_resumed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.calls.FIRST_BACKOFF_S", 0.001)
+    with pytest.raises(StageError, match="does not answer"):
+        evaluate(run, Script(replies(never)), Script(replies(never), fail_after=30))
+
+    def other(text: str) -> tuple[str, float]:
+        return ("refund", -0.1) if text.startswith("Customer") else ("Certainly!", -0.3)
+
+    found = evaluate(run, Script(replies(never)), Script(other))
+    assert found["accuracy"]["teacher"]["right"] == 15  # those whose label is refund
+
+
 def test_evaluation_is_refused_when_a_case_is_in_the_training_data(run: Run) -> None:
     write_split(run.root / "leaky", ["Something else.", "  customer 7 ASKS about exchange   rate. "])
     run.inputs["split"] = run.root / "leaky"
@@ -116,7 +195,7 @@ def test_provenance_must_be_human(run: Run) -> None:
 
 
 def test_evaluation_resumes_when_the_teacher_was_down_midway(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.evaluation.endpoint.FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr("trainer.calls.FIRST_BACKOFF_S", 0.001)
     teacher = Script(replies(never), fail_after=30)
     with pytest.raises(StageError, match=r"teacher: .* does not answer .*HTTP 503"):
         evaluate(run, Script(replies(never)), teacher)

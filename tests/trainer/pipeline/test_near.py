@@ -6,20 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.trainer.pipeline.conftest import Result, bag_of_words
+from tests.trainer.pipeline.conftest import Result, bag_of_words, quiet
 from trainer.recipe import Recipe
 from trainer.similarity.texts import Templates
 from trainer.similarity.vectors import windows
-from trainer.stage import Progress, StageError
+from trainer.stage import Progress, StageContext, StageError, Summary
 from trainer.stages.decontaminate import Decontaminate
 from trainer.stages.dedupe import Dedupe
 from trainer.stages.split import STAGE as SPLIT
 from trainer.stages.split import TRAIN, VALIDATION, Session, newest, session_of
-from trainer.tables import Example
+from trainer.tables import Example, ExampleWriter
 
 Make = Callable[..., Example]
 Run = Callable[..., Result]
@@ -126,6 +127,57 @@ def test_missing_encoder_is_named(recipe: Recipes, example: Make, run_stage: Run
         run_stage(Dedupe(no_encoder), recipe(**NEAR), [example(0), example(1)])
     with pytest.raises(StageError, match=r"dedupe\.encoder"):
         Dedupe().key(recipe(dedupe={"encoder": "/no/such/folder"}))
+
+
+def test_encoder_is_keyed_by_its_content_not_by_its_place(recipe: Recipes, tmp_path: Path) -> None:
+    for name, weights in (("one", b"w"), ("moved", b"w"), ("other", b"v")):
+        (tmp_path / name / "1_Pooling").mkdir(parents=True)
+        (tmp_path / name / "modules.json").write_text("[]")
+        (tmp_path / name / "1_Pooling" / "weights").write_bytes(weights)
+    one, moved, other = (
+        Dedupe().key(recipe(dedupe={"encoder": str(tmp_path / name)})) for name in ("one", "moved", "other")
+    )
+    assert one == moved != other
+    assert Dedupe().key(recipe()) not in (one, other)
+
+
+def test_decontaminate_embeds_only_what_dedupe_has_not(
+    recipe: Recipes, example: Make, tmp_path: Path, evaluation_set: Callable[..., Path]
+) -> None:
+    evaluation_set(["Why was my card DECLINED at the shop"])
+    asked: list[str] = []
+
+    def embed(texts: Path, out: Path, progress: Progress) -> int:
+        asked.extend(pq.read_table(texts).column("text").to_pylist())
+        return bag_of_words(texts, out, progress)
+
+    rows = [
+        example(0, "Card declined at the shop, why was it MY"), example(1, "How do I open an Account?"),
+        example(2, messages=[
+            {"role": "user", "content": "An earlier Question"}, {"role": "assistant", "content": "Yes?"},
+            {"role": "user", "content": "And then?"},
+        ]),
+    ]  # fmt: skip
+    made = recipe(dedupe={"cosine": 0.9}, decontaminate={"cosine": 0.9})
+    for name in ("quality", "dedupe", "decontaminate"):
+        (tmp_path / name).mkdir()
+    with ExampleWriter(tmp_path / "quality" / "examples.parquet") as writer:
+        for each in rows:
+            writer.keep(each)
+
+    def run(stage: Any, need: str, summary: Summary, folder: str) -> Summary:
+        inputs, summaries = {need: tmp_path / need}, {need: summary}
+        found: Summary = stage.run(StageContext(made, tmp_path / folder, inputs, summaries, quiet))
+        return found
+
+    first = run(Dedupe(embed), "quality", {}, "dedupe")
+    asked.clear()
+    second = run(Decontaminate(embed), "dedupe", first, "decontaminate")
+    assert sorted(asked) == ["an earlier question", "why was my card declined at the shop"]
+    assert second["dropped"] == {"cosine": 1}
+    (tmp_path / "alone").mkdir()
+    alone = run(Decontaminate(embed), "dedupe", {**first, "embedding_dim": 0}, "alone")  # dedupe.cosine = 1
+    assert alone == second
 
 
 LEAK = "My new card has not arrived yet although I ordered it from the app two weeks ago, what should I do now?"
