@@ -31,7 +31,7 @@ class Keyring:
             return cls(None)
         digests: dict[str, bytes] = {}
         problems = []
-        for number, entry in enumerate(environ.get(auth.keys_env, "").split(","), start=1):
+        for number, entry in enumerate(environ.get(auth.keys_env or "", "").split(","), start=1):
             if not entry.strip():
                 continue
             tenant, separator, key = (part.strip() for part in entry.partition("="))
@@ -43,7 +43,7 @@ class Keyring:
         if not digests and not problems:
             problems.append("holds no tenant=key pair: nobody could use the gateway")
         if problems:
-            raise ConfigError(auth.keys_env, problems)
+            raise ConfigError(auth.keys_env or "auth", problems)
         return cls(digests)
 
     def tenant_of(self, authorization: bytes | None) -> str:

@@ -6,7 +6,9 @@ LocumError                    500
 │   ├── UnsupportedEncoding   415
 │   └── ModelNotFound         404
 ├── Unauthorized              401
-├── RateLimited               429  the only backend that may answer is rate limited; carries Retry-After
+├── Forbidden                 403  the key is expired or revoked, or may not do this
+├── RateLimited               429  a limit of the tenant, or of the only backend that may answer; carries Retry-After
+│   └── BudgetSpent           429  the tenant's budget is spent until the next day or month
 ├── NoRoute                   503  no backend can answer now; carries Retry-After
 │   ├── Overloaded            503  the gateway itself is full
 │   └── ShuttingDown          503  the drain time is over
@@ -49,6 +51,8 @@ class LocumError(Exception):
     code: str | None = "internal_error"
     param: str | None = None
     retry_after_s: int | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """Sent with the response, beside Retry-After."""
 
 
 class InvalidRequest(LocumError):
@@ -92,6 +96,15 @@ class Unauthorized(LocumError):
     code = "invalid_api_key"
 
 
+class Forbidden(LocumError):
+    status = 403
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class RateLimited(LocumError):
     status = 429
     type = "rate_limit_error"
@@ -100,6 +113,11 @@ class RateLimited(LocumError):
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class BudgetSpent(RateLimited):
+    type = "insufficient_quota"
+    code = "insufficient_quota"
 
 
 class NoRoute(LocumError):

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import click
 from pydantic import BaseModel
@@ -37,7 +37,8 @@ def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fi
         if nested is None:
             yield f"{prefix}{name}", field
         else:
-            yield from settings(nested, f"{prefix}{name}.")
+            by_name = "NAME." if get_origin(field.annotation) is dict else ""
+            yield from settings(nested, f"{prefix}{name}.{by_name}")
 
 
 def policy_sections() -> str:

@@ -20,9 +20,10 @@ from router.config.base import (
     WrongKey,
     model_name,
 )
+from router.config.limits import AuthConfig, LimitsConfig, TenantConfig
 from router.config.routing import DEFAULT_OUTPUT_FRACTION, DEFAULT_OUTPUT_TOKENS, EncoderConfig, RoutingConfig
 from router.config.server import ServerConfig
-from router.config.services import AuthConfig, LogConfig, StateConfig
+from router.config.services import LogConfig, StateConfig
 
 __all__ = [
     "DEFAULT_OUTPUT_FRACTION",
@@ -32,6 +33,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "EncoderConfig",
+    "LimitsConfig",
     "LogConfig",
     "RouteName",
     "RoutingConfig",
@@ -39,6 +41,7 @@ __all__ = [
     "StateConfig",
     "StudentConfig",
     "TeacherConfig",
+    "TenantConfig",
     "WrongKey",
 ]
 
@@ -58,6 +61,8 @@ class Config(Table):
     state: StateConfig = StateConfig()
     log: LogConfig = LogConfig()
     auth: AuthConfig | None = None
+    limits: LimitsConfig = LimitsConfig()
+    tenants: dict[str, TenantConfig] = Field(default_factory=dict, description="Limits of single tenants, by name.")
 
     @field_validator("aliases")
     @classmethod
@@ -73,12 +78,21 @@ class Config(Table):
         return value
 
     @model_validator(mode="after")
+    def _known_models(self) -> Config:
+        for key, table in (("limits", self.limits), *((f"tenants.{name}", it) for name, it in self.tenants.items())):
+            for model in table.allowed_models or ():
+                if model not in RESERVED_MODEL_NAMES and model not in self.aliases:
+                    raise WrongKey(
+                        f"{key}.allowed_models", f"{model[:80]!r} is none of auto, student, teacher and the aliases"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _guarded(self) -> Config:
         if self.auth is None and not is_loopback(self.server.host):
             raise WrongKey(
                 "server.host",
-                f"{self.server.host!r} is reachable from outside; add an [auth] table with keys_env, "
-                "or listen on 127.0.0.1",
+                f"{self.server.host!r} is reachable from outside; add an [auth] table, or listen on 127.0.0.1",
             )
         return self
 

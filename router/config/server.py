@@ -14,7 +14,13 @@ class ServerConfig(Table):
     port: StrictInt = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
     workers: StrictInt = Field(1, ge=1, le=1, description="Gateway processes; more than one is not supported yet.")
     max_inflight_requests: StrictInt = Field(
-        1024, ge=1, description="Requests in flight at once; more get 503 with Retry-After."
+        1024, ge=1, description="Requests in flight at once; more wait in the queue."
+    )
+    max_queued_requests: StrictInt = Field(
+        256, ge=0, description="Requests that wait for a place, fairly over tenants; more get 503 with Retry-After."
+    )
+    max_queue_wait_s: Seconds = Field(
+        10.0, description="Longest wait in the queue; who would wait longer, or past its deadline, is refused at once."
     )
     max_body_bytes: StrictInt = Field(32 * 2**20, ge=1024, description="Largest request body; more get 413.")
     max_response_bytes: StrictInt = Field(

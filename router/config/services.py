@@ -1,4 +1,4 @@
-"""What stands beside routing: shared state, the traffic log, API keys."""
+"""What stands beside routing: shared state and the traffic log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, StrictInt, field_validator
 
-from router.config.base import EnvName, Seconds, Table
+from router.config.base import Seconds, Table
 
 
 class StateConfig(Table):
@@ -38,10 +38,3 @@ class LogConfig(Table):
     max_queue_bytes: StrictInt = Field(
         64 * 2**20, ge=4096, description="Records waiting for the disk; more are dropped."
     )
-
-
-class AuthConfig(Table):
-    """API keys, by environment variable."""
-
-    keys_env: EnvName = Field("LOCUM_API_KEYS", description="Variable with comma-separated `tenant=key` pairs.")
-    admin_key_env: EnvName | None = Field(None, description="Variable with the key of `/admin`.")
