@@ -35,7 +35,7 @@ def parse(text: str, *, source: str = "configuration") -> Config:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(source, [f"not TOML: {exc}"]) from exc
     except ValidationError as exc:
-        raise ConfigError(source, [_describe(error) for error in exc.errors(include_url=False)]) from exc
+        raise ConfigError(source, [describe_problem(error) for error in exc.errors(include_url=False)]) from exc
     try:
         config.routing.build_policies()
     except PolicyConfigError as exc:
@@ -43,7 +43,8 @@ def parse(text: str, *, source: str = "configuration") -> Config:
     return config
 
 
-def _describe(error: Any) -> str:
+def describe_problem(error: Any) -> str:
+    """One line for an error of pydantic: the dotted key, and what is wrong with its value."""
     location = [str(part) for part in error["loc"]]
     message = str(error["msg"]).removeprefix("Value error, ")
     cause = error.get("ctx", {}).get("error")

@@ -90,6 +90,10 @@ class Metrics:
             registry=self.registry,
         )
         self.student_info = Info("router_student", "The student that serves.", registry=self.registry)
+        self.policy_version = Info("router_policy_version", "The policy document in force.", registry=self.registry)
+        self.policy_apply_failures = self._counter(
+            "router_policy_apply_failures", "Versions of the policy document that could not be used or kept.", ("cause",)
+        )
         self._requests_of = cache(self.requests.labels)
         self._duration_of = cache(self.duration.labels)
         self._ttft_of = cache(self.ttft.labels)

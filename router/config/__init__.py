@@ -20,6 +20,7 @@ from router.config.base import (
     WrongKey,
     model_name,
 )
+from router.config.documents import AdminConfig
 from router.config.limits import AuthConfig, LimitsConfig, TenantConfig
 from router.config.routing import DEFAULT_OUTPUT_FRACTION, DEFAULT_OUTPUT_TOKENS, EncoderConfig, RoutingConfig
 from router.config.server import ServerConfig
@@ -28,6 +29,7 @@ from router.config.services import LogConfig, StateConfig
 __all__ = [
     "DEFAULT_OUTPUT_FRACTION",
     "DEFAULT_OUTPUT_TOKENS",
+    "AdminConfig",
     "AuthConfig",
     "BackendConfig",
     "Config",
@@ -62,6 +64,7 @@ class Config(Table):
     log: LogConfig = LogConfig()
     auth: AuthConfig | None = None
     limits: LimitsConfig = LimitsConfig()
+    admin: AdminConfig = AdminConfig()
     tenants: dict[str, TenantConfig] = Field(default_factory=dict, description="Limits of single tenants, by name.")
 
     @field_validator("aliases")

@@ -1,0 +1,22 @@
+"""The live policy document and the admin API."""
+
+from __future__ import annotations
+
+from pydantic import Field, StrictBool
+
+from router.config.base import Table
+
+
+class AdminConfig(Table):
+    """Changing the policy while the gateway serves. `/admin` exists where `auth.admin_key_env` is set."""
+
+    dir: str = Field(
+        "admin",
+        min_length=1,
+        description="Folder of the policy versions that were in force here, and of the audit log; made when needed.",
+    )
+    watch_file: StrictBool = Field(
+        True,
+        description="Whether an edit of `[routing]` in the configuration file is installed as it is saved; "
+        "SIGHUP does that in any case.",
+    )

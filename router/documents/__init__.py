@@ -1,0 +1,1 @@
+"""The live policy document: one versioned JSON document that every worker and replica follows while it serves."""
