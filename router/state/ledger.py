@@ -1,0 +1,235 @@
+"""Rates, budgets and slots in memory: the same rules as in `script.lua`, which the same tests run against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from router.state.base import SLOT_RETRY_S, Adjust, Budget, Claim, Period, Rate, Slots, Verdict
+from router.state.periods import window_at
+
+HELD_S = 900.0
+"""An unsettled claim is known to be its holder's for this long after it was made or renewed. Settled later, the real
+usage is charged on top of it."""
+SETTLED_S = 60.0
+"""... and a settled one is known to be settled for this long: so late may a lost call be repeated."""
+MAX_SETTLED = 50_000
+SWEEP_S = 60.0
+TOLERANCE = 1e-9
+"""Of a limit: sums of decimal fractions (0.1 USD) are not exact."""
+
+Field = tuple[str, str]
+"""Kind and key of a claim."""
+
+
+class Take(NamedTuple):
+    """What one claim would find and take."""
+
+    admitted: bool
+    retry_after_s: float
+    left: float
+    """Before it is taken."""
+    amount: float
+    reset_s: float
+
+
+class Held(NamedTuple):
+    """What a claim took."""
+
+    amount: float
+    window: int | None = None
+    """Of a budget."""
+    ttl_s: float = 0.0
+
+
+NEVER_CLAIMED = Held(0.0)
+
+
+@dataclass(slots=True)
+class Bucket:
+    level: float
+    at_s: float
+    per_minute: float
+
+
+@dataclass(slots=True)
+class Holding:
+    """The claims of one holder; None stands for a settled one."""
+
+    expires_s: float
+    claims: dict[Field, Held | None] = field(default_factory=dict)
+
+
+class Ledger:
+    """The claims of all holders. Synchronous, therefore atomic among the tasks of one process."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """
+        Args:
+            clock: epoch time in seconds.
+        """
+        self._clock = clock
+        self._buckets: dict[str, Bucket] = {}
+        self._spent: dict[tuple[Period, str], tuple[int, float]] = {}
+        self._slots: dict[str, dict[str, float]] = {}
+        self._holdings: dict[str, Holding] = {}
+        self._settled: dict[str, float] = {}  # holders in the order in which their records end
+        self._swept_s = clock()
+
+    def admit(self, claims: Sequence[Claim], holder: str) -> Verdict:
+        """Take all claims or none."""
+        now_s = self._clock()
+        self._forget(now_s)
+        holding = self._holdings.get(holder)
+        takes = [self._examine(claim, holder, holding, now_s) for claim in claims]
+        denied = [index for index, take in enumerate(takes) if not take.admitted]
+        resets = tuple(take.reset_s for take in takes)
+        if denied:
+            worst = max(denied, key=lambda index: takes[index].retry_after_s)
+            left = tuple(max(0.0, take.left) for take in takes)
+            return Verdict(False, worst, takes[worst].retry_after_s, left, resets)
+        if holding is None:
+            holding = self._holdings[holder] = Holding(now_s + HELD_S)
+            self._settled.pop(holder, None)
+        for claim in claims:
+            if field_of(claim) not in holding.claims:
+                self._take(claim, holder, holding, now_s)
+        return Verdict(True, None, 0.0, tuple(max(0.0, take.left - take.amount) for take in takes), resets)
+
+    def settle(self, adjustments: Sequence[Adjust], holder: str) -> None:
+        """Correct claims to the real usage, each once."""
+        now_s = self._clock()
+        self._forget(now_s)
+        if holder in self._settled:
+            return
+        holding = self._holdings.setdefault(holder, Holding(now_s + HELD_S))
+        for adjust in adjustments:
+            name = field_of(adjust.claim)
+            held = holding.claims.get(name, NEVER_CLAIMED)
+            if held is not None:
+                self._correct(adjust, held, holder, now_s)
+                holding.claims[name] = None
+        if not any(holding.claims.values()):
+            del self._holdings[holder]
+            self._settled[holder] = now_s + SETTLED_S
+
+    def renew(self, holders: Sequence[str]) -> None:
+        """Restart the time to live of what these holders have."""
+        now_s = self._clock()
+        self._forget(now_s)
+        for holder in holders:
+            holding = self._holdings.get(holder)
+            if holding is None:
+                continue
+            holding.expires_s = now_s + HELD_S
+            for (kind, key), held in holding.claims.items():
+                if kind == "slots" and held is not None and holder in self._slots.get(key, ()):
+                    self._slots[key][holder] = now_s + held.ttl_s
+
+    def _examine(self, claim: Claim, holder: str, holding: Holding | None, now_s: float) -> Take:
+        ours = holding is not None and field_of(claim) in holding.claims
+        if isinstance(claim, Rate):
+            return self._examine_rate(claim, 0.0 if ours else claim.amount, ours, now_s)
+        if isinstance(claim, Budget):
+            window = window_at(now_s, claim.resets)
+            left = claim.limit - self._spent_in(claim, window.number)
+            amount = 0.0 if ours else claim.amount
+            admitted = ours or (left > claim.limit * TOLERANCE and amount <= left + claim.limit * TOLERANCE)
+            wait_s = math.inf if amount > claim.limit or claim.limit <= 0 else window.end_s - now_s
+            return Take(admitted, 0.0 if admitted else wait_s, left, amount, window.end_s - now_s)
+        places = self._places(claim.key, now_s)
+        ours = ours or holder in places
+        left = claim.limit - len(places)
+        wait_s = SLOT_RETRY_S if claim.limit > 0 else math.inf
+        return Take(ours or left >= 1, 0.0 if ours or left >= 1 else wait_s, left, 0.0 if ours else 1.0, 0.0)
+
+    def _examine_rate(self, claim: Rate, amount: float, ours: bool, now_s: float) -> Take:
+        level = self._level(claim, now_s)
+        missing = amount - level
+        admitted = ours or missing <= claim.per_minute * TOLERANCE
+        wait_s = missing * 60 / claim.per_minute if amount <= claim.per_minute > 0 else math.inf
+        full_s = (claim.per_minute - level + amount) * 60 / claim.per_minute if claim.per_minute > 0 else 0.0
+        return Take(admitted, 0.0 if admitted else wait_s, level, amount, full_s)
+
+    def _take(self, claim: Claim, holder: str, holding: Holding, now_s: float) -> None:
+        name = field_of(claim)
+        if isinstance(claim, Rate):
+            self._set_level(claim, self._level(claim, now_s) - claim.amount, now_s)
+            holding.claims[name] = Held(claim.amount)
+        elif isinstance(claim, Budget):
+            window = window_at(now_s, claim.resets).number
+            self._spent[claim.resets, claim.key] = (window, self._spent_in(claim, window) + claim.amount)
+            holding.claims[name] = Held(claim.amount, window)
+        else:
+            self._slots.setdefault(claim.key, {})[holder] = now_s + claim.ttl_s
+            holding.claims[name] = Held(1.0, ttl_s=claim.ttl_s)
+
+    def _correct(self, adjust: Adjust, held: Held, holder: str, now_s: float) -> None:
+        claim = adjust.claim
+        if isinstance(claim, Slots):
+            self._slots.get(claim.key, {}).pop(holder, None)
+            return
+        surplus = held.amount - adjust.actual_amount
+        if isinstance(claim, Rate):
+            self._set_level(claim, min(claim.per_minute, self._level(claim, now_s) + surplus), now_s)
+            return
+        window = window_at(now_s, claim.resets).number
+        if held.window in (None, window):  # one that is over does not matter any more
+            self._spent[claim.resets, claim.key] = (window, max(0.0, self._spent_in(claim, window) - surplus))
+
+    def _level(self, claim: Rate, now_s: float) -> float:
+        bucket = self._buckets.get(claim.key)
+        if bucket is None:
+            return claim.per_minute
+        return min(claim.per_minute, bucket.level + max(0.0, now_s - bucket.at_s) * claim.per_minute / 60)
+
+    def _set_level(self, claim: Rate, level: float, now_s: float) -> None:
+        self._buckets[claim.key] = Bucket(level, now_s, claim.per_minute)
+
+    def _spent_in(self, claim: Budget, window: int) -> float:
+        then, spent = self._spent.get((claim.resets, claim.key), (window, 0.0))
+        return spent if then == window else 0.0
+
+    def _places(self, key: str, now_s: float) -> dict[str, float]:
+        """The holders that have a slot now, those left out whose time is over."""
+        places = self._slots.get(key)
+        if not places:
+            return {}
+        expired = [holder for holder, end_s in places.items() if end_s <= now_s]
+        for holder in expired:
+            del places[holder]
+        return places
+
+    def _forget(self, now_s: float) -> None:
+        """Drop what has ended, settled holders at once and the rest every minute: memory stays bounded."""
+        while self._settled:
+            holder, end_s = next(iter(self._settled.items()))
+            if end_s > now_s and len(self._settled) <= MAX_SETTLED:
+                break
+            del self._settled[holder]
+        if now_s - self._swept_s >= SWEEP_S:
+            self._swept_s = now_s
+            self._sweep(now_s)
+
+    def _sweep(self, now_s: float) -> None:
+        self._buckets = {
+            key: bucket
+            for key, bucket in self._buckets.items()
+            if bucket.level + (now_s - bucket.at_s) * bucket.per_minute / 60 < bucket.per_minute
+        }
+        self._spent = {
+            (period, key): (window, spent)
+            for (period, key), (window, spent) in self._spent.items()
+            if window == window_at(now_s, period).number
+        }
+        self._holdings = {holder: holding for holder, holding in self._holdings.items() if holding.expires_s > now_s}
+        self._slots = {key: places for key in list(self._slots) if (places := self._places(key, now_s))}
+
+
+def field_of(claim: Claim) -> Field:
+    """What tells a claim from the others of its holder."""
+    if isinstance(claim, Budget):
+        return ("budget_day" if claim.resets == "day" else "budget_month"), claim.key
+    return ("rate" if isinstance(claim, Rate) else "slots"), claim.key
