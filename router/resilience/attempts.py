@@ -1,0 +1,254 @@
+"""The calls of backends that one request may need, one after the other, until one of them answers.
+
+A failed attempt is followed, always before the first byte and within the request's deadline, by the first of these
+that is possible:
+
+1. another replica of the same model, at once;
+2. the same replica after its Retry-After, if that is short;
+3. the same replica after a random wait, if nobody else could give an answer as good;
+4. the next model: teachers in their order, the student where it may stand in.
+
+1 to 3 are retries: they are limited per request and spend the model's retry budget. 4 is a fall back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from router.config.resilience import RetryConfig
+from router.errors import BackendError, BackendUnreachable, Cause
+from router.metrics import Metrics
+from router.resilience.breaker import FAILURES
+from router.resilience.deadline import Deadline
+from router.resilience.pool import Pool
+from router.resilience.replica import Replica
+from router.resilience.retry import backoff_s, polite_wait_s
+from router.resilience.spread import Affine
+
+REPEATABLE: frozenset[Cause] = frozenset(
+    {"connect_error", "disconnected", "server_error", "stream_error", "rate_limited"}
+)
+"""What may go well a moment later at the same replica. Not a timeout: it still works on the first call."""
+FAILOVER: frozenset[Cause] = REPEATABLE | {"timeout", "invalid_response", "model_not_found", "unauthorized"}
+"""What may go well at another replica of the same model."""
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class Tools(NamedTuple):
+    """What the attempts of all requests share."""
+
+    config: RetryConfig
+    metrics: Metrics
+    random: Random
+    sleep: Sleep = asyncio.sleep
+
+
+class Step(NamedTuple):
+    """A model that may answer, and what the answer then says."""
+
+    pool: Pool
+    degraded: str | None = None
+
+
+class Attempt:
+    """One call of one replica. `with attempt:` around the call tells its replica how it ended."""
+
+    __slots__ = ("_deadline", "_open", "_replica", "_ticket", "backend", "cause", "degraded", "reason")
+
+    def __init__(
+        self, step: Step, replica: Replica, request: Affine, deadline: Deadline, reason: str | None, cause: str | None
+    ) -> None:
+        self.backend = replica.backend
+        self.degraded = step.degraded
+        self.reason = reason
+        """What the answer's reason is; None: the policy's."""
+        self.cause = cause
+        """Why the model that should have answered did not."""
+        self._replica = replica
+        self._deadline = deadline
+        self._open = True
+        self._ticket = replica.breaker.enter()
+        replica.inflight += 1
+        if replica.ttft is not None and request.stream:
+            replica.ttft.begin(self)
+
+    def answered(self) -> None:
+        """The first event has come."""
+        replica = self._replica
+        self._ticket = replica.breaker.answered(self._ticket)
+        if replica.ttft is not None:
+            replica.ttft.end(self, answered=True)
+
+    def done(self, error: BackendError | None = None) -> None:
+        """The call has ended, with this error or well. Later calls of this and of `abandon` have no effect."""
+        if error is None:
+            self._end(ok=True)
+        elif error.cause == "timeout" and not self._deadline.left_s():
+            self._end(ok=None)  # it was not given the time that it may take
+        else:
+            self._end(ok=error.cause not in FAILURES)
+
+    def abandon(self) -> None:
+        """The call was given up for a reason that is not the replica's."""
+        self._end(ok=None)
+
+    def _end(self, ok: bool | None) -> None:
+        if not self._open:
+            return
+        self._open = False
+        replica = self._replica
+        replica.inflight -= 1
+        if replica.ttft is not None:
+            replica.ttft.end(self, answered=False)
+        replica.breaker.leave(self._ticket, ok)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, BackendError):
+            self.done(error)
+        else:
+            self.abandon()
+
+
+class Attempts:
+    """Who answers one request. `next` gives one attempt after the other; the caller ends each of them."""
+
+    __slots__ = ("_at", "_cause", "_config", "_deadline", "_metrics", "_random", "_reason", "_request",
+                 "_retries", "_sleep", "_steps", "_tried", "failure", "only_rate_limited", "retry_after_s")  # fmt: skip
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        request: Affine,
+        deadline: Deadline,
+        *,
+        tools: Tools,
+        reason: str | None = None,
+    ) -> None:
+        """
+        Args:
+            steps: in order; one that is not degraded never follows one that is.
+            reason: of an answer of the first step, when it is not the policy's.
+        """
+        self._steps = steps
+        self._at = 0
+        self._request = request
+        self._deadline = deadline
+        self._config, self._metrics, self._random, self._sleep = tools
+        self._reason = reason
+        self._cause: Cause | None = None
+        self._tried: list[Replica] = []
+        self._retries = 0
+        self.failure: BackendError | None = None
+        """The last one, once `next` has given up."""
+        self.only_rate_limited = True
+        """Whether all that failed did so because of a rate limit."""
+        self.retry_after_s: int | None = None
+        """The soonest moment that a backend named."""
+
+    async def next(self, failure: BackendError | None = None) -> Attempt | None:
+        """The next call to make; None: nobody else may answer, `failure` says why.
+
+        Args:
+            failure: of the attempt before this one, which must have ended.
+        """
+        if failure is not None:
+            self._note(failure)
+            again = await self._again(failure)
+            if again is not None:
+                return again
+            self._fall_back(failure.cause)
+            if not self._deadline.left_s():
+                return None
+        while self._at < len(self._steps):
+            pool = self._steps[self._at].pool
+            replica = pool.choose(self._request)
+            if replica is not None:
+                pool.budget.deposit()
+                return self._attempt(replica)
+            wait_s = math.ceil(pool.reopens_in_s())
+            self._note(
+                BackendUnreachable(
+                    f"every replica of the {pool.route} has failed lately and is left alone for now",
+                    cause="breaker_open",
+                    retry_after_s=max(wait_s, 1),
+                )
+            )
+            self._fall_back("breaker_open")
+        return None
+
+    def beside(self) -> Attempt | None:
+        """A second attempt to run beside the present one, at the cost of a retry; at another replica if there is one.
+
+        None: no replica, or no budget.
+        """
+        pool = self._steps[self._at].pool
+        replica = pool.choose(self._request, self._tried)
+        if replica is None:
+            replica = next((r for r in reversed(self._tried) if r.breaker.allows()), None)
+        if replica is None or not pool.budget.withdraw():
+            return None
+        return self._attempt(replica)
+
+    async def _again(self, failure: BackendError) -> Attempt | None:
+        """A retry of the same model, after its wait."""
+        pool = self._steps[self._at].pool
+        if failure.cause not in FAILOVER or self._retries >= self._config.max_per_request:
+            return None
+        replica, wait_s = pool.choose(self._request, self._tried), 0.0
+        if replica is None:
+            wait = self._wait_s(failure)
+            if wait is None:
+                return None
+            replica, wait_s = self._tried[-1], wait
+        if not self._deadline.allows(wait_s) or not replica.breaker.allows() or not pool.budget.withdraw():
+            return None
+        self._retries += 1
+        self._metrics.retries.labels(failure.cause).inc()
+        if wait_s:
+            await self._sleep(wait_s)
+            if not replica.breaker.allows():  # others have found out meanwhile
+                return None
+        return self._attempt(replica)
+
+    def _wait_s(self, failure: BackendError) -> float | None:
+        """Before the same replica is asked again; None: somebody else shall answer, or nobody."""
+        if failure.cause not in REPEATABLE:
+            return None
+        if failure.retry_after_s is not None:
+            if failure.retry_after_s > self._config.max_retry_after_s:
+                return None
+            return polite_wait_s(failure.retry_after_s, self._random)
+        following = self._steps[self._at + 1 : self._at + 2]
+        if following and following[0].degraded is None:
+            return None
+        return backoff_s(self._config, self._retries + 1, self._random)
+
+    def _attempt(self, replica: Replica) -> Attempt:
+        if replica not in self._tried:
+            self._tried.append(replica)
+        step = self._steps[self._at]
+        return Attempt(step, replica, self._request, self._deadline, self._reason, self._cause)
+
+    def _note(self, failure: BackendError) -> None:
+        self.failure = failure
+        self.only_rate_limited = self.only_rate_limited and failure.cause == "rate_limited"
+        if failure.retry_after_s is not None:
+            self.retry_after_s = min(failure.retry_after_s, self.retry_after_s or failure.retry_after_s)
+
+    def _fall_back(self, cause: Cause) -> None:
+        self._at += 1
+        self._tried.clear()
+        self._cause, self._reason = cause, f"fallback_{cause}"
+        if self._at < len(self._steps):
+            self._metrics.fallbacks.labels(cause).inc()

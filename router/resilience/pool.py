@@ -1,0 +1,136 @@
+"""The replicas of one model, seen from outside as one thing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from random import Random
+from types import TracebackType
+from typing import Self
+
+from policies.base import Route
+from router.backends import Backend
+from router.config import BackendConfig
+from router.config.resilience import ResilienceConfig, Spread
+from router.pricing import Price
+from router.resilience.deadline import Clock
+from router.resilience.replica import Replica
+from router.resilience.retry import RetryBudget
+from router.resilience.spill import SpillLimits, SpillReason
+from router.resilience.spread import Affine, affinity, choose
+
+
+class Pool:
+    """One model on one or more endpoints. `async with`: their connections live as long as the block."""
+
+    def __init__(
+        self,
+        backends: Sequence[Backend],
+        config: ResilienceConfig,
+        *,
+        spread: Spread = "session",
+        random: Random | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            backends: at least one; they differ in their address and key only.
+            random: for the spread.
+        """
+        self.replicas = [Replica(b, breaker=config.breaker, spill=config.spill, clock=clock) for b in backends]
+        self.budget = RetryBudget(config.retries.budget_ratio, config.retries.budget_burst)
+        self._spill = SpillLimits(config.spill)
+        self._spread = spread
+        self._random = random or Random()  # noqa: S311 - chooses among replicas
+
+    # What they have in common
+
+    @property
+    def route(self) -> Route:
+        return self._first.route
+
+    @property
+    def config(self) -> BackendConfig:
+        return self._first.config
+
+    @property
+    def price(self) -> Price | None:
+        return self._first.price
+
+    @property
+    def exists(self) -> bool:
+        """False for a student that is still to be promoted or loaded."""
+        return self._first.exists
+
+    @property
+    def reachable(self) -> bool | None:
+        """Whether the last probe reached one of them; None before the first probe."""
+        seen = [replica.backend.reachable for replica in self.replicas]
+        return True if True in seen else None if None in seen else False
+
+    @property
+    def window_tokens(self) -> int | None:
+        """The smallest of those that are known; None while none is."""
+        known = [r.backend.window_tokens for r in self.replicas if r.backend.window_tokens is not None]
+        return min(known, default=None)
+
+    @property
+    def usable(self) -> bool:
+        """Whether a replica would take a request now."""
+        return any(replica.breaker.allows() for replica in self.replicas)
+
+    @property
+    def needs_engine_load(self) -> bool:
+        """Whether the engines' own metrics have to be read."""
+        return len(self.replicas) > 1 or self._spill.needs_engine
+
+    @property
+    def _first(self) -> Backend:
+        return self.replicas[0].backend
+
+    async def __aenter__(self) -> Self:
+        for replica in self.replicas:
+            await replica.backend.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for replica in self.replicas:
+            await replica.backend.__aexit__(None, None, None)
+
+    # The next request
+
+    def choose(self, request: Affine, tried: Collection[Replica] = ()) -> Replica | None:
+        """The replica for a request; None when every one that has not been tried is ejected.
+
+        Args:
+            tried: replicas that have failed this request.
+        """
+        if len(self.replicas) == 1:
+            only = self.replicas[0]
+            return only if only.breaker.allows() and only not in tried else None
+        usable = [r for r in self.replicas if r.breaker.allows() and r not in tried]
+        if self._spill.any:
+            usable = [r for r in usable if self._spill.overflow(r) is None] or usable
+        if len(usable) < 2:
+            return usable[0] if usable else None
+        return choose(usable, affinity(self._spread, request), self._random)
+
+    def overflow(self) -> SpillReason | None:
+        """Why the teacher should answer instead: no replica that could answer has room."""
+        if not self.exists:
+            return "student_loading"
+        if not self._spill.any:
+            return None
+        reason: SpillReason | None = None
+        for replica in self.replicas:
+            if replica.breaker.allows():
+                reason = self._spill.overflow(replica)
+                if reason is None:
+                    return None
+        return reason
+
+    def reopens_in_s(self) -> float:
+        """Time until the first ejected replica is tried again."""
+        return min(replica.breaker.reopens_in_s() for replica in self.replicas)

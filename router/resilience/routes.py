@@ -1,0 +1,82 @@
+"""Which models may answer a request, in order: the policy's choice, the load, and what the tenant can pay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+
+from policies.base import RouteDecision
+from router.config import Config
+from router.metrics import Metrics
+from router.resilience.attempts import Attempts, Sleep, Step, Tools
+from router.resilience.deadline import Deadline
+from router.resilience.pool import Pool
+from router.resilience.spread import Affine
+from router.routing import FORCED_POLICY
+
+
+class Routes:
+    """Knows the teachers; a request brings the student of its generation."""
+
+    def __init__(
+        self,
+        teachers: Sequence[Pool],
+        config: Config,
+        metrics: Metrics,
+        *,
+        random: Random | None = None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """
+        Args:
+            teachers: in order, at least one.
+            random: for waits.
+        """
+        self._teachers = tuple(Step(pool) for pool in teachers)
+        self._tools = Tools(config.resilience.retries, metrics, random or Random(), sleep)  # noqa: S311 - waits
+        self._metrics = metrics
+        self._teacher_may_stand_in = config.routing.fall_back_when_student_forced
+
+    def attempts(
+        self,
+        decision: RouteDecision,
+        student: Pool,
+        request: Affine,
+        deadline: Deadline,
+        *,
+        teacher_affordable: bool = True,
+    ) -> Attempts:
+        """The attempts at a request.
+
+        The student stands in for the teacher only where that lowers declared quality: not when it cannot serve the
+        request, and not when the client insists on the teacher.
+
+        Args:
+            teacher_affordable: False when the tenant's budget has no room for the teacher.
+        """
+        forced = decision.policy == FORCED_POLICY
+        teachers = self._teachers if teacher_affordable else ()
+        if decision.route == "teacher":
+            if forced or not decision.student_capable:
+                return self._of(teachers, request, deadline)
+            degraded = "teacher_unavailable" if teacher_affordable else "budget_spent"
+            return self._of((*teachers, Step(student, degraded)), request, deadline)
+        own = Step(student)
+        if forced and not self._teacher_may_stand_in:
+            return self._of((own,), request, deadline)
+        overflow = student.overflow() if not forced or not student.exists else None
+        if overflow is None or not any(step.pool.usable for step in teachers):
+            return self._of((own, *teachers), request, deadline)
+        self._metrics.spills.labels(overflow).inc()
+        last_resort = (own,) if student.exists else ()
+        return self._of((*teachers, *last_resort), request, deadline, reason=overflow)
+
+    def escalation(self, request: Affine, deadline: Deadline) -> Attempts:
+        """The teachers alone, for a draft of the student that is not good enough."""
+        return self._of(self._teachers, request, deadline)
+
+    def _of(
+        self, steps: Sequence[Step], request: Affine, deadline: Deadline, *, reason: str | None = None
+    ) -> Attempts:
+        return Attempts(steps, request, deadline, tools=self._tools, reason=reason)
