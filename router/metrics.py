@@ -89,10 +89,38 @@ class Metrics:
             ("route",),
             registry=self.registry,
         )
+        self.state_up = Gauge(
+            "router_state_up",
+            "Whether the shared state can be reached; always 1 with memory://.",
+            registry=self.registry,
+        )
+        self.state_errors = self._counter(
+            "router_state_errors", "Uses of the shared state that failed, by what needed it.", ("feature",)
+        )
+        self.replica_up = Gauge(
+            "router_replica_up", "Whether the last probe reached the replica.", ("replica",), registry=self.registry
+        )
+        self.breaker_state = Gauge(
+            "router_breaker_state",
+            "Whether a replica gets requests: 0 closed, it does; 1 half-open, a few; 2 open, none.",
+            ("replica",),
+            registry=self.registry,
+        )
+        self.retries = self._counter(
+            "router_retries", "Calls of the same model after a failure before the first byte.", ("cause",)
+        )
+        self.spills = self._counter(
+            "router_spills", "Requests that the teacher got because the student was busy or loading.", ("reason",)
+        )
+        self.hedges = self._counter(
+            "router_hedges", "Second attempts beside a slow first one: won, lost, or both failed.", ("outcome",)
+        )
         self.student_info = Info("router_student", "The student that serves.", registry=self.registry)
         self.policy_version = Info("router_policy_version", "The policy document in force.", registry=self.registry)
         self.policy_apply_failures = self._counter(
-            "router_policy_apply_failures", "Versions of the policy document that could not be used or kept.", ("cause",)
+            "router_policy_apply_failures",
+            "Versions of the policy document that could not be used or kept.",
+            ("cause",),
         )
         self._requests_of = cache(self.requests.labels)
         self._duration_of = cache(self.duration.labels)

@@ -22,9 +22,11 @@ from router.config.base import (
 )
 from router.config.documents import AdminConfig
 from router.config.limits import AuthConfig, LimitsConfig, TenantConfig
+from router.config.resilience import ResilienceConfig
 from router.config.routing import DEFAULT_OUTPUT_FRACTION, DEFAULT_OUTPUT_TOKENS, EncoderConfig, RoutingConfig
 from router.config.server import ServerConfig
-from router.config.services import LogConfig, StateConfig
+from router.config.services import LogConfig
+from router.config.state import CacheConfig, StateConfig
 
 __all__ = [
     "DEFAULT_OUTPUT_FRACTION",
@@ -32,11 +34,13 @@ __all__ = [
     "AdminConfig",
     "AuthConfig",
     "BackendConfig",
+    "CacheConfig",
     "Config",
     "ConfigError",
     "EncoderConfig",
     "LimitsConfig",
     "LogConfig",
+    "ResilienceConfig",
     "RouteName",
     "RoutingConfig",
     "ServerConfig",
@@ -56,11 +60,13 @@ class Config(Table):
     teacher: TeacherConfig
     routing: RoutingConfig = RoutingConfig()
     encoder: EncoderConfig = EncoderConfig()
+    resilience: ResilienceConfig = ResilienceConfig()
     aliases: dict[str, Literal["auto", "student", "teacher"]] = Field(
         default_factory=dict,
         description='Further model names that clients may use, e.g. `gpt-4o-mini = "auto"`.',
     )
     state: StateConfig = StateConfig()
+    cache: CacheConfig = CacheConfig()
     log: LogConfig = LogConfig()
     auth: AuthConfig | None = None
     limits: LimitsConfig = LimitsConfig()
@@ -107,6 +113,7 @@ class Config(Table):
             ("student.vllm.api_key_env", self.student.vllm.api_key_env if self.student.vllm else None),
             ("auth.keys_env", self.auth.keys_env if self.auth else None),
             ("auth.admin_key_env", self.auth.admin_key_env if self.auth else None),
+            ("state.password_env", self.state.password_env),
         ]
         return [(key, name) for key, name in named if name is not None]
 

@@ -1,25 +1,12 @@
-"""What stands beside routing: shared state and the traffic log."""
+"""What stands beside routing: the traffic log."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, StrictInt, field_validator
+from pydantic import Field, StrictInt
 
 from router.config.base import Seconds, Table
-
-
-class StateConfig(Table):
-    """Where shared state lives."""
-
-    url: str = Field("memory://", description="`memory://`; Redis is not supported yet.")
-
-    @field_validator("url")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value != "memory://":
-            raise ValueError("only memory:// is supported by this version")
-        return value
 
 
 class LogConfig(Table):
