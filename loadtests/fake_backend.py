@@ -1,6 +1,6 @@
 """A fake OpenAI-compatible backend: fast enough not to be the bottleneck, faithful to vLLM's bytes, and able to fail.
 
-It serves `/v1/chat/completions` and `/v1/completions` (plain and stream), `/v1/models`, `/health` and `/metrics`. A
+It serves `/v1/chat/completions` and `/v1/completions` (plain and stream, `n` up to 16), `/v1/models`, `/health` and `/metrics`. A
 request chooses its behaviour by its model name, or, because a gateway rewrites `model`, by `[[directive]]` at the start
 of its last user message (or of `prompt`). Directives compose with `-` or `+`: `fake-tokens-50-gap-0.05`,
 `fault-reset-mid-3+tokens-20`; a message's directive wins over the model's. Any other name must be a served model,
@@ -25,6 +25,10 @@ else the answer is vLLM's 404.
 | `fake-merge` | three stream events to a segment |
 | `fake-heartbeat` | a comment line before every stream event |
 | `fake-odd` | extra, crlf, split and heartbeat together |
+| `fake-wide-4000` | 4,000 more characters in every token |
+| `fake-hints` | 100 Continue and 103 Early Hints before the answer |
+| `fake-trailers` | the body is chunked and has a trailer |
+| `fake-surplus` | a whole second answer that nobody asked for follows on the connection |
 | `fake-times-2` | a fault strikes only the first 2 requests with these directives |
 | `fault-500` | any 4xx or 5xx, vLLM's error JSON with an integer `code` |
 | `fault-502-html` | that status with an HTML page |
@@ -36,6 +40,7 @@ else the answer is vLLM's 404.
 | `fault-hang` | no byte, ever |
 | `fault-slow-headers` | 0.2 s after each header line; `fault-slow-headers-1.5` sets the time |
 | `fault-garbage` | HTTP 200 and neither JSON nor events |
+| `fault-html` | HTTP 200 with an HTML page |
 | `fault-empty-answer` | HTTP 200 and an empty text |
 | `fault-empty-stream` | HTTP 200 and no event |
 | `fault-error-frame` | HTTP 200 whose first event (or whole plain body) is an error; then `[DONE]`, as vLLM does |
@@ -44,6 +49,8 @@ else the answer is vLLM's 404.
 | `fault-truncate-3` | the connection is closed after 3 content chunks, without the end of the HTTP body |
 | `fault-cut-3` | the HTTP body ends correctly after 3 content chunks: no finish_reason, no `[DONE]` |
 | `fault-hang-mid-3` | silence after 3 content chunks |
+| `fault-lost-choice` | with `n` above 1: the last choice never finishes, and there is no `[DONE]` |
+| `fault-endless-event-3` | after 3 content chunks one event that goes on for 48 MiB and never ends |
 | `fault-no-done` | everything but `[DONE]` |
 
 What tests read: `GET /_last?n=K` (the last requests and their answers, byte for byte in base64; oldest first),
@@ -92,9 +99,11 @@ class FakeBackend:
         api_key: str | None = None,
         keep: int = KEPT_REQUESTS,
         signature: str | None = None,
+        obeys_messages: bool = True,
     ) -> None:
-        """`signature`: the first word of every answer, by which a test tells two backends apart."""
-        self.state = BackendState(models, window_tokens, api_key, keep, signature)
+        """`signature`: the first word of every answer, by which a test tells two backends apart. Without
+        `obeys_messages` a message's directives are text: of two backends behind a gateway one fails, the other not."""
+        self.state = BackendState(models, window_tokens, api_key, keep, signature, obeys_messages)
         self._host = host
         self.port = port
         self._tasks: set[asyncio.Task[None]] = set()

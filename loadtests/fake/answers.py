@@ -15,6 +15,7 @@ STOP = ("<|im_end|>", -9.0)
 """The stop token, which vLLM lists among the logprobs."""
 FIRST_PROMPT_ID, FIRST_COMPLETION_ID = 1000, 5000
 FIXED_CREATED_S = 1_700_000_000
+MAX_CHOICES = 16
 
 EXTRA_MEMBERS = (
     rb'"x_cost" : 2.50 ,"x_exp":1E+2,"x_big":12345678901234567890,"x_zero":-0.0,  "x_esc":"\u00e9\/\ud83d\ude00",'
@@ -22,6 +23,8 @@ EXTRA_MEMBERS = (
     + b'"x_dup":1,"x_dup":2,"x_null":null,"x_deep":{"a":[ ]} ,'
 )
 """Unknown members with odd spacing, number spellings, escapes and a duplicate key: all of it must survive."""
+
+FINISH_TAIL = b',"stop_reason":null,"token_ids":null}]}'
 
 _encode = msgspec.json.Encoder().encode
 
@@ -52,6 +55,7 @@ class Body(msgspec.Struct):
     model: str
     messages: list[Message] | None = None
     prompt: object = None
+    n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
@@ -62,6 +66,10 @@ class Body(msgspec.Struct):
     @property
     def is_chat(self) -> bool:
         return self.messages is not None
+
+    @property
+    def choices(self) -> int:
+        return max(1, min(self.n or 1, MAX_CHOICES))
 
     @property
     def limit_tokens(self) -> int | None:
@@ -102,6 +110,7 @@ class Shape(msgspec.Struct, frozen=True):
     extra: bool
     sparse: bool
     """Absent members are left out, as llama.cpp does, where vLLM spells them `null`."""
+    choices: int = 1
 
 
 def shape_of(body: Body, scenario: Scenario, prompt_tokens: int, signature: str | None = None) -> Shape:
@@ -121,6 +130,7 @@ def shape_of(body: Body, scenario: Scenario, prompt_tokens: int, signature: str 
         ids_asked=body.return_token_ids is True,
         extra=scenario.extra,
         sparse=scenario.sparse,
+        choices=body.choices,
     )
 
 
@@ -141,7 +151,8 @@ class Answer:
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
-        self.lead_events = 1 if shape.chat else 0
+        self.tokens = len(shape.tokens)
+        self.lead_events = shape.choices if shape.chat else 0
         """Events before the first content chunk."""
         self._plain: Parts | None = None
         self._events: list[Parts] | None = None
@@ -203,8 +214,8 @@ class _Renderer:
         return (
             b"{"
             + self._members(kind)
-            + b',"choices":[{"index":0,'
-            + choice
+            + b',"choices":['
+            + b",".join(b'{"index":%d,' % index + choice for index in range(self._shape.choices))
             + b'],"service_tier":null,"system_fingerprint":null,"usage":'
             + self._usage(details=True)
             + tail
@@ -237,28 +248,28 @@ class _Renderer:
         return _encode(list(range(first, first + count))) if self._shape.ids_asked else b"null"
 
     def events(self) -> Iterator[bytes]:
-        """The stream's events without their line ends: role, contents, finish reason, usage if asked."""
+        """The stream's events without their line ends: role, contents, finish reason, usage if asked. Several choices
+        take turns."""
         kind = b"chat.completion.chunk" if self._shape.chat else b"text_completion"
         head = b"data: {" + self._members(kind) + b',"choices":['
-        opening = head + b'{"index":0,' + (b'"delta":{"content":' if self._shape.chat else b'"text":')
+        start = b'"delta":{"content":' if self._shape.chat else b'"text":'
+        openings = [head + b'{"index":%d,' % index + start for index in range(self._shape.choices)]
         brace = b"}" if self._shape.chat else b""
         if self._shape.chat:
-            yield (
-                head + b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,'
-                b'"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}'
-            )
+            for index in range(self._shape.choices):
+                yield (
+                    head
+                    + b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,' % index
+                    + b'"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}'
+                )
         plain_tail = brace + b',"logprobs":null,"finish_reason":null,"token_ids":null}]}'
         for token in self._shape.tokens:
             tail = plain_tail.replace(b"null", self._logprobs_of((token,)), 1)
-            yield opening + self._json_text(token) + tail
-        yield (
-            opening
-            + b'""'
-            + brace
-            + b',"logprobs":null,"finish_reason":'
-            + _encode(self._shape.finish_reason)
-            + b',"stop_reason":null,"token_ids":null}]}'
-        )
+            for opening in openings:
+                yield opening + self._json_text(token) + tail
+        finish = _encode(self._shape.finish_reason)
+        for opening in openings:
+            yield opening + b'""' + brace + b',"logprobs":null,"finish_reason":' + finish + FINISH_TAIL
         if self._shape.usage_asked:
             yield head + b'],"usage":' + self._usage(details=False) + b"}"
 
@@ -322,5 +333,7 @@ def _tokens(body: Body, scenario: Scenario) -> tuple[str, ...]:
         text = body.directive_text()
         return tuple(text[start : start + 4] for start in range(0, len(text), 4))
     words = ODD_VOCABULARY if scenario.extra else VOCABULARY
+    if scenario.wide_chars:
+        words = tuple(word + "." * scenario.wide_chars for word in words)
     whole, rest = divmod(scenario.tokens, len(words))
     return words * whole + words[:rest]

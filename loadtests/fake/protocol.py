@@ -20,6 +20,11 @@ FRAMES_PER_SEGMENT = 3
 """Frames that `merge` puts into one segment."""
 RESET_GRACE_S = 0.02
 """A reset discards what the client's kernel has not taken yet; what was sent before it must arrive."""
+ENDLESS_BYTES, ENDLESS_PIECE_BYTES = 48 * 2**20, 64 * 2**10
+HINTS = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n"
+TRAILERS = b"0\r\nx-checksum: 5\r\n\r\n"
+SURPLUS_BODY = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"SURPLUS"},"finish_reason":"stop"}]}'
+SURPLUS = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(SURPLUS_BODY)
 SPLIT_SIZES = (1, 7, 2, 13, 3, 29)
 
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
@@ -168,6 +173,8 @@ class BackendProtocol(asyncio.Protocol):
                 await self._send(line)
                 await asyncio.sleep(scenario.slow_headers_s)
             head = b"\r\n"
+        if scenario.hints:
+            head = HINTS + head
         if reply.events is None:
             await self._play_body(request, reply, head)
         else:
@@ -182,6 +189,10 @@ class BackendProtocol(asyncio.Protocol):
             await self._strike("truncate" if scenario.fault == "cut" else scenario.fault)
             return
         request.response.append(body)
+        if scenario.trailers:
+            body = b"%x\r\n%b\r\n%b" % (len(body), body, TRAILERS)
+        if scenario.surplus:
+            body += SURPLUS + SURPLUS_BODY
         *pieces, last = _split(head + body) if scenario.split else [head + body]
         for piece in pieces:
             await self._send(piece)
@@ -190,7 +201,7 @@ class BackendProtocol(asyncio.Protocol):
     async def _play_events(self, request: Received, reply: Reply, head: bytes) -> None:
         scenario, events = reply.scenario, reply.events or []
         last = len(events)
-        mid_fault = scenario.fault if scenario.fault in ("reset", "truncate", "cut", "hang") else None
+        mid_fault = scenario.fault if scenario.fault in ("reset", "truncate", "cut", "hang", "endless") else None
         if mid_fault and scenario.after_chunks is not None:
             last = min(last, reply.lead_events + scenario.after_chunks)
         segments = _segments(events[:last], merge=scenario.merge, split=scenario.split)
@@ -206,10 +217,22 @@ class BackendProtocol(asyncio.Protocol):
             if self._drained is not None:
                 await self._drained
             await asyncio.sleep(0)  # keeps this segment apart from the next, as a generating backend does
+        if mid_fault == "endless":
+            await self._send_endless_event()
+            mid_fault = "truncate"
         if mid_fault and mid_fault != "cut":
             await self._strike(mid_fault)
             return
-        self._transport.write(b"0\r\n\r\n")
+        self._transport.write(TRAILERS if scenario.trailers else b"0\r\n\r\n")
+        if scenario.surplus:
+            self._transport.write(SURPLUS + SURPLUS_BODY)
+
+    async def _send_endless_event(self) -> None:
+        """An event that has not ended when the connection is closed."""
+        await self._send(b'd\r\ndata: {"id":"\r\n')
+        piece = b"%x\r\n%b\r\n" % (ENDLESS_PIECE_BYTES, b"x" * ENDLESS_PIECE_BYTES)
+        for _ in range(ENDLESS_BYTES // ENDLESS_PIECE_BYTES):
+            await self._send(piece)
 
     async def _send(self, data: bytes) -> None:
         """Write one segment: yielding to the loop keeps it apart from the next, as a generating backend does."""
@@ -240,7 +263,8 @@ class BackendProtocol(asyncio.Protocol):
 
 def _head(reply: Reply, keep_alive: bool) -> bytes:
     line = _STATUS_LINES.get(reply.status) or b"HTTP/1.1 %d Status\r\n" % reply.status
-    framing = b"content-length: %d" % len(reply.body) if reply.events is None else b"transfer-encoding: chunked"
+    chunked = reply.events is not None or reply.scenario.trailers
+    framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(reply.body)
     head = b"%bserver: uvicorn\r\ncontent-type: %b\r\n%b\r\n" % (line, reply.content_type, framing)
     for name, value in reply.headers:
         head += b"%b: %b\r\n" % (name, value)

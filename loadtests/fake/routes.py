@@ -93,7 +93,7 @@ def _scenario(body: Body, state: BackendState) -> Scenario | None:
     if not names and body.model not in state.models:
         return None
     directive = MESSAGE_DIRECTIVE.match(body.directive_text())
-    if directive:
+    if directive and state.obeys_messages:
         names += (directive.group(1),)
     return state.scenario(names) if names else HEALTHY
 
@@ -132,6 +132,8 @@ def _stream(body: Body, scenario: Scenario, state: BackendState) -> Reply:
         if scenario.fault == "error_frame":
             kept = 0 if scenario.after_chunks is None else lead + scenario.after_chunks
             events[kept:] = [b"data: " + _engine_error() + end]
+        if scenario.fault == "lost_choice":
+            events = events[: lead + body.choices * answer.tokens + body.choices - 1]
         if not scenario.no_done:
             events.append(b"data: [DONE]" + end)
     if scenario.heartbeat:

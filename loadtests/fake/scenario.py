@@ -18,6 +18,8 @@ Fault = Literal[
     "error_frame",
     "empty_stream",
     "garbage",
+    "endless",
+    "lost_choice",
 ]
 
 MESSAGE_DIRECTIVE = re.compile(r"\s*\[\[([^\]\s]{1,200})\]\]")
@@ -61,11 +63,20 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     sparse: bool = False
     strict: bool = False
     """Options that only vLLM knows are refused with 400."""
+    wide_chars: int = 0
+    """Added to every token."""
+    hints: bool = False
+    """Interim answers (100 and 103) come before the answer."""
+    trailers: bool = False
+    surplus: bool = False
+    """A whole second answer that nobody asked for follows on the same connection."""
 
     @property
     def is_instant(self) -> bool:
         """True when a plain answer can be written in one go."""
-        return self.fault in (None, "status", "garbage") and not (self.delay_s or self.slow_headers_s or self.split)
+        return self.fault in (None, "status", "garbage") and not (
+            self.delay_s or self.slow_headers_s or self.split or self.hints or self.trailers or self.surplus
+        )
 
     def healthy(self) -> Scenario:
         """The same without its fault, for when `times` has run out."""
@@ -131,6 +142,9 @@ _DIRECTIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Change]], ..
         (r"empty-stream", _fault("empty_stream")),
         (r"empty-answer", _flag(tokens=0)),
         (r"garbage", _fault("garbage")),
+        (r"html", _flag(fault="status", status=200, error="html")),
+        (r"endless-event-(\d+)", _fault("endless")),
+        (r"lost-choice", _fault("lost_choice", no_done=True)),
         (rf"slow-headers-{_NUMBER}", _field("slow_headers_s", float)),
         (r"slow-headers", _flag(slow_headers_s=0.2)),
         (r"extra", _flag(extra=True)),
@@ -143,6 +157,10 @@ _DIRECTIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Change]], ..
         (r"echo", _flag(echo=True)),
         (r"sparse", _flag(sparse=True)),
         (r"strict", _flag(strict=True)),
+        (r"wide-(\d+)", _field("wide_chars", int)),
+        (r"hints", _flag(hints=True)),
+        (r"trailers", _flag(trailers=True)),
+        (r"surplus", _flag(surplus=True)),
     )
 )
 

@@ -56,9 +56,16 @@ class BackendState:
     """
 
     def __init__(
-        self, models: tuple[str, ...], window_tokens: int, api_key: str | None, keep: int, signature: str | None = None
+        self,
+        models: tuple[str, ...],
+        window_tokens: int,
+        api_key: str | None,
+        keep: int,
+        signature: str | None = None,
+        obeys_messages: bool = True,
     ) -> None:
-        """`signature`: the first word of every answer."""
+        """`signature`: the first word of every answer. `obeys_messages`: whether directives in messages count."""
+        self.obeys_messages = obeys_messages
         self.models = models
         self.window_tokens = window_tokens
         self.api_key = api_key
@@ -107,6 +114,7 @@ class BackendState:
             body.limit_tokens,
             body.logprobs,
             body.return_token_ids,
+            body.choices,
             body.stream_options is not None and body.stream_options.include_usage,
         )
         answer = self._answers.get(key)
