@@ -100,9 +100,15 @@ class Backend:
         config: BackendConfig,
         environ: Mapping[str, str] = os.environ,
         *,
+        name: str | None = None,
         wanted: Additions = NOTHING,
     ) -> None:
+        """
+        Args:
+            name: label in metrics and `/readyz`; default: the route.
+        """
         self.route: Route = route
+        self.name = name or route
         self.config = config
         self.wanted = wanted
         """What plain answers shall bring along beside the answer."""

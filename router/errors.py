@@ -29,6 +29,7 @@ import msgspec
 
 Cause = Literal[
     "connect_error",
+    "breaker_open",
     "disconnected",
     "timeout",
     "server_error",

@@ -115,6 +115,24 @@ class Metrics:
         self.hedges = self._counter(
             "router_hedges", "Second attempts beside a slow first one: won, lost, or both failed.", ("outcome",)
         )
+        self.replica_up = Gauge(
+            "router_replica_up", "Whether the last probe reached the replica.", ("replica",), registry=self.registry
+        )
+        self.breaker_state = Gauge(
+            "router_breaker_state",
+            "Whether a replica gets requests: 0 closed, it does; 1 half-open, a few; 2 open, none.",
+            ("replica",),
+            registry=self.registry,
+        )
+        self.retries = self._counter(
+            "router_retries", "Calls of the same model after a failure before the first byte.", ("cause",)
+        )
+        self.spills = self._counter(
+            "router_spills", "Requests that the teacher got because the student was busy or loading.", ("reason",)
+        )
+        self.hedges = self._counter(
+            "router_hedges", "Second attempts beside a slow first one: won, lost, or both failed.", ("outcome",)
+        )
         self.student_info = Info("router_student", "The student that serves.", registry=self.registry)
         self.policy_version = Info("router_policy_version", "The policy document in force.", registry=self.registry)
         self.policy_apply_failures = self._counter(
