@@ -16,9 +16,10 @@ from router.additions import Additions
 from router.auth import Keyring
 from router.backends import Backend
 from router.config import Config
+from router.dialects import chat
 from router.endpoints import add_endpoints, comes_from_foreign_page, foreign_origin_response
 from router.exchange import Receive, Scope, Send
-from router.gateway import Gateway
+from router.gateway import Endpoint, Gateway
 from router.generations import Generation, Generations
 from router.metrics import Metrics
 from router.outcome import Outcomes
@@ -30,6 +31,10 @@ Install = Callable[[Bundle, Path, str], Awaitable[None]]
 """`Parts.install`."""
 Background = Callable[[Install], AbstractAsyncContextManager[object]]
 """Makes what runs beside the gateway for as long as it serves: a supervised student, or the switch between several."""
+
+
+DIALECTS = (chat.CHAT,)
+"""What clients may speak; each is an endpoint."""
 
 
 class Parts:
@@ -126,7 +131,8 @@ def build_app(
         redirect_slashes=False,
     )
     app.refuses_foreign_origins = config.auth is None
-    app.add_hot_route("/v1/chat/completions", parts.gateway)
+    for dialect in DIALECTS:
+        app.add_hot_route(parts.gateway.endpoint(dialect))
     add_endpoints(app, parts)
     return app
 
@@ -141,9 +147,11 @@ class Application(FastAPI):
 
     refuses_foreign_origins = False
 
-    def add_hot_route(self, path: str, endpoint: Gateway) -> None:
-        self._hot = {**getattr(self, "_hot", {}), path: endpoint}
-        self.router.routes.append(Route(path, endpoint=endpoint, methods=["POST"]))  # answers other methods with 405
+    def add_hot_route(self, endpoint: Endpoint) -> None:
+        self._hot = {**getattr(self, "_hot", {}), endpoint.path: endpoint}
+        self.router.routes.append(
+            Route(endpoint.path, endpoint=endpoint, methods=["POST"])
+        )  # answers other methods with 405
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

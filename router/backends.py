@@ -133,7 +133,8 @@ class Backend:
         )
         fixed = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
         fixed += [(name.encode(), value.encode("latin-1")) for name, value in self.auth_headers.items()]
-        self._head = self._client.head(b"/chat/completions", fixed)
+        self._fixed_headers = fixed
+        self._heads: dict[bytes, bytes] = {}
         return self
 
     async def __aexit__(
@@ -141,12 +142,15 @@ class Backend:
     ) -> None:
         await self._client.close()
 
-    def call(self, body: bytes, client_headers: Headers) -> Call:
+    def call(self, path: bytes, body: bytes, client_headers: Headers) -> Call:
         """`async with backend.call(...) as answer`: leaving the block gives up what was not read to its end."""
-        return Call(self, body, client_headers)
+        return Call(self, path, body, client_headers)
 
-    async def post(self, body: bytes, client_headers: Headers) -> Answer:
-        """Post a chat completion and wait for the status line.
+    async def post(self, path: bytes, body: bytes, client_headers: Headers) -> Answer:
+        """Post a request and wait for the status line.
+
+        Args:
+            path: of the API, below the base URL; one of a few constants.
 
         Returns:
             An answer with status 2xx, or a refusal of the request itself (400, 413, 422 and the like) that belongs to
@@ -156,17 +160,23 @@ class Backend:
         """
         headers = [header for header in client_headers if header[0] in _REQUEST_HEADERS]
         try:
-            response = await self._post(headers, body)
+            response = await self._post(self._head(path), headers, body)
         except HttpError as exc:
             raise BackendUnreachable(str(exc), cause="disconnected" if exc.connected else "connect_error") from exc
         answer = Answer(response)
         return answer if answer.status < 300 else await self._refusal(answer)
 
-    async def _post(self, headers: Headers, body: bytes) -> Response:
+    def _head(self, path: bytes) -> bytes:
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self._client.head(path, self._fixed_headers)
+        return head
+
+    async def _post(self, head: bytes, headers: Headers, body: bytes) -> Response:
         """A kept-alive connection may turn out to be closed: that costs one more try, on another connection."""
         while True:
             try:
-                return await self._client.post(self._head, headers, body)
+                return await self._client.post(head, headers, body)
             except HttpError as exc:
                 if not exc.retriable:
                     raise
@@ -201,22 +211,23 @@ class AbsentStudent(Backend):
     def exists(self) -> bool:
         return False
 
-    async def post(self, body: bytes, client_headers: Headers) -> Answer:
+    async def post(self, path: bytes, body: bytes, client_headers: Headers) -> Answer:
         raise BackendUnreachable("no student is loaded", cause="connect_error")
 
 
 class Call:
     """One call of a backend; on the way out the connection goes back to the pool or is closed."""
 
-    __slots__ = ("_answer", "_backend", "_body", "_headers")
+    __slots__ = ("_answer", "_backend", "_body", "_headers", "_path")
 
-    def __init__(self, backend: Backend, body: bytes, headers: Headers) -> None:
+    def __init__(self, backend: Backend, path: bytes, body: bytes, headers: Headers) -> None:
         self._backend = backend
+        self._path = path
         self._body = body
         self._headers = headers
 
     async def __aenter__(self) -> Answer:
-        self._answer = await self._backend.post(self._body, self._headers)
+        self._answer = await self._backend.post(self._path, self._body, self._headers)
         return self._answer
 
     async def __aexit__(

@@ -9,8 +9,11 @@ from typing import Any
 from policies.base import Chunk, RequestFeatures
 from policies.record import CaptureLevel, strictest
 from router import carriers, directives
-from router.additions import NOTHING, Additions
+from router.additions import NOTHING, Additions, additions_to
+from router.apis import CHAT
 from router.body import JsonBody
+from router.config import BackendConfig
+from router.dialects.base import Outgoing
 from router.directives import Directives
 from router.errors import InvalidRequest
 
@@ -26,7 +29,13 @@ IMAGE_TYPES = ("image_url", "image", "input_image")
 
 
 class ChatRequest:
-    """One parsed request. `features` and `forwarded` are all that the rest of the gateway needs of it."""
+    """One parsed request. `features`, `outgoing` and `capture` are what the rest of the gateway needs of it.
+
+    Dialects whose requests have another form are subclasses; their `body` is the translated one.
+    """
+
+    reviewable = True
+    """Whether an answer to it is a chat completion, which reviewers can judge."""
 
     def __init__(self, body: JsonBody, given: Directives) -> None:
         self.body = body
@@ -48,6 +57,14 @@ class ChatRequest:
         body = JsonBody.parse(data)
         _check(body.values)
         return cls(body, directives.read(body.values, headers))
+
+    def additions(self, wanted: Additions, *, keeps_text: bool) -> Additions:
+        """What has to be added to a plain request; see `additions_to`."""
+        return additions_to(self.body.values, wanted, choices=self.choices, keeps_text=keeps_text)
+
+    def outgoing(self, backend: BackendConfig, added: Additions = NOTHING) -> Outgoing:
+        """The request as it is put to a backend."""
+        return Outgoing(CHAT, self.forwarded(backend.model, added), hides_usage=not self.wants_usage)
 
     def forwarded(self, model: str, added: Additions = NOTHING) -> bytes:
         """The body for a backend: its model name, no `router`, the options that we add, and usage asked for when a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from router.errors import BodyTooLarge
@@ -13,6 +14,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+HEARTBEAT = b": waiting for the answer\n\n"
 
 
 class ClientGone(Exception):
@@ -30,6 +32,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._watcher: asyncio.Task[None] | None = None
+        self._heartbeats: asyncio.Task[None] | None = None
 
     def header(self, name: bytes) -> bytes | None:
         for key, value in self.headers:
@@ -78,7 +81,36 @@ class Exchange:
             self._watcher.cancel()
             self._watcher = None
 
+    def begin_heartbeats(self, interval_s: float, headers: Callable[[], Headers]) -> None:
+        """Comments for a client, or a proxy before it, that gives up on a silent stream.
+
+        Until the answer begins or the request ends: after each interval one comment, before the first one the head of
+        a stream. Then the status is 200 whatever follows, and errors are events.
+        """
+        self._heartbeats = asyncio.create_task(self._beat(interval_s, headers))
+
+    async def _beat(self, interval_s: float, headers: Callable[[], Headers]) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            if not self.started:
+                self.started = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": headers()})
+            await self.write(HEARTBEAT)
+
+    async def stop_heartbeats(self) -> None:
+        """To be called before anything else is sent."""
+        task, self._heartbeats = self._heartbeats, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
     async def start(self, status: int, headers: Headers) -> None:
+        """The head of the response; nothing, where heartbeats have sent it."""
+        if self._heartbeats is not None:
+            await self.stop_heartbeats()
+        if self.started:
+            return
         self.started = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 

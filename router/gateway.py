@@ -1,4 +1,4 @@
-"""The life of a request: `POST /v1/chat/completions`, from the client's bytes to the last byte of the answer.
+"""The life of a request to a model, from the client's bytes to the last byte of the answer, in every dialect.
 
 authenticate → admit → parse → decide → call a backend (fall back only before the first byte) → have a draft of the
 student reviewed → pass the answer on → write the record → release the last byte. One `DecisionRecord` ends every
@@ -11,22 +11,18 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from functools import lru_cache, partial
 from typing import NamedTuple
-
-import msgspec
 
 from policies.base import RouteDecision
 from policies.record import Outcome
-from router.additions import NOTHING, additions_to
 from router.auth import Keyring
-from router.backends import Answer, Backend
-from router.cascade import Cascade
+from router.backends import Backend
 from router.chat import ChatRequest
 from router.config import Config
 from router.decision_ids import DecisionIds, with_level
+from router.delivery import Delivery, answer_headers, stream_head
+from router.dialects.base import Dialect
 from router.errors import (
-    BackendBroken,
     BackendError,
     BackendTimeout,
     InvalidRequest,
@@ -37,17 +33,12 @@ from router.errors import (
     ShuttingDown,
     Unauthorized,
     UnsupportedEncoding,
-    error_body,
-    error_frame,
 )
 from router.exchange import ClientGone, Exchange, Receive, Scope, Send
 from router.generations import Generations
-from router.http_client import Headers
 from router.metrics import Metrics
 from router.outcome import Outcomes, RequestState
-from router.plain import Reply, fetch
 from router.routing import FORCED_POLICY
-from router.streaming import ChatStream
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +56,20 @@ class Attempt(NamedTuple):
     degraded: str | None = None
 
 
+class Endpoint:
+    """One dialect of the gateway, on raw ASGI."""
+
+    def __init__(self, gateway: Gateway, dialect: Dialect) -> None:
+        self.path = dialect.path
+        self._gateway = gateway
+        self._dialect = dialect
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._gateway.serve(Exchange(scope, receive, send), self._dialect)
+
+
 class Gateway:
-    """The ASGI endpoint for chat completions. `router/app.py` wires it."""
+    """Serves requests. `endpoint` makes the ASGI endpoint of a dialect, and `router/app.py` wires it."""
 
     def __init__(
         self,
@@ -85,15 +88,18 @@ class Gateway:
         self._keyring = keyring
         self._outcomes = outcomes
         self._metrics = metrics
-        self._cascade = Cascade(metrics)
+        self._delivery = Delivery(config.server, teacher=teacher, outcomes=outcomes, metrics=metrics)
         self._ids = DecisionIds()
         self._inflight = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def endpoint(self, dialect: Dialect) -> Endpoint:
+        """The ASGI endpoint of a dialect."""
+        return Endpoint(self, dialect)
+
+    async def serve(self, exchange: Exchange, dialect: Dialect) -> None:
         """Serve one request, and end it in exactly one record whatever happens."""
-        exchange = Exchange(scope, receive, send)
         generation = self._generations.current
-        state = RequestState(self._ids.next(), time.monotonic(), endpoint=exchange.path, generation=generation)
+        state = RequestState(self._ids.next(), time.monotonic(), dialect=dialect, generation=generation)
         generation.requests += 1
         self._inflight += 1
         self._metrics.inflight.inc()
@@ -116,6 +122,7 @@ class Gateway:
             await self._end_with(LocumError("Internal error; the gateway's log says more."), exchange, state)
         finally:
             exchange.stop_watching()
+            await exchange.stop_heartbeats()
             generation.leave()
             self._inflight -= 1
             self._metrics.inflight.dec()
@@ -138,7 +145,7 @@ class Gateway:
         state.deadline_s = asyncio.get_running_loop().time() + server.request_timeout_s
         limit.reschedule(state.deadline_s)
         exchange.watch()
-        request = state.request = ChatRequest.parse(data, exchange.headers)
+        request = state.request = state.dialect.parse(data, exchange.headers)
         state.decision_id = with_level(state.decision_id, self._outcomes.capture_of(request))
         explain = request.directives.explain is True
         decider = state.generation.decider
@@ -150,7 +157,8 @@ class Gateway:
         self, exchange: Exchange, state: RequestState, request: ChatRequest, decision: RouteDecision
     ) -> None:
         """Try the backends in order; the first one that answers is committed to. Raises: LocumError."""
-        deliver = self._stream if request.stream else self._plain
+        if request.stream and self._server.heartbeat_interval_s is not None:
+            exchange.begin_heartbeats(self._server.heartbeat_interval_s, lambda: stream_head(state))
         failure: BackendError | None = None
         attempts = self._attempts(decision, state.generation.student)
         for attempt in attempts:
@@ -159,7 +167,7 @@ class Gateway:
                 state.fallback_cause, state.reason = failure.cause, f"fallback_{failure.cause}"
             state.route, state.degraded = attempt.backend.route, attempt.degraded
             try:
-                await deliver(exchange, state, request, attempt.backend)
+                await self._delivery.deliver(exchange, state, request, attempt.backend)
                 return
             except BackendError as error:
                 failure = error
@@ -185,77 +193,13 @@ class Gateway:
             return RateLimited(f"The {decision.route} is rate limited.", retry_after_s=retry_after_s)
         return NoRoute(f"No backend can answer this request now ({failure.cause}).", retry_after_s=retry_after_s)
 
-    async def _plain(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> None:
-        """An answer in one piece, checked and reviewed before it is passed on. Raises: BackendError."""
-        reply = await self._fetch(exchange, state, request, backend)
-        if reply.meaning is not None and self._cascade.reviews(state, backend):
-            ask_teacher = partial(self._fetch, exchange, state, request, self._teacher)
-            reply = await self._cascade.better_of(state, reply, ask_teacher)
-        if reply.meaning is None:
-            await self._pass_on_refusal(exchange, state, reply.answer, reply.body)
-            return
-        state.note(reply.meaning)
-        state.status, state.outcome = reply.answer.status, "degraded" if state.degraded else "ok"
-        await self._outcomes.settle(state, time.monotonic())
-        await exchange.respond(reply.answer.status, self._headers(state, reply.answer), reply.body)
-
-    async def _fetch(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> Reply:
-        """A plain answer, with what we want beside it asked for and cut out again. Raises: BackendError."""
-        added = NOTHING
-        if backend.wanted != NOTHING:
-            keeps_text = self._outcomes.captures_text(request)
-            added = additions_to(request.body.values, backend.wanted, choices=request.choices, keeps_text=keeps_text)
-        state.note_call()
-        limit_bytes = self._server.max_response_bytes
-        return await fetch(backend, request, exchange.headers, added, limit_bytes=limit_bytes)
-
-    async def _stream(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> None:
-        """A stream, committed to at its first event. Raises: BackendError before that, and only before."""
-        limit_s = backend.config.first_token_timeout_s
-        call = backend.call(request.forwarded(backend.config.model), exchange.headers)
-        state.note_call()
-        try:
-            async with asyncio.timeout(limit_s) as limit, call as answer:
-                if answer.status >= 400:
-                    body = await answer.body(self._server.max_response_bytes)
-                    limit.reschedule(None)
-                    await self._pass_on_refusal(exchange, state, answer, body)
-                    return
-                if not answer.is_event_stream:
-                    raise BackendBroken("the answer is not an event stream", cause="invalid_response")
-                stream = ChatStream(
-                    backend,
-                    answer,
-                    choices=request.choices,
-                    hide_usage=not request.wants_usage,
-                    capture=self._outcomes.captures_text(request),
-                )
-                await stream.peek()
-                limit.reschedule(None)
-                state.status = answer.status
-                try:
-                    headers = [*self._headers(state, answer), (b"cache-control", b"no-cache")]
-                    await exchange.start(answer.status, headers)
-                    await stream.relay(
-                        exchange, state, self._metrics, lambda: self._outcomes.settle(state, time.monotonic())
-                    )
-                finally:
-                    stream.record_text(state)
-        except TimeoutError as exc:
-            raise BackendTimeout(f"no event within {limit_s:g} s", cause="timeout") from exc
-
-    async def _pass_on_refusal(self, exchange: Exchange, state: RequestState, answer: Answer, body: bytes) -> None:
-        """A 4xx that is the client's own affair goes to the client as the backend wrote it."""
-        state.status, state.outcome, state.error_code = answer.status, "client_error", "refused_by_backend"
-        await self._outcomes.settle(state, time.monotonic())
-        await exchange.respond(answer.status, self._headers(state, answer), body)
-
     async def _end_with(self, error: LocumError, exchange: Exchange, state: RequestState) -> None:
         """An error response, or in a stream that has begun an error event and the close.
 
         A client that does not read cannot hold the request: the last bytes have `DRAIN_S` to leave.
         """
         exchange.stop_watching()
+        await exchange.stop_heartbeats()
         state.error_code = error.code
         state.outcome = _outcome_of(error)
         if not exchange.started:
@@ -268,41 +212,18 @@ class Gateway:
     async def _send_error(self, error: LocumError, exchange: Exchange, state: RequestState) -> None:
         if exchange.started:
             if state.request and state.request.stream:
-                await exchange.end(error_frame(error))
+                await exchange.end(state.dialect.error_frame(error))
             return  # of a plain answer a part is missing: the server closes the connection
-        headers = [*self._headers(state), (b"content-type", b"application/json")]
+        headers = [*answer_headers(state), (b"content-type", b"application/json")]
         if error.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % error.retry_after_s))
         if error.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
-        await exchange.respond(error.status, headers, error_body(error))
+        await exchange.respond(error.status, headers, state.dialect.error_body(error))
 
     async def _end_without_client(self, state: RequestState) -> None:
         state.status, state.outcome = CLIENT_CLOSED_REQUEST, "client_disconnected"
         await self._outcomes.settle(state, time.monotonic())
-
-    def _headers(self, state: RequestState, answer: Answer | None = None) -> Headers:
-        """The `x-router-*` headers of every response, and what of the backend's headers is passed on."""
-        generation, evaluation = state.generation, state.evaluation
-        headers = [
-            (b"x-router-route", _header_name(state.route or "none")),
-            (b"x-router-reason", _header_name(state.reason)),
-            (b"x-router-decision-id", state.decision_id.encode()),
-            (b"x-router-policy", _header_name(state.policy)),
-            (b"x-router-policy-version", _header_name(generation.decider.version)),
-            (b"x-router-student", _header_name(generation.bundle_id)),
-        ]
-        if state.degraded is not None:
-            headers.append((b"x-router-degraded", state.degraded.encode()))
-        if evaluation and state.request and state.request.directives.explain:
-            explained = {"decision": evaluation.decision, "votes": evaluation.votes}
-            if state.draft is not None:
-                explained["review"] = state.draft.review
-            headers.append((b"x-router-explain", _header_text(msgspec.json.encode(explained).decode())))
-        if answer is not None:
-            headers += answer.headers
-            headers.append((b"content-type", answer.content_type))
-        return headers
 
 
 def _outcome_of(error: LocumError) -> Outcome:
@@ -323,14 +244,3 @@ def _too_slow(state: RequestState) -> LocumError:
         late.status = 408
         return late
     return BackendTimeout("Not answered within server.request_timeout_s.", cause="timeout")
-
-
-@lru_cache(maxsize=1024)
-def _header_name(text: str) -> bytes:
-    """`_header_text` for the closed sets of routes, reasons and policies."""
-    return _header_text(text)
-
-
-def _header_text(text: str) -> bytes:
-    """Names come from plug-ins and configuration: nothing but printable ASCII gets into a header."""
-    return bytes(byte if 32 <= byte < 127 else 63 for byte in text.encode("ascii", "replace"))

@@ -25,6 +25,7 @@ from policies.record import (
 from router.answers import Meaning
 from router.backends import Backend
 from router.chat import ChatRequest, storable
+from router.dialects.base import Dialect
 from router.generations import Generation
 from router.metrics import Metrics
 from router.traffic_log import TrafficLog
@@ -42,7 +43,7 @@ class RequestState:
     decision_id: str
     started_s: float
     """Monotonic, like every time in here but `created_s`."""
-    endpoint: str
+    dialect: Dialect
     generation: Generation
     created_s: float = field(default_factory=time.time)
     tenant: str = "default"
@@ -143,7 +144,7 @@ class Outcomes:
             schema=SCHEMA_VERSION,
             decision_id=state.decision_id,
             created_s=state.created_s,
-            endpoint=state.endpoint,
+            endpoint=state.dialect.path,
             stream=request.stream if request else False,
             requested_model=storable(request.model)[:256] if request else "",
             decision=evaluation.decision if evaluation else REJECTED,

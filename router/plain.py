@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import NamedTuple
 
 from router.additions import NOTHING, Additions, without
-from router.answers import Meaning, meaning_of
+from router.answers import Meaning
 from router.backends import Answer, Backend
 from router.chat import ChatRequest
+from router.dialects.base import Translation
 from router.errors import BackendBroken, BackendTimeout
 from router.http_client import Headers
 
@@ -33,11 +35,9 @@ async def fetch(
 ) -> Reply:
     """Call a backend once. Raises: BackendError: another backend may do better."""
     limit_s = backend.config.request_timeout_s
+    asked = request.outgoing(backend.config, added)
     try:
-        async with (
-            asyncio.timeout(limit_s),
-            backend.call(request.forwarded(backend.config.model, added), headers) as answer,
-        ):
+        async with asyncio.timeout(limit_s), backend.call(asked.api.path, asked.body, headers) as answer:
             body = await answer.body(limit_bytes)
     except TimeoutError as exc:
         raise BackendTimeout(f"no answer within {limit_s:g} s", cause="timeout") from exc
@@ -48,12 +48,23 @@ async def fetch(
             logger.info("the %s refused a request with %s; asking without", backend.route, ", ".join(added.options()))
             return await fetch(backend, request, headers, NOTHING, limit_bytes=limit_bytes)
         return Reply(backend, answer, body, None)
-    meaning = meaning_of(body, detailed=backend.wanted != NOTHING)
+    meaning = asked.api.meaning_of(body, detailed=backend.wanted != NOTHING)
     if meaning is None:
-        raise BackendBroken("the answer is not a chat completion", cause="invalid_response")
+        raise BackendBroken("the answer is not one of its API", cause="invalid_response")
     if added != NOTHING:
         try:
             body = without(body, added)
         except (ValueError, RecursionError) as exc:
             raise BackendBroken("the answer is not a chat completion", cause="invalid_response") from exc
+    if asked.translation is not None:
+        body = _translated(asked.translation, body)
     return Reply(backend, answer, body, meaning)
+
+
+def _translated(translation: Translation, body: bytes) -> bytes:
+    """Raises: BackendBroken."""
+    try:
+        answer = json.loads(body)  # takes lone surrogates, which msgspec does not
+    except (ValueError, RecursionError) as exc:
+        raise BackendBroken("the answer is not JSON", cause="invalid_response") from exc
+    return translation.plain(answer)

@@ -131,15 +131,23 @@ class Delta(NamedTuple):
 
 
 class ChatStreamReader:
-    """Reads the frames of one chat completion stream.
+    """Reads the frames of one stream of chat completions, or of completions, which name their text otherwise.
 
     Args:
         hide_usage: the router asked for usage and the client did not: the usage frame, and the field `usage` in
             other frames, are cut out.
     """
 
-    def __init__(self, *, hide_usage: bool) -> None:
+    ending: bytes | None = DONE_FRAME
+
+    def __init__(self, hide_usage: bool) -> None:
         self._hide_usage = hide_usage
+
+    def is_ordinary(self, block: bytes) -> bool:
+        return is_ordinary(block)
+
+    def text_of(self, block: bytes) -> str:
+        return text_of(block)
 
     def read(self, frame: bytes) -> Delta:
         data = payload(frame)

@@ -1,7 +1,8 @@
-"""One chat stream from a backend to the client: peeked before it is committed, then passed on byte for byte.
+"""One stream from a backend to the client: peeked before it is committed, then passed on byte for byte.
 
 Before the commit everything that goes wrong is a `BackendError`, and another backend may answer. After it the client
-gets either a complete stream that ends in `[DONE]`, or an error event and the close: never both, never neither.
+gets either a complete stream with its API's end (`[DONE]`), or an error event and the close: never both, never neither.
+Every API goes through here; a dialect's translation writes the client's events where they are not the backend's.
 """
 
 from __future__ import annotations
@@ -10,24 +11,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
+
+import msgspec
 
 from router.backends import Answer, Backend
-from router.errors import BackendBroken, BackendError, BackendTimeout, BackendUnreachable, error_frame
+from router.dialects.base import Dialect, Outgoing
+from router.errors import BackendBroken, BackendError, BackendTimeout, BackendUnreachable
 from router.exchange import Exchange
 from router.metrics import Metrics
 from router.outcome import RequestState
-from router.sse import (
-    DONE_FRAME,
-    ChatStreamReader,
-    FrameSplitter,
-    FrameTooLarge,
-    frames_of,
-    is_ordinary,
-    is_whole,
-    payload,
-    text_of,
-)
+from router.sse import Delta, FrameSplitter, FrameTooLarge, frames_of, is_whole, payload
 
 MAX_CAPTURED_BYTES = 4 * 2**20
 """Of one answer's frames; a longer answer is logged without its text."""
@@ -41,14 +35,25 @@ class Step(NamedTuple):
     last: bool
 
 
-class ChatStream:
+class Stream:
     """An open stream of one backend: `peek`, then `relay`. The caller closes the answer."""
 
-    def __init__(self, backend: Backend, answer: Answer, *, choices: int, hide_usage: bool, capture: bool) -> None:
+    def __init__(
+        self, backend: Backend, answer: Answer, asked: Outgoing, dialect: Dialect, *, choices: int, capture: bool
+    ) -> None:
+        """
+        Args:
+            asked: what the backend was asked, which says how its answer is read.
+            choices: how many of them have to be finished.
+            capture: keep the text for the record.
+        """
         self._backend = backend
         self._answer = answer
         self._splitter = FrameSplitter()
-        self._reader = ChatStreamReader(hide_usage=hide_usage)
+        self._reader = asked.api.reader(asked.hides_usage)
+        self._is_ordinary = self._reader.is_ordinary
+        self._translation = asked.translation
+        self._dialect = dialect
         self._choices = choices
         self._finished: frozenset[int] = frozenset()
         self._captured: list[bytes] | None = [] if capture else None
@@ -82,7 +87,7 @@ class ChatStream:
             tail = await self._relay_events(exchange, state, metrics)
             state.outcome = "degraded" if state.degraded else "ok"
         except BackendError as error:
-            tail = b"".join(self._unsent) + error_frame(error)
+            tail = b"".join(self._unsent) + self._error_frame(error)
             state.outcome = "timeout" if isinstance(error, BackendTimeout) else "backend_error"
             state.error_code = error.code
             self._answer.close()
@@ -120,32 +125,49 @@ class ChatStream:
 
     def _absorb(self, block: bytes, state: RequestState) -> Step:
         """Note what the frames say. Raises: BackendBroken for an error event."""
-        if is_ordinary(block):
+        if self._translation is None and self._is_ordinary(block):
             self._capture(block)
             return Step(block, last=False)
         self._unsent = visible = []
         for frame in frames_of(block):
-            if is_ordinary(frame):
+            if self._translation is None and self._is_ordinary(frame):
                 self._capture(frame)
                 visible.append(frame)
                 continue
             delta = self._reader.read(frame)
             if delta.error is not None:
                 raise BackendBroken(delta.error[:MAX_ERROR_CHARS], cause="stream_error")
-            if delta.frame is not None:
-                visible.append(delta.frame)
+            self._note(delta, state)
+            shown = self._shown(delta)
+            if shown:
+                visible.append(shown)
             if delta.done:
                 return Step(b"".join(visible), last=True)
-            if delta.finish_reason is not None:
-                state.finish_reason = delta.finish_reason
-                self._finished |= delta.finished
-            if delta.fingerprint is not None and len(delta.fingerprint) >= len(state.fingerprint or ""):
-                state.fingerprint = delta.fingerprint  # the frame that says most: vLLM tells all in its last one
-            if delta.usage is not None:
-                state.usage = delta.usage
             self._capture(frame)
         self._unsent = []
         return Step(b"".join(visible), last=False)
+
+    def _note(self, delta: Delta, state: RequestState) -> None:
+        if delta.finish_reason is not None:
+            state.finish_reason = delta.finish_reason
+            self._finished |= delta.finished
+        if delta.fingerprint is not None and len(delta.fingerprint) >= len(state.fingerprint or ""):
+            state.fingerprint = delta.fingerprint  # the frame that says most: vLLM tells all in its last one
+        if delta.usage is not None:
+            state.usage = delta.usage
+
+    def _shown(self, delta: Delta) -> bytes | None:
+        """What the client gets for a frame."""
+        if self._translation is None:
+            return delta.frame
+        if delta.done:
+            return self._translation.end()
+        if delta.data is None:
+            return delta.frame if delta.frame is not None and delta.frame.startswith(b":") else None
+        return self._translation.feed(_chunk(delta.data))
+
+    def _error_frame(self, error: BackendError) -> bytes:
+        return self._dialect.error_frame(error) if self._translation is None else self._translation.error(error)
 
     def _end_of_body(self, state: RequestState) -> bytes:
         """The last bytes when the backend closed without `[DONE]`: complete if every choice has a finish reason.
@@ -159,8 +181,8 @@ class ChatStream:
             if step.last:
                 return step.visible
             visible = step.visible
-        if len(self._finished) >= self._choices:
-            return visible + DONE_FRAME
+        if len(self._finished) >= self._choices and self._reader.ending is not None:
+            return visible + (self._reader.ending if self._translation is None else self._translation.end())
         self._unsent = [visible]
         raise BackendUnreachable(
             f"The {self._backend.route}'s stream ended before it was finished.", cause="disconnected"
@@ -190,7 +212,18 @@ class ChatStream:
         """Note the text that has been passed on so far; only the first call has an effect."""
         captured, self._captured = self._captured, None
         if captured is not None:
-            state.completion = text_of(b"".join(captured))
+            state.completion = self._reader.text_of(b"".join(captured))
+
+
+def _chunk(data: bytes) -> dict[str, Any]:
+    """Raises: BackendBroken: it is not a JSON object."""
+    try:
+        chunk = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BackendBroken("an event is not JSON", cause="invalid_response") from exc
+    if not isinstance(chunk, dict):
+        raise BackendBroken("an event is not a JSON object", cause="invalid_response")
+    return chunk
 
 
 class IdleTimeout:

@@ -32,4 +32,9 @@ class ServerConfig(Table):
     )
     probe_interval_s: Seconds = Field(5.0, description="How often the backends are asked for `/v1/models`.")
     drain_timeout_s: Seconds = Field(30.0, description="Time that running requests get after SIGTERM.")
+    heartbeat_interval_s: Seconds | None = Field(
+        None,
+        description="Streams: a comment after each such time without an answer, for proxies that cut silent "
+        "connections; the first one fixes status 200. Default: none.",
+    )
     retry_after_s: StrictInt = Field(5, ge=1, le=3600, description="Retry-After of a 503 when no backend says better.")

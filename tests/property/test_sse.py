@@ -35,7 +35,7 @@ def test_splitter_gives_the_same_frames_however_the_bytes_arrive(frames: list[by
 
 @given(st.lists(st.binary(max_size=80), max_size=8), st.booleans())
 def test_splitter_and_reader_take_any_bytes(chunks: list[bytes], hide_usage: bool) -> None:
-    splitter, reader = FrameSplitter(), ChatStreamReader(hide_usage=hide_usage)
+    splitter, reader = FrameSplitter(), ChatStreamReader(hide_usage)
     seen = b""
     for chunk in chunks:
         block = splitter.feed(chunk)
@@ -56,7 +56,7 @@ json_values = st.recursive(
 @given(json_values, st.booleans())
 def test_reader_takes_any_json(value: object, hide_usage: bool) -> None:
     frame = b"data: " + json.dumps(value).encode() + b"\n\n"
-    delta = ChatStreamReader(hide_usage=hide_usage).read(frame)
+    delta = ChatStreamReader(hide_usage).read(frame)
     if not hide_usage:
         assert delta.frame == frame
     assert isinstance(delta.commits, bool)
@@ -80,7 +80,7 @@ def test_ordinary_blocks_hold_nothing_that_the_reader_would_act_on(
 ) -> None:
     texts = ["[DONE]" if value == "[DONE]" else json.dumps(value, separators=separators) for value in values]
     frames = [b"data: " + text.encode() + end + end for text in texts]
-    reader = ChatStreamReader(hide_usage=hide_usage)
+    reader = ChatStreamReader(hide_usage)
     if is_ordinary(b"".join(frames)):
         for frame in frames:
             delta = reader.read(frame)
