@@ -19,11 +19,12 @@ FORCED_POLICY = "request"
 """Stands as the policy of a decision that the client made."""
 
 
-def build_chain(config: RoutingConfig, student: StudentDefaults | None = None) -> PolicyChain:
-    """The chain of the configuration, its version derived from the content. Raises: PolicyConfigError.
+def build_chain(config: RoutingConfig, student: StudentDefaults | None = None, *, version: int = 0) -> PolicyChain:
+    """The chain of a policy document, named by its number and its content. Raises: PolicyConfigError.
 
     Args:
-        student: a bundle that brings thresholds along; it is part of the version.
+        student: a bundle that brings thresholds along; it is part of the name.
+        version: of the document; 0 is the configuration file.
     """
     content = config.model_dump_json() + (student.bundle_id if student else "")
     digest = hashlib.sha256(content.encode()).hexdigest()
@@ -31,7 +32,7 @@ def build_chain(config: RoutingConfig, student: StudentDefaults | None = None) -
     return PolicyChain(
         policies,
         reviewers=reviewers,
-        version=f"file-{digest[:12]}",
+        version=f"{f'v{version}' if version else 'file'}-{digest[:12]}",
         default_route=config.default_route,
         on_policy_error=config.on_policy_error,
     )
@@ -43,9 +44,15 @@ def model_names(config: Config) -> dict[str, RouteName | str]:
 
 
 class Decider:
-    """Decides for one configuration. Shared by the gateway and `locum explain`."""
+    """Decides by one chain about one student. Shared by the gateway and `locum explain`."""
 
-    def __init__(self, config: Config, chain: PolicyChain, signals: SignalSource, student: Backend) -> None:
+    def __init__(
+        self, config: Config, routing: RoutingConfig, chain: PolicyChain, signals: SignalSource, student: Backend
+    ) -> None:
+        """
+        Args:
+            routing: what the chain was built from; the configuration's own may be older.
+        """
         self.version = chain.version
         self.reviews = bool(chain.reviewers)
         """Whether drafts of the student are judged."""
@@ -53,7 +60,7 @@ class Decider:
         self._signals = signals
         self._student = student
         self._models = model_names(config)
-        self._configured_output_tokens = config.routing.default_output_tokens
+        self._configured_output_tokens = routing.default_output_tokens
 
     async def decide(self, request: ChatRequest, *, tenant: str, every_vote: bool = False) -> Evaluation:
         """The decision, without calling a backend.

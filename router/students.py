@@ -1,9 +1,10 @@
-"""Makes generations: from the configuration alone, or from a bundle that the registry has promoted."""
+"""Makes generations: a student of the configuration or of a promoted bundle, under the policy document in force."""
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from policies.chain import PolicyChain
 from router.additions import Additions
 from router.backends import AbsentStudent, Backend
 from router.config import Config, ConfigError, StudentConfig
+from router.documents.document import Version, seed_of
 from router.encoder import Encoder, EncoderUnavailable
-from router.generations import Generation
+from router.generations import Equipment, Generation, Users
 from router.routing import Decider, build_chain
 from router.signals import SignalSource
 from router.tokenizer import PromptTokenizer, TokenizerUnsupported, load_tokenizer
@@ -33,16 +35,37 @@ class Students:
         """Raises: ConfigError."""
         self._config = config
         self._environ = environ
-        self.encoder = _encoder(config, build_chain(config.routing).policies)
+        self.version = seed_of(config, now_s=time.time())
+        """The policy document that new generations are made under."""
+        self.encoder: Encoder | None = None
+        self.equip(build_chain(config.routing).policies)
+
+    def equip(self, policies: tuple[Policy, ...]) -> bool:
+        """Load the encoder if these policies ask for it and it is not there; takes seconds.
+
+        Returns:
+            Whether it was loaded: then it is to be warmed.
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
+        if self.encoder is not None:
+            return False
+        self.encoder = _encoder(self._config, policies)
+        return self.encoder is not None
+
+    async def close(self) -> None:
+        if self.encoder is not None:
+            await self.encoder.close()
 
     def first(self) -> Generation:
         """What the gateway starts with; with a registry no student is there until it is loaded. Raises: ConfigError."""
         student = self._config.student
         if student.registry is not None:
-            chain = build_chain(self._config.routing, StudentDefaults(bundle_id=NO_BUNDLE))
-            return self._generation(chain, AbsentStudent(student), None, NO_BUNDLE)
-        chain = build_chain(self._config.routing, StudentDefaults(bundle_id=student.model))
-        return self._generation(chain, self._backend(student, chain), _configured_tokenizer(student), student.model)
+            equipment = Equipment(StudentDefaults(bundle_id=NO_BUNDLE), None)
+            return self._generation(equipment, AbsentStudent(student), self._chain(equipment))
+        equipment = Equipment(StudentDefaults(bundle_id=student.model), _configured_tokenizer(student))
+        chain = self._chain(equipment)
+        return self._generation(equipment, self._backend(student, chain), chain)
 
     def of_bundle(self, bundle: Bundle, folder: Path, base_url: str | None = None) -> Generation:
         """A bundle with all that it brings: tokenizer, calibrator, threshold, prices, window. Reads files.
@@ -59,25 +82,49 @@ class Students:
             cascade_threshold=bundle.cascade_threshold,
             model_sha256=bundle.model_sha256,
         )
+        equipment = Equipment(defaults, _tokenizer_of(folder / bundle.model))
         try:
-            chain = build_chain(self._config.routing, defaults)
+            chain = self._chain(equipment)
         except PolicyConfigError as exc:
             raise ConfigError(f"bundle {bundle.bundle_id}", [f"routing.policies.{exc}"]) from exc
         student = self._backend(_of_bundle(self._config.student, bundle, base_url), chain)
         student.window_tokens = student.window_tokens or bundle.context_window_tokens
-        return self._generation(chain, student, _tokenizer_of(folder / bundle.model), bundle.bundle_id)
+        return self._generation(equipment, student, chain)
+
+    def revised(self, generation: Generation, version: Version) -> Generation:
+        """The same student under another policy document. Reads files; the encoder has been loaded (`equip`).
+
+        Raises:
+            PolicyConfigError: prefixed with the index of the policy.
+        """
+        chain = self._chain(generation.equipment, version)
+        return self._generation(generation.equipment, generation.student, chain, version, generation.users)
+
+    def _chain(self, equipment: Equipment, version: Version | None = None) -> PolicyChain:
+        version = version or self.version
+        return build_chain(version.document.routing, equipment.defaults, version=version.version)
 
     def _backend(self, student: StudentConfig, chain: PolicyChain) -> Backend:
+        return Backend("student", student, self._environ, wanted=self._wanted(chain))
+
+    def _wanted(self, chain: PolicyChain) -> Additions:
+        student = self._config.student
         logprobs = student.capture_logprobs or bool(chain.reviewers)
-        wanted = Additions(logprobs=logprobs, token_ids=student.capture_token_ids)
-        return Backend("student", student, self._environ, wanted=wanted)
+        return Additions(logprobs=logprobs, token_ids=student.capture_token_ids)
 
     def _generation(
-        self, chain: PolicyChain, student: Backend, tokenizer: PromptTokenizer | None, bundle_id: str
+        self,
+        equipment: Equipment,
+        student: Backend,
+        chain: PolicyChain,
+        version: Version | None = None,
+        users: Users | None = None,
     ) -> Generation:
+        document = (version or self.version).document
         budget_s = self._config.encoder.latency_budget_s
-        signals = SignalSource(tokenizer=tokenizer, encoder=self.encoder, budget_s=budget_s)
-        return Generation(student, Decider(self._config, chain, signals, student), bundle_id)
+        signals = SignalSource(tokenizer=equipment.tokenizer, encoder=self.encoder, budget_s=budget_s)
+        decider = Decider(self._config, document.routing, chain, signals, student)
+        return Generation(student, decider, document, equipment, self._wanted(chain), users)
 
 
 def _of_bundle(student: StudentConfig, bundle: Bundle, base_url: str | None) -> StudentConfig:
