@@ -76,10 +76,10 @@ class Breaker:
 
     def answered(self, ticket: int) -> int:
         """A stream has begun. A probe has passed with that, long before its end. Returns the ticket for the end."""
-        if self.state != "half_open" or ticket != self._epoch:
+        if ticket != self._epoch or self.state == "closed":
             return ticket
         self.leave(ticket, ok=True)
-        return self._epoch if self.state == "closed" else SPENT
+        return SPENT if ticket == self._epoch else self._epoch
 
     def leave(self, ticket: int, ok: bool | None) -> None:
         """The request of this ticket has ended.

@@ -98,6 +98,6 @@ class TtftAverage:
         """0 before the first stream."""
         now_s = self._clock()
         average_s = self._sum_s / self._weight if self._weight else 0.0
-        faded_s = average_s * 0.5 ** ((now_s - self._at_s) / self._half_life_s)
+        faded_s: float = average_s * 0.5 ** ((now_s - self._at_s) / self._half_life_s)
         oldest_s = next(iter(self._waiting.values()), now_s)
         return max(faded_s, now_s - oldest_s)

@@ -76,7 +76,5 @@ class Routes:
         """The teachers alone, for a draft of the student that is not good enough."""
         return self._of(self._teachers, request, deadline)
 
-    def _of(
-        self, steps: Sequence[Step], request: Affine, deadline: Deadline, *, reason: str | None = None
-    ) -> Attempts:
+    def _of(self, steps: Sequence[Step], request: Affine, deadline: Deadline, *, reason: str | None = None) -> Attempts:
         return Attempts(steps, request, deadline, tools=self._tools, reason=reason)

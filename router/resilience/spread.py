@@ -1,4 +1,4 @@
-"""Which replica gets a request: the least loaded of two, or the one that knows the conversation or the prompt's start."""
+"""Which replica gets a request: the less loaded of two, or the one that knows the conversation or the prompt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ LOAD_BOUND = 1.25
 
 
 class Affine(Protocol):
-    """What of a request can bind it to a replica."""
+    """What of a request matters for the choice of a replica."""
+
+    @property
+    def stream(self) -> bool: ...
 
     def session_key(self) -> bytes | None:
         """The conversation, if the client named it."""
