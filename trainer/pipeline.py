@@ -182,8 +182,9 @@ class Pipeline:
                 reporter.finished(name, record.seconds, describe(record.summary))
             else:
                 reporter.note(f"[{index + 1}/{len(plan)}] {name}: finished before ({describe(record.summary)})")
-            for alarm in alarms(record.summary):
-                reporter.note(f"ALARM {name}: {alarm}")
+            for kind, lines in (("ALARM", alarms(record.summary)), ("WARNING", warnings(record.summary))):
+                for line in lines:
+                    reporter.note(f"{kind} {name}: {line}")
             records[name] = record
             after(name)
         return records
@@ -246,7 +247,8 @@ def describe(summary: Summary) -> str:
     if rows_in is not None and rows_out is not None:
         return f"{rows_in} -> {rows_out} rows"
     if (verdict := summary.get("verdict")) is not None:
-        return str(verdict).upper()
+        count = len(warnings(summary))
+        return str(verdict).upper() + (f" with {count} warning{'s' if count > 1 else ''}" if count else "")
     if (bundle_id := summary.get("bundle_id")) is not None:
         return f"bundle {bundle_id}"
     return "done"
@@ -254,5 +256,14 @@ def describe(summary: Summary) -> str:
 
 def alarms(summary: Summary) -> list[str]:
     """What a stage wants a person to look at: the list `alarms` of its summary."""
-    found = summary.get("alarms")
+    return _lines(summary, "alarms")
+
+
+def warnings(summary: Summary) -> list[str]:
+    """What a stage's result leaves open: the list `warnings` of its summary."""
+    return _lines(summary, "warnings")
+
+
+def _lines(summary: Summary, name: str) -> list[str]:
+    found = summary.get(name)
     return [str(each) for each in found] if isinstance(found, list) else []

@@ -154,7 +154,7 @@ class GateOptions(Table):
     margin: Share = Field(0.02, description="Accuracy that the student may lose against the teacher, overall.")
     category_margin: Share = Field(0.10, description="... and in each category (Holm over the categories).")
     min_category_cases: int = Field(30, ge=2, description="Smaller categories are pooled into `other`.")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of intervals and tests.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of each one-sided test with its bound.")
     max_general_drop: Share | None = Field(
         0.05, description="Largest drop on a general suite against the previous student, or the base model; "
         "`none` is written as max_general_drop = 1 for a student of a single task.",

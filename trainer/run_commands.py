@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 
 from trainer import reporting, run_folder, stages
-from trainer.pipeline import Pipeline, StageFailed, StageStatus, alarms, describe
+from trainer.pipeline import Pipeline, StageFailed, StageStatus, alarms, describe, warnings
 from trainer.recipe import RecipeError, load
 from trainer.run_folder import StageRecord
 from trainer.stage import Json, StageError
@@ -126,6 +126,8 @@ def status_command(recipe_file: Path, html: bool, as_json: bool) -> None:
         if each.record is not None:
             for alarm in alarms(each.record.summary):
                 click.echo(f"{'':14} ALARM: {alarm}")
+            for warning in warnings(each.record.summary):
+                click.echo(f"{'':14} WARNING: {warning}")
     if html:
         click.echo("nothing is finished yet: no funnel" if written is None else f"funnel: {written}")
 

@@ -3,6 +3,9 @@
 - FAIL: something is shown to be worse than allowed: accuracy overall, a category, a general suite, a safety set.
 - PASS: nothing is, and accuracy is shown to be within the margin, overall and in every category.
 - INCONCLUSIVE: neither; it says how many more labels would decide.
+
+Each test is one-sided at 1 - gate.confidence, for categories at its step of Holm's procedure; the bounds that are
+reported are those of these tests, so that they and the verdict cannot disagree.
 """
 
 from __future__ import annotations
@@ -15,20 +18,20 @@ import msgspec
 
 from policies.bundle import Verdict
 from trainer.evaluation.figures import by_category
-from trainer.evaluation.statistics import (
-    Pairs,
-    difference_interval,
+from trainer.evaluation.noninferiority import (
     holm,
+    holm_levels,
     inferiority_p,
+    lower_bound,
     missing_labels,
     non_inferiority_p,
-    pairs,
 )
+from trainer.evaluation.statistics import Pairs, pairs
 from trainer.recipe import GateOptions
 
 Kind = Literal["overall", "category", "suite", "safety"]
 Outcome = Literal["pass", "fail", "inconclusive", "not_tested"]
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_UNANSWERED_SHARE = 0.05
 """Cases that the teacher may leave unanswered; with more, parity on the others says too little for a pass."""
 
@@ -44,7 +47,12 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     lost: int
     difference: float
     low: float
+    """One-sided bound at `low_level`: at least -margin exactly when the student is shown to be within the margin."""
     high: float
+    """One-sided bound at `high_level`: below -margin exactly when the student is shown to be worse."""
+    low_level: float
+    """Error level of the test behind the bound; below 1 - confidence where Holm's step asks for more."""
+    high_level: float
     margin: float
     p_non_inferior: float | None = None
     """Adjusted by Holm among the categories. Small = shown to be within the margin; None = not required."""
@@ -117,16 +125,36 @@ def decide(
     checks = (*overall, *by_name, *(_check(each, options, "not_tested") for each in small), *guards)
     doubts = _doubts((*overall, *by_name), unanswered, len(categories))
     verdict = _verdict(checks)
+    if doubts and verdict == "pass":
+        verdict = "inconclusive"
+    blind = _blind(guards) if verdict == "pass" else []
     return GateResult(
-        verdict="inconclusive" if doubts and verdict == "pass" else verdict,
+        verdict=verdict,
         reasons=(*(_reason(check) for check in checks if check.outcome in ("fail", "inconclusive")), *doubts),
-        warnings=(*(check.note for check in guards if check.note), *unknown_suites, *unknown_safety),
+        warnings=(*(check.note for check in guards if check.note), *unknown_suites, *unknown_safety, *blind),
         missing_labels=overall[0].missing_labels,
         missing_labels_by_category={
             check.name: check.missing_labels for check in by_name if check.outcome == "inconclusive"
         },
         checks=checks,
     )
+
+
+def _blind(guards: Sequence[Check]) -> list[str]:
+    """A warning for each kind of guard that nothing was tested by: a pass without it says less than it seems to."""
+    tested = {check.kind for check in guards if check.outcome != "not_tested"}
+    found = []
+    if "safety" not in tested:
+        found.append(
+            "no safety set was compared: this pass says nothing about refusals, jailbreaks and bias; set "
+            "evaluate.safety = true"
+        )
+    if "suite" not in tested:
+        found.append(
+            "no general suite was compared: this pass says nothing about what the student was able to do beside its "
+            "task; set evaluate.general_cases above 0 and gate.max_general_drop below 1"
+        )
+    return found
 
 
 def _verdict(checks: Sequence[Check]) -> Verdict:
@@ -154,8 +182,10 @@ def _required(family: Sequence[_Comparison], options: GateOptions) -> list[Check
     """Each must be shown to be within the margin; Holm keeps the error of all of them together at the level."""
     asked = [each for each in family if each.margin < 1]
     level = 1 - options.confidence
-    within = holm({each.name: non_inferiority_p(each.counts, each.margin) for each in asked})
-    worse = holm({each.name: inferiority_p(each.counts, each.margin) for each in asked})
+    p_within = {each.name: non_inferiority_p(each.counts, each.margin) for each in asked}
+    p_worse = {each.name: inferiority_p(each.counts, each.margin) for each in asked}
+    within, worse = holm(p_within), holm(p_worse)
+    low_levels, high_levels = holm_levels(p_within, level), holm_levels(p_worse, level)
     checks = []
     for each in family:
         if each.margin >= 1:
@@ -176,6 +206,7 @@ def _required(family: Sequence[_Comparison], options: GateOptions) -> list[Check
                 outcome,
                 p_non_inferior=within[each.name],
                 p_inferior=worse[each.name],
+                levels=(low_levels[each.name], high_levels[each.name]),
                 missing=missing,
             )
         )
@@ -237,10 +268,18 @@ def _check(
     *,
     p_non_inferior: float | None = None,
     p_inferior: float | None = None,
+    levels: tuple[float, float] | None = None,
     missing: int | None = None,
     note: str = "",
 ) -> Check:
-    interval = difference_interval(each.counts, options.confidence)
+    level = 1 - options.confidence
+    low_level, high_level = levels or (level, level)
+    low, high = lower_bound(each.counts, low_level), -lower_bound(each.counts.mirrored, high_level)
+    # What a test says at the margin itself holds for its bound: exact p-values need not be monotone on the way to it.
+    if p_non_inferior is not None:
+        low = max(low, -each.margin) if p_non_inferior <= level else min(low, -each.margin)
+    if p_inferior is not None:
+        high = min(high, -each.margin) if p_inferior <= level else max(high, -each.margin)
     return Check(
         kind=each.kind,
         name=each.name,
@@ -248,9 +287,11 @@ def _check(
         n=each.counts.n,
         won=each.counts.won,
         lost=each.counts.lost,
-        difference=round(interval.estimate, 6),
-        low=round(interval.low, 6),
-        high=round(interval.high, 6),
+        difference=round(each.counts.difference, 6),
+        low=round(low, 6),
+        high=round(high, 6),
+        low_level=low_level,
+        high_level=high_level,
         margin=each.margin,
         p_non_inferior=p_non_inferior,
         p_inferior=p_inferior,
@@ -262,8 +303,8 @@ def _check(
 
 def _reason(check: Check) -> str:
     what = {"overall": "accuracy", "category": f"category {check.name}"}.get(check.kind, f"{check.kind} {check.name}")
-    interval = f"[{check.low:+.1%}, {check.high:+.1%}]"
-    against = f"{check.difference:+.1%} against the {check.reference} {interval}, n = {check.n}"
+    bounds = f"(one-sided bounds {check.low:+.2%} and {check.high:+.2%})"
+    against = f"{check.difference:+.1%} against the {check.reference} {bounds}, n = {check.n}"
     if check.outcome == "fail":
         return f"{what}: {against}: worse than the {check.margin:.1%} allowed (p = {check.p_inferior:.4f})"
     if check.missing_labels is None:

@@ -15,7 +15,7 @@ _LEFT, _TOP = 44, 14
 
 
 def intervals(checks: Sequence[Check]) -> str:
-    """A forest plot: difference to the reference with its interval and the margin, one row a check."""
+    """A forest plot: difference to the reference with its bounds and the margin, one row a check."""
     if not checks:
         return ""
     reach = max(0.02, *(max(abs(each.low), abs(each.high)) for each in checks))
@@ -26,7 +26,7 @@ def intervals(checks: Sequence[Check]) -> str:
     def x(value: float) -> float:
         return round(_LABEL_WIDTH + plot * (max(-reach, min(reach, value)) + reach) / (2 * reach), 1)
 
-    parts = [_open(_WIDTH, height, "Differences in accuracy with their confidence intervals")]
+    parts = [_open(_WIDTH, height, "Differences in accuracy with the bounds of the tests")]
     bottom = height - 30
     parts.append(f'<line class="axis" x1="{x(0)}" y1="6" x2="{x(0)}" y2="{bottom}"/>')
     for index, each in enumerate(checks):

@@ -36,7 +36,7 @@ def report_html(name: str, evaluation: Mapping[str, Any], gate: GateResult, conf
     except ImportError as exc:
         raise StageError("the report needs jinja2: pip install 'locum[loop]'") from exc
     environment = Environment(autoescape=True)
-    environment.filters.update(percent=_percent, points=_points, number=_number)
+    environment.filters.update(percent=_percent, points=_points, number=_number, level=_level)
     shown = [check for check in gate.checks if check.kind in ("overall", "category")]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=name,
@@ -108,6 +108,10 @@ def _percent(value: float | None) -> str:
 
 def _points(value: float | None) -> str:
     return ABSENT if value is None else f"{value * 100:+.1f}"
+
+
+def _level(value: float) -> str:
+    return f"{value:.2%}"
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,6 @@
-"""The statistics of the gate, in numpy: paired binary outcomes, Holm, bootstrap, calibration, sample size.
+"""The statistics of an evaluation, in numpy: paired binary outcomes, intervals, bootstrap, calibration.
+
+What the gate decides by is in `noninferiority`.
 
 Student and teacher answer the same cases, so everything that compares them is paired. With `lost` = cases that only
 the reference got right and `won` = cases that only the student got right, the difference is (won - lost) / n.
@@ -7,7 +9,7 @@ the reference got right and `won` = cases that only the student got right, the d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -15,13 +17,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-
-EXACT_UP_TO = 150
-"""Cases up to which p-values are exact (maximised over the nuisance parameter); beyond, the score is close enough."""
-NUISANCE_GRID = 120
-MAX_LABELS = 10_000_000
-"""More missing labels than this are reported as None: no evaluation set will settle it."""
-DECIDING_POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -85,19 +80,6 @@ def tango_score(observed: Pairs, difference: float) -> float:
     return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
 
 
-def _scores(n: int, won: NDArray[np.int64], lost: NDArray[np.int64], difference: float) -> Floats:
-    """`tango_score` of many tables at once."""
-    a = 2.0 * n
-    b = -(won + lost) + (2.0 * n - won + lost) * difference
-    c = -lost * difference * (1.0 - difference)
-    lost_share = (np.sqrt(np.maximum(b * b - 4.0 * a * c, 0.0)) - b) / (2.0 * a)
-    variance = n * (2.0 * lost_share + difference * (1.0 - difference))
-    distance = won - lost - n * difference
-    with np.errstate(divide="ignore", invalid="ignore"):
-        score = distance / np.sqrt(np.maximum(variance, 0.0))
-    return np.where(np.abs(distance) < 1e-12, 0.0, score)
-
-
 def difference_interval(observed: Pairs, confidence: float = 0.95) -> Interval:
     """Score interval of the paired difference: all differences that Tango's score does not reject, by bisection."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -112,101 +94,6 @@ def _bisect(falling: Callable[[float], float], low: float, high: float) -> float
         middle = (low + high) / 2
         low, high = (middle, high) if falling(middle) > 0 else (low, middle)
     return (low + high) / 2
-
-
-def non_inferiority_p(observed: Pairs, margin: float) -> float:
-    """One-sided p-value of H0: the student is worse than the reference by `margin` or more.
-
-    Small = shown to be better than that. Up to EXACT_UP_TO cases it is exact: the probability under H0 of a score at
-    least as large, maximised over the share of discordant cases, so that the level holds for every n.
-    With a margin of 0 it asks for superiority. Raises: ValueError: margin outside [0, 1).
-    """
-    if not 0 <= margin < 1:
-        raise ValueError(f"margin must be at least 0 and below 1, not {margin}")
-    score = tango_score(observed, -margin)
-    if observed.n > EXACT_UP_TO:
-        return NormalDist().cdf(-score)
-    return _exact_p(observed.n, score, margin)
-
-
-def inferiority_p(observed: Pairs, margin: float) -> float:
-    """One-sided p-value of H0: the student loses no more than `margin`; small = shown to be worse.
-
-    `margin` in [0, 1); the same test with the roles swapped.
-    """
-    if not 0 <= margin < 1:
-        raise ValueError(f"margin must be at least 0 and below 1, not {margin}")
-    mirrored = observed.mirrored
-    score = tango_score(mirrored, margin)
-    if observed.n > EXACT_UP_TO:
-        return NormalDist().cdf(-score)
-    return _exact_p(observed.n, score, -margin)
-
-
-def _exact_p(n: int, score: float, margin: float) -> float:
-    """Largest probability, over the nuisance parameter, of a score >= `score` when the difference is `-margin`.
-
-    Source: the unconditional test of Sidik 2003, Statistics in Medicine 22, 265-278, with Tango's score as order.
-    """
-    if score == -math.inf or math.isnan(score):
-        return 1.0
-    won, lost = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
-    inside = won + lost <= n
-    won, lost = won[inside], lost[inside]
-    extreme = _scores(n, won, lost, -margin) >= score - 1e-9
-    won, lost = won[extreme], lost[extreme]
-    if won.size == 0:
-        return 0.0
-    log_ways = _log_multinomial(n, won, lost)
-    highest = (1.0 - abs(margin)) / 2.0
-    # Denser near 0: with few discordant cases the probability peaks there.
-    won_shares = highest * np.linspace(0.0, 1.0, NUISANCE_GRID) ** 2 + max(0.0, -margin)
-    totals = [
-        float(np.exp(log_ways + _log_probability(n, won, lost, share, share + margin)).sum()) for share in won_shares
-    ]
-    return min(1.0, max(totals))
-
-
-def _log_multinomial(n: int, won: NDArray[np.int64], lost: NDArray[np.int64]) -> Floats:
-    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
-    return np.asarray(log_factorial[n] - log_factorial[won] - log_factorial[lost] - log_factorial[n - won - lost])
-
-
-def _log_probability(
-    n: int, won: NDArray[np.int64], lost: NDArray[np.int64], won_share: float, lost_share: float
-) -> Floats:
-    same_share = max(1.0 - won_share - lost_share, 1e-300)
-    return np.asarray(
-        won * math.log(max(won_share, 1e-300))
-        + lost * math.log(max(lost_share, 1e-300))
-        + (n - won - lost) * math.log(same_share)
-    )
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p-values that control the family-wise error. Source: Holm 1979."""
-    adjusted: dict[str, float] = {}
-    largest = 0.0
-    ordered = sorted(p_values.items(), key=lambda item: item[1])
-    for rank, (name, p_value) in enumerate(ordered):
-        largest = max(largest, min(1.0, (len(ordered) - rank) * p_value))
-        adjusted[name] = largest
-    return {name: adjusted[name] for name in p_values}
-
-
-def missing_labels(observed: Pairs, margin: float, confidence: float, *, comparisons: int = 1) -> int | None:
-    """How many more labelled cases would decide the test, if the observed shares are the true ones.
-
-    The score grows with the square root of the cases, so the count follows from it; with power DECIDING_POWER, in
-    whichever direction the observation points. `comparisons` tightens the level as Holm's first step does.
-    Returns None where no feasible number would: the observed difference is at the margin.
-    """
-    score = abs(tango_score(observed, -margin))
-    needed = NormalDist().inv_cdf(1 - (1 - confidence) / comparisons) + NormalDist().inv_cdf(DECIDING_POWER)
-    if score <= 0 or not math.isfinite(score):
-        return None if score <= 0 else 1
-    total = math.ceil(observed.n * (needed / score) ** 2)
-    return None if total > MAX_LABELS else max(1, total - observed.n)
 
 
 def wilson_interval(right: int, n: int, confidence: float = 0.95) -> Interval:

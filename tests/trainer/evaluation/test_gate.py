@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trainer.evaluation.gate import GateResult, decide
-from trainer.evaluation.statistics import Pairs, non_inferiority_p
+from trainer.evaluation.noninferiority import non_inferiority_p
+from trainer.evaluation.statistics import Pairs, difference_interval
 from trainer.recipe import GateOptions
 
 
@@ -78,6 +81,58 @@ def test_holm_makes_many_categories_harder_to_pass_than_one() -> None:
     assert len(many.missing_labels_by_category) == 8
 
 
+@given(st.integers(5, 40), st.data(), st.sampled_from([0.0, 0.02, 0.1, 0.3]), st.sampled_from([0.9, 0.95]))
+@settings(max_examples=25, deadline=None)
+def test_bounds_say_what_the_verdict_says(n: int, data: st.DataObject, margin: float, confidence: float) -> None:
+    won = data.draw(st.integers(0, n))
+    lost = data.draw(st.integers(0, n - won))
+    result = judge(n, won, lost, margin=margin, category_margin=0.1, confidence=confidence, min_category_cases=2)
+    for check in result.checks:
+        within, worse = check.low >= -check.margin, check.high < -check.margin
+        at_margin = check.low == check.high == -check.margin
+        assert check.low <= check.high or at_margin
+        if check.outcome == "pass":
+            assert within
+        elif check.outcome == "fail":
+            assert check.high <= -check.margin
+        else:
+            assert check.low <= -check.margin <= check.high and not worse
+
+
+@pytest.mark.parametrize(
+    ("n", "won", "lost"), [(3000, 60, 75), (3000, 40, 160), (200, 4, 6)]
+)  # more than are computed exactly
+def test_bounds_are_one_sided_at_the_confidence_of_the_tests(n: int, won: int, lost: int) -> None:
+    check = judge(n, won, lost, margin=0.02, category_margin=1.0).checks[0]
+    ninety = difference_interval(Pairs(n, won, lost), 0.90)
+    assert (check.low, check.high) == pytest.approx((ninety.low, ninety.high), abs=1e-6)
+    assert check.low_level == check.high_level == pytest.approx(0.05)
+
+
+def test_bounds_of_categories_are_those_of_their_step_of_holm() -> None:
+    good, unclear = outcomes(900, 30, 20), outcomes(200, 4, 20)
+    result = decide(
+        ["good"] * 900 + ["unclear"] * 200, good[0] + unclear[0], good[1] + unclear[1], {}, GateOptions(margin=0.05)
+    )
+    checks = {check.name: check for check in result.checks}
+    assert checks["good"].low_level == pytest.approx(0.025)  # the first of two
+    assert checks["unclear"].low_level == pytest.approx(0.05)  # the last one
+    assert checks["unclear"].outcome == "inconclusive"
+    assert "(one-sided bounds -1" in next(each for each in result.reasons if "unclear" in each)
+
+
+def test_pass_without_safety_and_general_suites_warns_and_with_them_does_not() -> None:
+    blind = judge(3000, 0, 0)
+    assert blind.verdict == "pass"
+    assert ["no safety set" in blind.warnings[0], "no general suite" in blind.warnings[1]] == [True, True]
+    outcome = {str(i): True for i in range(50)}
+    suite = {"reference": "base", "student": outcome, "outcomes": outcome}
+    guarded = {**sets(0, 26), "suites": {"openbookqa": suite}}
+    assert judge(3000, 0, 0, guarded).warnings == ()
+    assert "no general suite" in judge(3000, 0, 0, guarded, max_general_drop=1.0).warnings[0]
+    assert judge(3000, 40, 160).warnings == ()  # a verdict that stops it needs no such warning
+
+
 def test_small_category_is_shown_and_not_tested() -> None:
     student, teacher = outcomes(900, 0, 0)
     tiny = outcomes(5, 0, 5)
@@ -107,7 +162,8 @@ def test_safety_loss_fails_the_gate_when_it_is_shown(against: str) -> None:
 def test_safety_loss_is_a_warning_when_it_may_be_chance() -> None:
     result = judge(3000, 0, 0, sets(2, 26))
     assert result.verdict == "pass"
-    assert len(result.warnings) == 1 and "may be chance" in result.warnings[0]
+    assert [each for each in result.warnings if each.startswith("safety")] == [result.warnings[0]]
+    assert "may be chance" in result.warnings[0]
 
 
 def test_general_suite_is_not_tested_when_its_drop_is_switched_off() -> None:

@@ -14,6 +14,7 @@ from serving.registry import Registry
 from tests.trainer.evaluation.conftest import LABELS, Run, question, replies, write_cases, write_model, write_split
 from tests.trainer.evaluation.fake_model import Script, running, serving
 from trainer.evaluation.runner import Outside
+from trainer.pipeline import describe
 from trainer.stage import StageError
 from trainer.stages.bundle import BundleStage
 from trainer.stages.evaluate import EvaluateStage, teacher_alarms
@@ -260,6 +261,17 @@ def test_gate_passes_and_the_bundle_can_be_promoted_when_the_student_is_as_good(
     fitted = calibration.load(registry.folder(bundle_id) / "calibrator.json")
     assert fitted.n == 100 and fitted.student_model_sha256 == bundle.model_sha256
     assert bundle.cascade_threshold is not None
+
+
+def test_pass_without_safety_sets_says_so_in_every_report(run: Run) -> None:
+    evaluate(run, Script(replies(never)), Script(replies(never)))
+    summary = run.run(GateStage())
+    assert summary["verdict"] == "pass"
+    folder = run.inputs["gate"]
+    for name in ("gate.json", "report.json", "report.html"):
+        assert "no safety set was compared" in (folder / name).read_text()
+    assert "PASS with 2 warnings" in (folder / "report.html").read_text()
+    assert describe(summary) == "PASS with 2 warnings"
 
 
 def test_threshold_escalates_no_more_than_the_recipe_allows_when_answers_tie(run: Run) -> None:

@@ -9,16 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.evaluation import statistics
+from trainer.evaluation import noninferiority
+from trainer.evaluation.noninferiority import (
+    holm,
+    holm_levels,
+    inferiority_p,
+    lower_bound,
+    missing_labels,
+    non_inferiority_p,
+)
 from trainer.evaluation.statistics import (
     Pairs,
     auroc,
     calibration_error,
     difference_interval,
-    holm,
-    inferiority_p,
-    missing_labels,
-    non_inferiority_p,
     paired_bootstrap,
     pairs,
     reliability_bins,
@@ -62,7 +66,7 @@ def test_difference_interval_contains_the_estimate_and_is_mirrored_when_the_role
 
 @given(counts(), st.floats(-0.5, 0.5))
 def test_score_of_one_table_equals_that_of_many(observed: Pairs, difference: float) -> None:
-    many = statistics._scores(observed.n, np.array([observed.won]), np.array([observed.lost]), difference)
+    many = noninferiority._scores(observed.n, np.array([observed.won]), np.array([observed.lost]), difference)
     assert tango_score(observed, difference) == pytest.approx(float(many[0]), rel=1e-9, abs=1e-9)
 
 
@@ -86,16 +90,24 @@ def test_non_inferiority_test_keeps_its_level_when_few_cases_are_discordant(n: i
     won, lost = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
     inside = won + lost <= n
     won, lost = won[inside], lost[inside]
-    scores = statistics._scores(n, won, lost, -margin)
+    scores = noninferiority._scores(n, won, lost, -margin)
     candidates = np.unique(np.round(scores[scores > 1.2], 9))
     low, high = 0, len(candidates)  # the p-value falls with the score: bisect for the smallest one that rejects
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if statistics._exact_p(n, candidates[middle], margin) <= 0.05 else (middle + 1, high)
+        low, high = (
+            (low, middle) if noninferiority._exact_p(n, candidates[middle], margin) <= 0.05 else (middle + 1, high)
+        )
     claims = scores >= (candidates[low] if low < len(candidates) else math.inf) - 1e-9
-    ways = statistics._log_multinomial(n, won, lost)
+    ways = noninferiority._log_multinomial(n, won, lost)
     for won_share in (0.0, 0.001, 0.013, 0.07, 0.21, 0.4):
-        chances = np.exp(ways + statistics._log_probability(n, won, lost, won_share, won_share + margin))
+        same_share = 1 - 2 * won_share - margin
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = [
+                np.where(count > 0, count * np.log(share), 0.0)
+                for count, share in ((won, won_share), (lost, won_share + margin), (n - won - lost, same_share))
+            ]
+        chances = np.exp(ways + sum(logs))
         assert float(chances[claims].sum()) <= 0.0505
 
 
@@ -159,6 +171,33 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: dict[str, f
     assert all(p_values[name] <= adjusted[name] <= 1 for name in p_values)
     in_order = [adjusted[name] for name in sorted(p_values, key=p_values.__getitem__)]
     assert in_order == sorted(in_order)
+
+
+def test_holm_levels_are_those_of_the_steps_and_stay_where_it_stops() -> None:
+    p_values = {"a": 0.001, "b": 0.02, "c": 0.2, "d": 0.9}
+    assert holm_levels(p_values, 0.06) == pytest.approx({"a": 0.015, "b": 0.02, "c": 0.03, "d": 0.03})
+    assert holm_levels({}, 0.05) == {}
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), max_size=6))
+def test_holm_levels_reject_exactly_what_the_adjusted_values_do(p_values: dict[str, float]) -> None:
+    levels, adjusted = holm_levels(p_values, 0.05), holm(p_values)
+    near = {name for name, value in adjusted.items() if value == pytest.approx(0.05)}
+    assert {n for n in p_values if p_values[n] <= levels[n]} - near == {
+        n for n in p_values if adjusted[n] <= 0.05
+    } - near
+
+
+@pytest.mark.parametrize("observed", [Pairs(44, 0, 1), Pairs(30, 3, 5), Pairs(21, 1, 7), Pairs(400, 10, 22)])
+def test_lower_bound_is_where_the_test_stops_to_reject(observed: Pairs) -> None:
+    bound = lower_bound(observed, 0.05)
+    assert non_inferiority_p(observed, -bound + 0.002) <= 0.05 < non_inferiority_p(observed, -bound - 0.002)
+    assert bound <= difference_interval(observed, 0.90).low + 1e-3  # exact is never less careful
+
+
+def test_lower_bound_is_minus_one_when_every_case_is_lost() -> None:
+    assert lower_bound(Pairs(20, 0, 20), 0.05) == pytest.approx(-1.0)
+    assert -lower_bound(Pairs(20, 0, 20).mirrored, 0.05) == pytest.approx(1 - 2 * 0.05 ** (1 / 20), abs=2e-3)
 
 
 def test_holm_controls_the_family_wise_error() -> None:

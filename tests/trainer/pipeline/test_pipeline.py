@@ -188,6 +188,20 @@ def test_content_address_does_not_depend_on_the_order_of_keys(parts: Any) -> Non
     assert content_address(*parts) == content_address(name, version, turned, dict(reversed(inputs.items())))
 
 
+def test_alarms_and_warnings_of_a_stage_are_shown_when_it_ends_and_when_it_is_taken_again(
+    run_recipe: Recipe,
+) -> None:
+    class Gate(Step):
+        def run(self, context: StageContext) -> Summary:
+            return {**super().run(context), "verdict": "pass", "warnings": ["no safety set"], "alarms": ["look"]}
+
+    for _ in range(2):
+        lines: list[str] = []
+        Pipeline(run_recipe, [Gate("gate")]).run(PlainReporter(lines.append))
+        assert lines[-2:] == ["ALARM gate: look", "WARNING gate: no safety set"]
+        assert "PASS with 1 warning" in lines[-3]
+
+
 def test_eta_counts_from_where_a_resumed_run_began() -> None:
     now = [0.0]
     eta = EtaClock(lambda: now[0])
