@@ -9,6 +9,7 @@ from pydantic import Field, StrictBool, StrictInt, ValidationError, ValidationIn
 
 from router.addresses import plain_http_url
 from router.config.base import EnvName, ModelName, Price, Seconds, Table, WrongKey, env_name, model_name
+from router.config.resilience import FallbackTeacherConfig, ReplicaConfig, Spread
 from serving.options import VllmOptions, VllmSettings
 
 
@@ -73,11 +74,36 @@ def _check_registry(student: dict[str, Any], vllm: Any) -> None:
         raise WrongKey("tokenizer", "excludes student.registry: every bundle has its own; remove one of them")
 
 
-class StudentConfig(BackendConfig):
-    """The student: a remote URL, or vLLM launched and supervised with `[student.vllm]`, there with a model of its own
-    or with the promoted bundle of a registry."""
+def _check_replicas(student: dict[str, Any]) -> None:
+    """Raises: WrongKey."""
+    for key, table in (("base_url", "base_url"), ("vllm", "[student.vllm]"), ("registry", "registry")):
+        if student.get(key):
+            raise WrongKey(key, f"excludes [[student.replicas]]: remove {table}, or the replicas")
 
-    base_url: str = Field("", description="The student's endpoint; leave out with `[student.vllm]`.")
+
+def _check_names(names: list[str], key: str) -> None:
+    """Raises: WrongKey."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise WrongKey(f"{key}.name", f"{name!r} names two of them; give each its own")
+
+
+class StudentConfig(BackendConfig):
+    """The student: one or several URLs, or vLLM launched and supervised with `[student.vllm]`, there with a model of
+    its own or with the promoted bundle of a registry."""
+
+    base_url: str = Field(
+        "", description="The student's endpoint; leave out with `[student.vllm]` or `[[student.replicas]]`."
+    )
+    replicas: tuple[ReplicaConfig, ...] = Field(
+        (), description="Several endpoints that serve the same student; requests are spread over them."
+    )
+    spread: Spread = Field(
+        "session",
+        description="Which replica gets a request: `least_loaded`; `session`, the one that has the conversation "
+        "(`router.session`) already; `prefix`, the one that has seen the beginning of the prompt. A replica with "
+        "more than its share of the load is passed over; without a session the less loaded of two is taken.",
+    )
     registry: str | None = Field(
         None,
         min_length=1,
@@ -103,12 +129,19 @@ class StudentConfig(BackendConfig):
     def _endpoint_of_the_child(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        if data.get("replicas"):
+            _check_replicas(data)
+            first = data["replicas"][0] if isinstance(data["replicas"], list | tuple) else None
+            return {**data, "base_url": first.get("base_url") if isinstance(first, dict) else PLACEHOLDER_URL}
         vllm = data.get("vllm")
         if vllm is None:
             if data.get("registry"):
                 raise WrongKey("registry", "needs a [student.vllm] table, which says how its bundles are served")
             if not data.get("base_url"):
-                raise WrongKey("base_url", "is missing: give the student's endpoint, or a [student.vllm] table")
+                raise WrongKey(
+                    "base_url",
+                    "is missing: give the student's endpoint, a [student.vllm] table, or [[student.replicas]]",
+                )
             return data
         if data.get("base_url"):
             raise WrongKey("base_url", "excludes [student.vllm]: remove one of them")
@@ -128,6 +161,25 @@ class StudentConfig(BackendConfig):
             "context_window_tokens": data.get("context_window_tokens", options.context_window_tokens),
         }
 
+    @model_validator(mode="after")
+    def _distinct_replicas(self) -> StudentConfig:
+        _check_names([name for name, _ in self.endpoints()], "replicas")
+        return self
+
+    def endpoints(self) -> list[tuple[str, StudentConfig]]:
+        """(name, configuration) of each endpoint that serves this student."""
+        if not self.replicas:
+            return [("student", self)]
+        return [
+            (
+                replica.name or f"student-{number}",
+                self.model_copy(
+                    update={"base_url": replica.base_url, "api_key_env": replica.api_key_env or self.api_key_env}
+                ),
+            )
+            for number, replica in enumerate(self.replicas, 1)
+        ]
+
     @property
     def model_folder(self) -> Path | None:
         """Of the model that `[student.vllm]` names."""
@@ -146,3 +198,20 @@ class TeacherConfig(BackendConfig):
     distillation: Literal["allowed", "conditional", "denied"] = Field(
         "denied", description="Whether the teacher's licence allows training on its answers."
     )
+    fallbacks: tuple[FallbackTeacherConfig, ...] = Field(
+        (), description="Further teachers in order; each is asked when those before it cannot answer."
+    )
+
+    @model_validator(mode="after")
+    def _distinct_teachers(self) -> TeacherConfig:
+        _check_names([name for name, _ in self.in_order()], "fallbacks")
+        return self
+
+    def in_order(self) -> list[tuple[str, TeacherConfig]]:
+        """(name, configuration) of each teacher, the first one first."""
+        teachers = [("teacher", self)]
+        for number, fallback in enumerate(self.fallbacks, 2):
+            own = fallback.model_dump(exclude={"name"})
+            changes = {**own, "context_window_tokens": None, "fallbacks": ()}
+            teachers.append((fallback.name or f"teacher-{number}", self.model_copy(update=changes)))
+        return teachers
