@@ -114,6 +114,8 @@ class Config(Table):
             ("student.api_key_env", self.student.api_key_env),
             ("teacher.api_key_env", self.teacher.api_key_env),
             ("student.vllm.api_key_env", self.student.vllm.api_key_env if self.student.vllm else None),
+            *((f"student.replicas.{n}.api_key_env", r.api_key_env) for n, r in enumerate(self.student.replicas)),
+            *((f"teacher.fallbacks.{n}.api_key_env", t.api_key_env) for n, t in enumerate(self.teacher.fallbacks)),
             ("auth.keys_env", self.auth.keys_env if self.auth else None),
             ("auth.admin_key_env", self.auth.admin_key_env if self.auth else None),
             ("state.password_env", self.state.password_env),
