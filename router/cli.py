@@ -11,6 +11,7 @@ COMMANDS = {
     "check": "router.commands:check",
     "explain": "router.commands:explain",
     "demo": "serving.demo.command:demo",
+    "keys": "router.admission.commands:keys",
     "student": "serving.commands:student",
     "log": "router.log.commands:log",
     "loadtest": "loadtests.commands:loadtest",

@@ -68,8 +68,8 @@ class TenantConfig(Table):
     budget_usd_per_month: Amount | None = Field(None, description="What may be spent in a calendar month (UTC).")
     on_budget_spent: Literal["refuse", "student_only"] | None = Field(
         None,
-        description="`refuse` (the default): 429 with the code `insufficient_quota`. `student_only`: the teacher is used no "
-        "more, and the student answers what a policy wanted it for, with `x-router-degraded: budget_spent`.",
+        description="`refuse` (the default): 429 with the code `insufficient_quota`. `student_only`: the teacher is "
+        "used no more, and the student answers what a policy wanted it for, with `x-router-degraded: budget_spent`.",
     )
     allowed_models: tuple[str, ...] | None = Field(
         None, min_length=1, description="Model names that may be asked for; default: all."
