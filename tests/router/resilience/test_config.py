@@ -106,5 +106,5 @@ def test_wrong_replicas_are_refused_by_their_key(text: str, message: str) -> Non
     ],
 )
 def test_wrong_limits_are_refused_by_their_key(table: str, key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"resilience\.{table}\.{key.split()[0]}"):
+    with pytest.raises(ConfigError, match=rf"resilience\.{table}\.{key.split(maxsplit=1)[0]}"):
         parse(f"{STUDENT}{TEACHER}[resilience.{table}]\n{key}\n")
