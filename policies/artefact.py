@@ -5,8 +5,10 @@ No pickle: loading a policy's weights must not run code.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,25 +48,43 @@ def read(path: Path, kind: type[T]) -> T:
 
 def write(path: Path, artefact: msgspec.Struct) -> str:
     """Write an artefact with its hash, and return the hash."""
+    content, sha256 = encoded(artefact)
+    replace_file(path, content)
+    return sha256
+
+
+def encoded(artefact: msgspec.Struct) -> tuple[bytes, str]:
+    """The file of an artefact, and the hash in it."""
     fields: dict[str, Any] = msgspec.to_builtins(artefact, str_keys=True)
     sha256 = digest(fields)
     text = msgspec.json.format(msgspec.json.encode({"sha256": sha256, **fields}), indent=1)
-    replace_file(path, text + b"\n")
-    return sha256
+    return text + b"\n", sha256
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file, with its folder. A reader sees the old file or the new one, never a part. Raises: OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    replace_files({path: content})
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: each is complete on the disk before the first takes its place.
+
+    Raises: OSError: for example a full disk; the files are the old ones.
+    """
+    unfinished = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in unfinished.items():
+            temporary.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        for temporary in unfinished.values():
+            with contextlib.suppress(NotADirectoryError):
+                temporary.unlink(missing_ok=True)
 
 
 def digest(fields: dict[str, Any]) -> str:

@@ -52,8 +52,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None = None
     usage: Usage | None = None
     cost_usd: float | None = None
-    """What the draft cost; part of the record's `cost_usd` as well, unless that is unknown: when the client leaves while
-    the teacher is asked, this is all that is known."""
+    """What the draft cost; part of the record's `cost_usd` as well, unless that is unknown. When the client leaves
+    while the teacher is asked, it is all that is known."""
     escalated: bool = False
     review: RouteDecision | None = None
     """The decision of the reviewing policy, with score and threshold; None when all of them abstained."""

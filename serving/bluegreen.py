@@ -1,8 +1,10 @@
 """Blue/green: the promoted bundle is served by a vLLM of its own before the old one is let go.
 
-The gateway's configuration names a registry; `StudentSwitch` follows the registry's pointer. A change starts a second
-vLLM on the other of two ports, waits until it is ready and has answered one request, hands it to the gateway, and stops
-the old one when its requests have ended. Nothing that fails on the way touches the one that serves.
+The gateway's configuration names a registry; `StudentSwitch` follows the registry's pointer. A change verifies the
+files of the new bundle, starts a second vLLM on the other of two ports, waits until it is ready and has answered one
+request, hands it to the gateway, and stops the old one when its requests have ended. Nothing that fails on the way
+touches the one that serves. Where none serves, as at a start, a bundle that is damaged or does not start gives way to
+the one before; with none left the teacher answers, as with an empty registry.
 
 **Memory**: during a promotion two vLLM run at once. A GPU must have room for both (`gpu_memory_utilization` at most
 0.45, where vLLM's default is 0.9), a machine without one for twice weights and KV cache; and both share the cores of
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -23,20 +26,16 @@ from typing import Self
 import msgspec
 
 from policies.bundle import Bundle
-from serving.errors import LaunchError, ProcessFailed, RegistryError, ServingError
+from serving.errors import ProcessFailed, RegistryError, ServingError
 from serving.options import VllmOptions, VllmSettings
 from serving.pointer import Pointer
 from serving.registry import Registry
 from serving.standby import OneTokenRequest, free_port, options_for, same_server
 from serving.student import StudentProcess
 from serving.supervisor import Event, Observer, State, Supervisor
-from serving.switch_state import Phase, SwitchState, own, read_state, write_state
+from serving.switch_state import Phase, SwitchState, become_owner, read_state, write_state
 
 logger = logging.getLogger(__name__)
-
-POLL_INTERVAL_S = 0.25
-OWNER_WAIT_S = 2.0
-"""Whoever asks whether a gateway runs holds its lock for a moment."""
 
 NOTHING_PROMOTED = "no bundle has been promoted; `locum student promote ID` does it"
 
@@ -47,6 +46,15 @@ Launch = Callable[[VllmOptions, Observer], Supervisor]
 """A supervised process, checked but not started. Raises: ServingError."""
 Warm = Callable[[VllmOptions], Awaitable[None]]
 """One real request. Raises: ProcessFailed."""
+
+
+@dataclass(frozen=True)
+class Waits:
+    """How often the switch looks, and for how long."""
+
+    poll_s: float = 0.25
+    owner_s: float = 2.0
+    """For the registry to be free: whoever asks whether a gateway runs holds its lock for a moment."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class StudentSwitch:
         observer: Observer = lambda _: None,
         launch: Launch | None = None,
         warm: Warm | None = None,
-        poll_interval_s: float = POLL_INTERVAL_S,
+        waits: Waits = Waits(),
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         """`launch` and `warm` default to vLLM; tests pass their own."""
@@ -84,7 +92,7 @@ class StudentSwitch:
         self._observer = observer
         self._launch = launch or (lambda options, watch: StudentProcess(options, observer=watch, environ=environ))
         self._warm = warm or OneTokenRequest(environ)
-        self._poll_interval_s = poll_interval_s
+        self._waits = waits
         self._serving: Serving | None = None
         self._processes: list[Supervisor] = []
         self._endings: set[asyncio.Task[None]] = set()
@@ -105,18 +113,18 @@ class StudentSwitch:
         """Raises: LaunchError: another gateway serves this registry."""
         root = self._registry.root
         root.mkdir(parents=True, exist_ok=True)
-        deadline_s = time.monotonic() + OWNER_WAIT_S
-        while (descriptor := own(root)) is None:
-            if time.monotonic() > deadline_s:
-                other = read_state(root)
-                who = f" (process {other.pid})" if other else ""
-                raise LaunchError(f"student.registry: another gateway{who} serves {root}; give each its own registry")
-            await asyncio.sleep(self._poll_interval_s)
-        self._owner = descriptor
+        self._owner = await become_owner(root, wait_s=self._waits.owner_s, interval_s=self._waits.poll_s)
+        await self._tidy()
         last = read_state(root)
         self._last_good = last.serving if last else None
         self._task = asyncio.create_task(self._follow(), name="follow the registry")
         return self
+
+    async def _tidy(self) -> None:
+        try:
+            await asyncio.to_thread(self._registry.tidy)
+        except (RegistryError, OSError) as exc:
+            logger.warning("student: leftovers in the registry stay: %s", exc)
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
@@ -155,7 +163,7 @@ class StudentSwitch:
                     change.result()
                     self._watch_serving()
                 await self._publish()
-                await asyncio.sleep(self._poll_interval_s)
+                await asyncio.sleep(self._waits.poll_s)
         except Exception as exc:
             # A fault of our own: what serves goes on, and whoever looks at the state must learn of it.
             logger.exception("following the registry broke")
@@ -171,7 +179,7 @@ class StudentSwitch:
         if not self._committed:
             change.cancel()
         while not change.done():
-            await asyncio.wait({change}, timeout=self._poll_interval_s)
+            await asyncio.wait({change}, timeout=self._waits.poll_s)
             await self._publish()
 
     async def _pointer(self) -> Pointer | None:
@@ -203,8 +211,10 @@ class StudentSwitch:
             try:
                 await self._serve(bundle_id)
             except (ServingError, OSError) as exc:
-                logger.warning("student: %s does not start either: %s", bundle_id, exc)
-                self._report("failed", failed.message, log_tail=failed.log_tail)
+                logger.error("student: %s does not serve either: %s", bundle_id, exc)
+                self._report(
+                    "failed", f"{failed.message}; nor does {bundle_id}: {_reason(exc)}", log_tail=failed.log_tail
+                )
                 continue
             self._report("failed", f"{failed.message}; {bundle_id} serves instead", log_tail=failed.log_tail)
             return
@@ -212,16 +222,25 @@ class StudentSwitch:
     async def _serve(self, bundle_id: str) -> None:
         """Make this bundle the one that answers. Raises: ServingError, OSError: what served before serves still."""
         folder = await asyncio.to_thread(self._registry.folder, bundle_id)
-        bundle = await asyncio.to_thread(self._registry.get, bundle_id)
         now = self._serving
+        if now is not None and now.alive and now.bundle.bundle_id == bundle_id:
+            return
+        bundle = await self._verified(bundle_id)
         if now is not None and now.alive:
-            if now.bundle.bundle_id == bundle_id:
-                return
             options = options_for(self._settings, bundle, folder, now.options.port)
             if bundle.model_sha256 == now.bundle.model_sha256 and same_server(options, now.options):
                 await self._commit(bundle, folder, Serving(bundle, now.options, now.process))
                 return
         await self._replace(bundle, folder)
+
+    async def _verified(self, bundle_id: str) -> Bundle:
+        """Raises: RegistryError: its files are not what its manifest says; nothing is started from them."""
+        self._report("verifying", f"comparing the files of {bundle_id} with its manifest")
+        stop = threading.Event()
+        try:
+            return await asyncio.to_thread(self._registry.verified, bundle_id, stop=stop)
+        finally:
+            stop.set()
 
     async def _replace(self, bundle: Bundle, folder: Path) -> None:
         self._report("starting", f"starting {bundle.bundle_id}")
@@ -236,8 +255,9 @@ class StudentSwitch:
             self._report("warming", f"{bundle.bundle_id} is ready; one request to warm it up")
             await self._warm(options)
             await self._commit(bundle, folder, Serving(bundle, options, process))
-        except BaseException:
-            await self._end(process)
+        except BaseException as exc:
+            # Cancelled in the midst of an installation it may have requests; else nobody has ever used it.
+            await self._end(process, at_once=not (self._committed and isinstance(exc, asyncio.CancelledError)))
             raise
         if old is not None:
             self._report("stopping_old", f"{bundle.bundle_id} serves; stopping {old.bundle.bundle_id}")
@@ -254,11 +274,11 @@ class StudentSwitch:
             raise ServingError(f"the gateway cannot take {bundle.bundle_id}: {exc}") from exc
         self._serving, self._last_good = serving, bundle.bundle_id
 
-    async def _end(self, process: Supervisor) -> None:
+    async def _end(self, process: Supervisor, *, at_once: bool = False) -> None:
         """Stop a process; goes on to its end even when the waiting for it is cancelled."""
         if process in self._processes:
             self._processes.remove(process)
-            task = asyncio.create_task(process.stop())
+            task = asyncio.create_task(process.stop(grace_s=0.0 if at_once else None))
             self._endings.add(task)
             task.add_done_callback(self._endings.discard)
             await asyncio.shield(task)
@@ -277,9 +297,9 @@ class StudentSwitch:
         self._report("failed", f"{now.bundle.bundle_id} died for good; promote it again to retry", log_tail=tail)
 
     def _fail(self, bundle_id: str, exc: Exception) -> None:
-        reason, tail = (exc.reason, exc.log_tail) if isinstance(exc, ProcessFailed) else (str(exc), ())
         logger.error("student: %s does not serve: %s", bundle_id, exc)
-        self._report("failed", f"{bundle_id} does not serve: {reason}", log_tail=tail)
+        tail = exc.log_tail if isinstance(exc, ProcessFailed) else ()
+        self._report("failed", f"{bundle_id} does not serve: {_reason(exc)}", log_tail=tail)
 
     def _report(self, phase: Phase, message: str, *, log_tail: tuple[str, ...] = (), **changes: None) -> None:
         now = time.time()
@@ -306,3 +326,8 @@ class StudentSwitch:
         except OSError as exc:
             logger.warning("student: the state is not written: %s", exc)
         self._published = state
+
+
+def _reason(exc: Exception) -> str:
+    """In one line, without a log."""
+    return exc.reason if isinstance(exc, ProcessFailed) else str(exc)

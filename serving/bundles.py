@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ BUNDLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}-[0-9a-f]{12}")
 BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 ID_HEX_DIGITS = 12
 
+Sha256 = Callable[[Path], str]
 T = TypeVar("T")
 
 
@@ -92,9 +93,11 @@ def _is_inside(path: str) -> bool:
     return bool(path) and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
-def verify_bundle(folder: Path) -> tuple[Bundle, Manifest]:
+def verify_bundle(folder: Path, *, sha256: Sha256 = sha256_of) -> tuple[Bundle, Manifest]:
     """Hash every file and compare with the manifest; nothing may be missing, changed or added.
 
+    Args:
+        sha256: of a file; for one that can be stopped.
     Raises:
         DamagedBundle: the first file that is wrong, and how.
     """
@@ -104,7 +107,7 @@ def verify_bundle(folder: Path) -> tuple[Bundle, Manifest]:
             f"{folder}: {BUNDLE_FILE} says {bundle.bundle_id!r} and {MANIFEST_FILE} {manifest.bundle_id!r}; both must "
             "be the same `<name>-<12 hex digits>`"
         )
-    found = hash_files(folder, expected=manifest.files)
+    found = hash_files(folder, expected=manifest.files, sha256=sha256)
     for name in sorted(manifest.files.keys() | found.keys()):
         if name not in found:
             raise DamagedBundle(f"{folder / name} is missing; {_RESTORE}")
@@ -127,7 +130,9 @@ def verify_bundle(folder: Path) -> tuple[Bundle, Manifest]:
 _RESTORE = "copy the bundle again, or run the stage `bundle` once more"
 
 
-def hash_files(folder: Path, *, expected: Mapping[str, str] | None = None) -> dict[str, str]:
+def hash_files(
+    folder: Path, *, expected: Mapping[str, str] | None = None, sha256: Sha256 = sha256_of
+) -> dict[str, str]:
     """Path relative to the folder (with /) -> sha256, of every file but the manifest.
 
     Raises:
@@ -142,7 +147,7 @@ def hash_files(folder: Path, *, expected: Mapping[str, str] | None = None) -> di
     for name in expected or ():
         if name not in names:
             raise DamagedBundle(f"{folder / name} is missing; {_RESTORE}")
-    return {name: sha256_of(path) for name, path in names.items()}
+    return {name: sha256(path) for name, path in names.items()}
 
 
 def content_hash(files: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@
     <registry>/history.jsonl    one line for each change of the pointer (`Change`)
     <registry>/state.json       what the running gateway has made of the pointer (serving/switch_state.py)
     <registry>/.lock            held while the pointer or the list of bundles changes
+    <registry>/.verified/       which bundles were found sound (serving/verdicts.py)
     <registry>/.incoming-*      copies that are not finished; no reader sees them
 
 Every change is one rename, of a folder or of `current.json`: whoever reads, and whenever a writer is killed, the
@@ -14,9 +15,10 @@ registry is the old one or the new one.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,9 +27,10 @@ from typing import Literal
 import msgspec
 
 from policies.bundle import Bundle, Manifest
-from serving.bundles import BUNDLE_FILE, BUNDLE_ID, read_bundle, read_manifest, seal, verify_bundle
+from serving.bundles import BUNDLE_FILE, BUNDLE_ID, Sha256, read_bundle, read_manifest, seal, verify_bundle
 from serving.errors import DamagedBundle, PromotionRefused, RegistryError, UnknownBundle
-from serving.locks import LockHeld, locked, try_lock
+from serving.leftovers import new_workspace, remove_leftovers
+from serving.locks import LockHeld, locked
 from serving.pointer import (
     POINTER_SCHEMA,
     ROLLBACK_DEPTH,
@@ -39,9 +42,11 @@ from serving.pointer import (
     write_pointer,
 )
 from serving.store import remove, sha256_of, sync
+from serving.verdicts import fingerprints, is_known, remember, stoppable_sha256
+
+logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-INCOMING_PREFIX = ".incoming-"
 LOCK_TIMEOUT_S = 30.0
 """A writer holds the lock for renames only, never while it hashes or copies."""
 DERIVED_CALIBRATOR = "calibrator.json"
@@ -93,6 +98,22 @@ class Registry:
         pointer = self.pointer()
         return self.get(pointer.earlier[0]) if pointer and pointer.earlier else None
 
+    def verified(self, bundle_id: str, *, stop: threading.Event | None = None) -> Bundle:
+        """A bundle whose files are what its manifest says: they are hashed unless they were before and have not changed
+        since.
+
+        Args:
+            stop: gives up when it is set.
+        Raises:
+            UnknownBundle, DamagedBundle.
+            OSError: a file cannot be read.
+            Stopped.
+        """
+        if is_known(self.root, bundle_id, fingerprints(self.folder(bundle_id))):
+            return self.get(bundle_id)
+        bundle, _ = self._verify(bundle_id, stoppable_sha256(stop or threading.Event()))
+        return bundle
+
     def history(self) -> tuple[Change, ...]:
         """Every change of the pointer, oldest first. Raises: RegistryError."""
         return read_history(self.root)
@@ -132,7 +153,7 @@ class Registry:
         Raises:
             UnknownBundle, DamagedBundle, OSError (the calibrator cannot be read).
         """
-        base, bundle, manifest = self.folder(bundle_id), self.get(bundle_id), self.manifest(bundle_id)
+        bundle, base, manifest = self.verified(bundle_id), self.folder(bundle_id), self.manifest(bundle_id)
         name = DERIVED_CALIBRATOR if calibrator is not None else bundle.calibrator
         kept = {
             path: digest
@@ -168,7 +189,7 @@ class Registry:
         """
         if force and not (reason or "").strip():
             raise PromotionRefused("promoting by force needs a reason; it is kept in the history")
-        manifest = self._verified(bundle_id)
+        _, manifest = self._verify(bundle_id)
         if manifest.verdict != "pass" and not force:
             why = "; ".join(manifest.verdict_reasons) or "the manifest gives no reasons"
             raise PromotionRefused(
@@ -196,7 +217,7 @@ class Registry:
             seen = self.pointer()
             if seen is None or not seen.earlier:
                 raise PromotionRefused(f"{self.root} has no earlier bundle to go back to")
-            manifest = self._verified(seen.earlier[0])
+            _, manifest = self._verify(seen.earlier[0])
             with self._locked():
                 before = self.pointer()
                 if before == seen:
@@ -205,11 +226,19 @@ class Registry:
                         target, tuple(earlier), seen, action="rollback", verdict=manifest.verdict, reason=reason
                     )
 
-    def _verified(self, bundle_id: str) -> Manifest:
-        bundle, manifest = verify_bundle(self.folder(bundle_id))
+    def _verify(self, bundle_id: str, sha256: Sha256 = sha256_of) -> tuple[Bundle, Manifest]:
+        """Hash every file, and remember that they are sound."""
+        folder = self.folder(bundle_id)
+        seen = fingerprints(folder)
+        bundle, manifest = verify_bundle(folder, sha256=sha256)
         if bundle.bundle_id != bundle_id:
-            raise DamagedBundle(f"{self.root / bundle_id} is the bundle {bundle.bundle_id}; rename the folder back")
-        return manifest
+            raise DamagedBundle(f"{folder} is the bundle {bundle.bundle_id}; rename the folder back")
+        try:
+            with self._locked():
+                remember(self.root, bundle_id, seen)
+        except (RegistryError, OSError) as exc:  # the next one hashes it again
+            logger.warning("%s: the verdict is not kept: %s", folder, exc)
+        return bundle, manifest
 
     def _point(
         self,
@@ -265,18 +294,19 @@ class Registry:
     def _incoming(self) -> Iterator[Path]:
         """A hidden folder for work in progress, locked while its owner lives; those of dead owners are removed."""
         with self._locked():
-            for path in self.root.glob(f"{INCOMING_PREFIX}*"):
-                if (descriptor := try_lock(path)) is not None:
-                    remove(path)
-                    os.close(descriptor)
-            folder = Path(tempfile.mkdtemp(prefix=INCOMING_PREFIX, dir=self.root))
-            own = try_lock(folder)
+            remove_leftovers(self.root)
+            folder, own = new_workspace(self.root)
         try:
             yield folder
         finally:
             remove(folder)
             if own is not None:
                 os.close(own)
+
+    def tidy(self) -> None:
+        """Remove what killed processes have left. Raises: RegistryError, OSError."""
+        with self._locked():
+            remove_leftovers(self.root)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -26,6 +26,8 @@ from serving.errors import PreparationError
 Progress = Callable[[str], None]
 
 CACHE_VARIABLE = "LOCUM_CACHE"
+UNFINISHED = ".*.partial"
+"""Pattern for what `write_atomically` has beside a file until it is whole."""
 
 
 def default_cache(environ: Mapping[str, str] = os.environ) -> Path:

@@ -189,21 +189,28 @@ class Supervisor:
             await asyncio.wait({self._task})
         return self._failure
 
-    async def stop(self) -> None:
-        """SIGTERM, time for running requests, SIGKILL to the whole process group. Safe to call twice."""
+    async def stop(self, *, grace_s: float | None = None) -> None:
+        """SIGTERM, time for running requests, SIGKILL to the whole process group. Safe to call twice.
+
+        `grace_s` is that time; default: what the server may take for them.
+        """
         task = self._task
         if task is None:
             return
         if not task.done():
-            grace_s = STARTING_STOP_TIMEOUT_S
-            if self._state in (State.READY, State.UNHEALTHY):
-                grace_s = self._timing.shutdown_timeout_s + self._timing.stop_margin_s
+            if grace_s is None:
+                grace_s = self._stop_time_s()
             await self._set(State.STOPPING, f"stopping; running requests get up to {grace_s:g} s")
             task.cancel()
             await asyncio.wait({task})
             await self._end_child(grace_s)
         if self._state is not State.FAILED:
             await self._set(State.STOPPED, "stopped")
+
+    def _stop_time_s(self) -> float:
+        if self._state not in (State.READY, State.UNHEALTHY):
+            return STARTING_STOP_TIMEOUT_S
+        return self._timing.shutdown_timeout_s + self._timing.stop_margin_s
 
     async def _supervise(self) -> None:
         try:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from serving.errors import LaunchError
 from serving.locks import try_lock
+from serving.store import UNFINISHED
 
 STATE_FILE, OWNER_FILE = "state.json", ".gateway"
 STATE_SCHEMA = 1
 
-Phase = Literal["empty", "starting", "warming", "installing", "stopping_old", "serving", "failed", "stopped"]
+Phase = Literal[
+    "empty", "verifying", "starting", "warming", "installing", "stopping_old", "serving", "failed", "stopped"
+]
 
 
 class SwitchState(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of a `StudentSwitch`.
 
-    `empty`: nothing has been promoted yet. `starting`, `warming`: the wanted bundle loads, `serving` names the one that
+    `empty`: nothing has been promoted yet. `verifying`: the wanted bundle's files are compared with its manifest before
+    anything is started from them. `starting`, `warming`: the wanted bundle loads, `serving` names the one that
     still answers. `installing`: new requests go to the wanted one, the old one finishes its own. `failed`: the wanted
     bundle does not serve; `serving` does, when there is one. `stopped`: no gateway runs.
     """
@@ -53,7 +60,7 @@ def read_state(root: Path) -> SwitchState | None:
 
 
 def write_state(root: Path, state: SwitchState) -> None:
-    """Atomic for readers; not synced, since it is worth nothing after a power cut."""
+    """Atomic for readers; not synced, since it is worth nothing after a power cut. Only the owner writes it."""
     temporary = root / f"{STATE_FILE}.{os.getpid()}.partial"
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=1))
     temporary.replace(root / STATE_FILE)
@@ -61,9 +68,25 @@ def write_state(root: Path, state: SwitchState) -> None:
 
 def own(root: Path) -> int | None:
     """A descriptor that makes this process the one that serves the registry, until it is closed; None when there is
-    another one."""
+    another one. What an owner that was killed had half written is removed."""
     (root / OWNER_FILE).touch()
-    return try_lock(root / OWNER_FILE)
+    descriptor = try_lock(root / OWNER_FILE)
+    if descriptor is not None:
+        for path in root.glob(f"{STATE_FILE}{UNFINISHED}"):
+            path.unlink(missing_ok=True)
+    return descriptor
+
+
+async def become_owner(root: Path, *, wait_s: float, interval_s: float) -> int:
+    """`own`, waiting for another owner to end. Raises: LaunchError: it does not."""
+    deadline_s = time.monotonic() + wait_s
+    while (descriptor := own(root)) is None:
+        if time.monotonic() > deadline_s:
+            other = read_state(root)
+            who = f" (process {other.pid})" if other else ""
+            raise LaunchError(f"student.registry: another gateway{who} serves {root}; give each its own registry")
+        await asyncio.sleep(interval_s)
+    return descriptor
 
 
 def has_owner(root: Path) -> bool:

@@ -53,3 +53,13 @@ def added(registry: Registry, weights: str = "a", *, verdict: Verdict = "pass", 
     folder = registry.root.parent / f"built-{weights}-{verdict}"
     build(folder, weights, verdict=verdict, **changes)
     return registry.add(folder).bundle_id
+
+
+def pointed(registry: Registry) -> tuple[str, tuple[str, ...]] | None:
+    pointer = registry.pointer()
+    return (pointer.bundle_id, pointer.earlier) if pointer else None
+
+
+def entries(registry: Registry) -> list[str]:
+    """What is in the registry's folder beside its own notes."""
+    return sorted(path.name for path in registry.root.iterdir() if path.name not in (".lock", ".verified"))

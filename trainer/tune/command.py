@@ -85,7 +85,8 @@ def tune(log_dir: Path, **options: Any) -> None:
       locum tune traffic --out tuned --max-quality-loss 0.01
 
     \b
-    Exit codes: 0 done, 1 too few labels or no threshold within the limits, 2 wrong input.
+    Exit codes: 0 done; 1 too few labels, no threshold within the limits, a damaged
+    bundle or a full disk; 2 wrong input.
     """
     try:
         from trainer.tune import run  # noqa: PLC0415 - numpy
@@ -104,18 +105,25 @@ def tune(log_dir: Path, **options: Any) -> None:
     try:
         result = run.tune_from_log(log_dir, _target(options), chosen, fitting)
     except run.WRONG_INPUT as exc:
-        raise WrongInput(str(exc)) from exc
+        raise WrongInput(_message(exc, options)) from exc
     except run.NEGATIVE as exc:
         if options["as_json"]:
             click.echo(run.negative_as_json(exc))
         raise click.ClickException(str(exc)) from exc
-    except OSError as exc:
-        raise WrongInput(f"{exc.filename or options['out'] or options['registry']}: {exc.strerror}") from exc
+    except run.FAILED as exc:
+        raise click.ClickException(f"{_message(exc, options)}; nothing was written") from exc
     if options["as_json"]:
         click.echo(run.as_json(result))
         return
     for line in run.lines(result):
         click.echo(line)
+
+
+def _message(exc: Exception, options: dict[str, Any]) -> str:
+    """The path and the cause of a fault of the file system; other errors speak for themselves."""
+    if not isinstance(exc, OSError):
+        return str(exc)
+    return f"{exc.filename or options['out'] or options['registry']}: {exc.strerror or exc}"
 
 
 def _target(options: dict[str, Any]) -> Target:

@@ -14,7 +14,7 @@ from policies.bundle import Bundle, Manifest
 from policies.record import Purpose
 from policies.traffic import TrafficError
 from policies.traffic_sql import QueryError
-from serving.errors import RegistryError
+from serving.errors import RegistryError, UnknownBundle
 from serving.registry import Registry
 from trainer.evaluation.grading import Grader
 from trainer.tune import report
@@ -32,10 +32,16 @@ class TuneInputError(ValueError):
     """The labelled records cannot be used for this student."""
 
 
-WRONG_INPUT = (TuneInputError, SealedSetError, TrafficError, QueryError, RegistryError)
+WRONG_INPUT = (
+    TuneInputError, SealedSetError, TrafficError, QueryError, UnknownBundle,
+    NotADirectoryError, FileExistsError, PermissionError,  # of --out
+)  # fmt: skip
 NEGATIVE = (TooFewLabels, UselessSignal, WishNotMet)
+FAILED = (RegistryError, OSError)
+"""The input is right and the machine is not: a damaged bundle, a full disk."""
 
 __all__ = [
+    "FAILED",
     "NEGATIVE",
     "WRONG_INPUT",
     "Chosen",
@@ -96,7 +102,7 @@ class _Student:
 def tune_from_log(log_dir: Path, target: Target, chosen: Chosen, fitting: Fitting) -> TuneResult:
     """Collect the labels, tune, and write the result.
 
-    Raises: WRONG_INPUT, NEGATIVE, OSError (nothing is half-written then).
+    Raises: WRONG_INPUT, NEGATIVE, FAILED; nothing is written then.
     """
     student = _student(target)
     sealed = load_sealed(chosen.exclude, student.manifest)
@@ -136,13 +142,14 @@ def lines(result: TuneResult) -> Iterator[str]:
 
 
 def _student(target: Target) -> _Student:
-    """Raises: RegistryError, TuneInputError."""
+    """Raises: RegistryError, TuneInputError, OSError."""
     if target.registry is None:
         return _Student(None if target.student is None else frozenset({target.student}))
     registry = Registry(target.registry)
     bundle = registry.current() if target.bundle_id is None else registry.get(target.bundle_id)
     if bundle is None:
         raise TuneInputError(f"--bundle: {target.registry} has no current bundle; say which one to tune")
+    registry.verified(bundle.bundle_id)  # before any work: a bundle derived from a damaged one would be damaged too
     twins = {each.bundle_id for each in registry.list() if each.model_sha256 == bundle.model_sha256}
     return _Student(frozenset(twins | {bundle.bundle_id}), bundle, registry.manifest(bundle.bundle_id))
 
@@ -179,9 +186,10 @@ def _derive(registry: Registry, bundle: Bundle, tuned: Tuned, result: TuneResult
 def _write(out: Path, tuned: Tuned, result: TuneResult) -> TuneResult:
     paths = [out / name for name in (CALIBRATOR_FILE, POLICY_FILE, RESULT_FILE)]
     result = msgspec.structs.replace(result, files=tuple(map(str, paths)))
-    artefact.write(paths[0], report.artefact_of(tuned, student=result.student, model_sha256=""))
-    artefact.replace_file(paths[1], _policy_table(result).encode())
-    artefact.replace_file(paths[2], msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    calibrator, _ = artefact.encoded(report.artefact_of(tuned, student=result.student, model_sha256=""))
+    table = _policy_table(result).encode()
+    record = msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"
+    artefact.replace_files(dict(zip(paths, (calibrator, table, record), strict=True)))
     return result
 
 
