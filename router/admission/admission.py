@@ -76,7 +76,7 @@ class Admission:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._renew())]
+        self._tasks = [asyncio.create_task(self._keep_renewing())]
         if self._keyring is not None:
             self._tasks.append(asyncio.create_task(self._watch_keys(self._keyring)))
         return self
@@ -213,13 +213,18 @@ class Admission:
             metrics.admission_waiting.dec()
             metrics.admission_wait.observe(time.monotonic() - started_s)
 
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
+        """Keep what running requests hold. Others forget a gateway that does not do this for `SLOT_TTL_S`."""
+        holders = list(self._holders)
+        if holders:
+            await self._local.renew(holders)
+            with suppress(StateUnavailable):  # the store says so itself; slots outlive two missed turns
+                await self._store.renew(holders)
+
+    async def _keep_renewing(self) -> None:
         while True:
             await asyncio.sleep(RENEW_S)
-            holders = list(self._holders)
-            await self._local.renew(holders)
-            with suppress(StateUnavailable):  # the store itself counts it; the slots outlive one missed turn
-                await self._store.renew(holders)
+            await self.renew()
 
     async def _watch_keys(self, keyring: Keyring) -> None:
         while True:
