@@ -61,11 +61,13 @@ class Delivery:
     async def _fetch(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> Reply:
         """A plain answer, with what we want beside it asked for and cut out again. Raises: BackendError."""
         added = NOTHING
-        if backend.wanted != NOTHING:
-            added = request.additions(backend.wanted, keeps_text=self._outcomes.captures_text(request))
+        wanted = state.generation.wanted if backend.route == "student" else backend.wanted
+        if wanted != NOTHING:
+            added = request.additions(wanted, keeps_text=self._outcomes.captures_text(request))
         state.note_call()
         limit_bytes = self._server.max_response_bytes
-        return await fetch(backend, request, exchange.headers, added, limit_bytes=limit_bytes)
+        detailed = wanted != NOTHING
+        return await fetch(backend, request, exchange.headers, added, detailed=detailed, limit_bytes=limit_bytes)
 
     async def _stream(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> None:
         """A stream, committed to at its first event. Raises: BackendError before that, and only before."""

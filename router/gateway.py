@@ -35,7 +35,7 @@ from router.errors import (
     UnsupportedEncoding,
 )
 from router.exchange import ClientGone, Exchange, Receive, Scope, Send
-from router.generations import Generations
+from router.generations import Generation, Generations
 from router.metrics import Metrics
 from router.outcome import Outcomes, RequestState
 from router.routing import FORCED_POLICY
@@ -82,7 +82,6 @@ class Gateway:
         metrics: Metrics,
     ) -> None:
         self._server = config.server
-        self._student_may_fall_back_when_forced = config.routing.fall_back_when_student_forced
         self._generations = generations
         self._teacher = teacher
         self._keyring = keyring
@@ -100,7 +99,7 @@ class Gateway:
         """Serve one request, and end it in exactly one record whatever happens."""
         generation = self._generations.current
         state = RequestState(self._ids.next(), time.monotonic(), dialect=dialect, generation=generation)
-        generation.requests += 1
+        generation.enter()
         self._inflight += 1
         self._metrics.inflight.inc()
         try:
@@ -134,13 +133,13 @@ class Gateway:
             await asyncio.sleep(0.01)
 
     async def _serve(self, exchange: Exchange, state: RequestState, limit: asyncio.Timeout) -> None:
-        server = self._server
+        server, bounds = self._server, state.generation.document.server
         state.tenant = self._keyring.tenant_of(exchange.header(b"authorization"))
-        if self._inflight > server.max_inflight_requests:
-            raise Overloaded("The gateway is full; try again soon.", retry_after_s=server.retry_after_s)
+        if self._inflight > bounds.max_inflight_requests:
+            raise Overloaded("The gateway is full; try again soon.", retry_after_s=bounds.retry_after_s)
         if exchange.header(b"content-encoding") not in (None, b"identity"):
             raise UnsupportedEncoding("Send the body uncompressed: content-encoding is not supported.")
-        data = await exchange.read_body(limit_bytes=server.max_body_bytes)
+        data = await exchange.read_body(limit_bytes=bounds.max_body_bytes)
         state.body_read_s = time.monotonic()
         state.deadline_s = asyncio.get_running_loop().time() + server.request_timeout_s
         limit.reschedule(state.deadline_s)
@@ -160,7 +159,7 @@ class Gateway:
         if request.stream and self._server.heartbeat_interval_s is not None:
             exchange.begin_heartbeats(self._server.heartbeat_interval_s, lambda: stream_head(state))
         failure: BackendError | None = None
-        attempts = self._attempts(decision, state.generation.student)
+        attempts = self._attempts(decision, state.generation)
         for attempt in attempts:
             if failure is not None:
                 self._metrics.fallbacks.labels(failure.cause).inc()
@@ -174,24 +173,19 @@ class Gateway:
                 logger.info("%s: the %s failed: %s", state.decision_id, attempt.backend.route, error.cause)
         state.route = state.degraded = None
         assert failure is not None  # noqa: S101 - there is at least one attempt
-        raise self._unavailable(failure, decision, only_one=len(attempts) == 1) from failure
+        raise _unavailable(failure, decision, state.generation, only_one=len(attempts) == 1) from failure
 
-    def _attempts(self, decision: RouteDecision, its_student: Backend) -> list[Attempt]:
+    def _attempts(self, decision: RouteDecision, generation: Generation) -> list[Attempt]:
         """Who may answer, in order. The student stands in for the teacher only where that lowers declared quality:
         not when it cannot serve the request, and not when the client insists on the teacher."""
-        student, teacher = Attempt(its_student), Attempt(self._teacher)
+        student, teacher = Attempt(generation.student), Attempt(self._teacher)
         forced = decision.policy == FORCED_POLICY
         if decision.route == "student":
-            return [student, teacher] if not forced or self._student_may_fall_back_when_forced else [student]
+            may_fall_back = not forced or generation.document.routing.fall_back_when_student_forced
+            return [student, teacher] if may_fall_back else [student]
         if forced or not decision.student_capable:
             return [teacher]
-        return [teacher, Attempt(its_student, degraded="teacher_unavailable")]
-
-    def _unavailable(self, failure: BackendError, decision: RouteDecision, *, only_one: bool) -> LocumError:
-        retry_after_s = failure.retry_after_s or self._server.retry_after_s
-        if failure.cause == "rate_limited" and only_one:
-            return RateLimited(f"The {decision.route} is rate limited.", retry_after_s=retry_after_s)
-        return NoRoute(f"No backend can answer this request now ({failure.cause}).", retry_after_s=retry_after_s)
+        return [teacher, Attempt(generation.student, degraded="teacher_unavailable")]
 
     async def _end_with(self, error: LocumError, exchange: Exchange, state: RequestState) -> None:
         """An error response, or in a stream that has begun an error event and the close.
@@ -224,6 +218,15 @@ class Gateway:
     async def _end_without_client(self, state: RequestState) -> None:
         state.status, state.outcome = CLIENT_CLOSED_REQUEST, "client_disconnected"
         await self._outcomes.settle(state, time.monotonic())
+
+
+def _unavailable(
+    failure: BackendError, decision: RouteDecision, generation: Generation, *, only_one: bool
+) -> LocumError:
+    retry_after_s = failure.retry_after_s or generation.document.server.retry_after_s
+    if failure.cause == "rate_limited" and only_one:
+        return RateLimited(f"The {decision.route} is rate limited.", retry_after_s=retry_after_s)
+    return NoRoute(f"No backend can answer this request now ({failure.cause}).", retry_after_s=retry_after_s)
 
 
 def _outcome_of(error: LocumError) -> Outcome:

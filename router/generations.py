@@ -78,17 +78,11 @@ class Generation:
         """What records and the header `x-router-student` say; before bundles the model's name."""
         self.users = users or Users()
 
-    @property
-    def requests(self) -> int:
-        """How many requests the student serves now."""
-        return self.users.count
-
-    @requests.setter
-    def requests(self, count: int) -> None:
-        self.users.count = count
+    def enter(self) -> None:
+        """A request uses this generation from now on, until it calls `leave`."""
+        self.users.count += 1
 
     def leave(self) -> None:
-        """A request that had counted itself in `requests` has ended."""
         self.users.leave()
 
 
@@ -135,7 +129,7 @@ class Generations:
             async with asyncio.timeout(self._drain_timeout_s):
                 await old.users.idle()
         except TimeoutError:
-            logger.warning("%d requests to %s outlast the drain time", old.requests, old.bundle_id)
+            logger.warning("%d requests to %s outlast the drain time", old.users.count, old.bundle_id)
         finally:
             await old.student.__aexit__(None, None, None)
 

@@ -64,8 +64,7 @@ class Students:
             equipment = Equipment(StudentDefaults(bundle_id=NO_BUNDLE), None)
             return self._generation(equipment, AbsentStudent(student), self._chain(equipment))
         equipment = Equipment(StudentDefaults(bundle_id=student.model), _configured_tokenizer(student))
-        chain = self._chain(equipment)
-        return self._generation(equipment, self._backend(student, chain), chain)
+        return self._generation(equipment, Backend("student", student, self._environ), self._chain(equipment))
 
     def of_bundle(self, bundle: Bundle, folder: Path, base_url: str | None = None) -> Generation:
         """A bundle with all that it brings: tokenizer, calibrator, threshold, prices, window. Reads files.
@@ -87,7 +86,7 @@ class Students:
             chain = self._chain(equipment)
         except PolicyConfigError as exc:
             raise ConfigError(f"bundle {bundle.bundle_id}", [f"routing.policies.{exc}"]) from exc
-        student = self._backend(_of_bundle(self._config.student, bundle, base_url), chain)
+        student = Backend("student", _of_bundle(self._config.student, bundle, base_url), self._environ)
         student.window_tokens = student.window_tokens or bundle.context_window_tokens
         return self._generation(equipment, student, chain)
 
@@ -103,9 +102,6 @@ class Students:
     def _chain(self, equipment: Equipment, version: Version | None = None) -> PolicyChain:
         version = version or self.version
         return build_chain(version.document.routing, equipment.defaults, version=version.version)
-
-    def _backend(self, student: StudentConfig, chain: PolicyChain) -> Backend:
-        return Backend("student", student, self._environ, wanted=self._wanted(chain))
 
     def _wanted(self, chain: PolicyChain) -> Additions:
         student = self._config.student
