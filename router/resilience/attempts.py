@@ -18,13 +18,15 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
+from router.backends import Backend
 from router.config.resilience import RetryConfig
 from router.errors import BackendError, BackendUnreachable, Cause
 from router.metrics import Metrics
 from router.resilience.breaker import FAILURES
 from router.resilience.deadline import Deadline
+from router.resilience.hedge import race
 from router.resilience.pool import Pool
 from router.resilience.replica import Replica
 from router.resilience.retry import backoff_s, polite_wait_s
@@ -38,6 +40,7 @@ FAILOVER: frozenset[Cause] = REPEATABLE | {"timeout", "invalid_response", "model
 """What may go well at another replica of the same model."""
 
 Sleep = Callable[[float], Awaitable[None]]
+T = TypeVar("T")
 
 
 class Tools(NamedTuple):
@@ -59,7 +62,8 @@ class Step(NamedTuple):
 class Attempt:
     """One call of one replica. `with attempt:` around the call tells its replica how it ended."""
 
-    __slots__ = ("_deadline", "_open", "_replica", "_ticket", "backend", "cause", "degraded", "reason")
+    __slots__ = ("_deadline", "_open", "_replica", "_slower", "_started_s", "_ticket", "backend", "cause", "degraded",
+                 "reason")  # fmt: skip
 
     def __init__(
         self, step: Step, replica: Replica, request: Affine, deadline: Deadline, reason: str | None, cause: str | None
@@ -77,10 +81,19 @@ class Attempt:
         replica.inflight += 1
         if replica.ttft is not None and request.stream:
             replica.ttft.begin(self)
+        self._slower = step.pool.slower[request.stream] if step.pool.slower else None
+        self._started_s = deadline.now_s() if self._slower is not None else 0.0
+
+    @property
+    def hedge_after_s(self) -> float | None:
+        """When a second attempt may begin beside this one; None: never."""
+        return None if self._slower is None else self._slower.delay_s()
 
     def answered(self) -> None:
-        """The first event has come."""
+        """The first event, or the whole of a plain answer, has come."""
         replica = self._replica
+        if self._slower is not None:
+            self._slower.add(self._deadline.now_s() - self._started_s)
         self._ticket = replica.breaker.answered(self._ticket)
         if replica.ttft is not None:
             replica.ttft.end(self, answered=True)
@@ -187,6 +200,33 @@ class Attempts:
             self._fall_back("breaker_open")
         return None
 
+    async def first_answer(
+        self, attempt: Attempt, ask: Callable[[Backend], Awaitable[T]], discard: Callable[[T], None]
+    ) -> tuple[Attempt, T]:
+        """What `ask` gives for this attempt, or with hedging for a second one beside it, and which of them it was.
+
+        Every other attempt has ended; this one is the caller's to end.
+
+        Raises:
+            BackendError: all of them have ended.
+        """
+        delay_s = attempt.hedge_after_s
+        if delay_s is None:
+            return await _answer_of(attempt, ask)
+
+        def beside() -> Awaitable[tuple[Attempt, T]] | None:
+            other = self.beside()
+            return None if other is None else _answer_of(other, ask)
+
+        def drop(answer: tuple[Attempt, T]) -> None:
+            answer[0].abandon()
+            discard(answer[1])
+
+        count = self._metrics.hedges.labels
+        return await race(
+            _answer_of(attempt, ask), beside, delay_s=delay_s, discard=drop, count=lambda outcome: count(outcome).inc()
+        )
+
     def beside(self) -> Attempt | None:
         """A second attempt to run beside the present one, at the cost of a retry; at another replica if there is one.
 
@@ -252,3 +292,17 @@ class Attempts:
         self._cause, self._reason = cause, f"fallback_{cause}"
         if self._at < len(self._steps):
             self._metrics.fallbacks.labels(cause).inc()
+
+
+async def _answer_of(attempt: Attempt, ask: Callable[[Backend], Awaitable[T]]) -> tuple[Attempt, T]:
+    """Raises: BackendError: the attempt has ended."""
+    try:
+        answer = await ask(attempt.backend)
+    except BackendError as error:
+        attempt.done(error)
+        raise
+    except BaseException:
+        attempt.abandon()
+        raise
+    attempt.answered()
+    return attempt, answer

@@ -22,6 +22,9 @@ class Deadline:
     def after(cls, timeout_s: float, clock: Clock = time.monotonic) -> Deadline:
         return cls(clock() + timeout_s, clock)
 
+    def now_s(self) -> float:
+        return self._clock()
+
     def left_s(self) -> float:
         """Never negative."""
         return max(0.0, self.at_s - self._clock())

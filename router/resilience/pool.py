@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 from types import TracebackType
 from typing import Self
 
 from policies.base import Route
 from router.backends import Backend
-from router.config import BackendConfig
-from router.config.resilience import ResilienceConfig, Spread
+from router.config import BackendConfig, StudentConfig
+from router.config.resilience import ResilienceConfig, SpillConfig, Spread
 from router.pricing import Price
+from router.resilience.breaker import State
 from router.resilience.deadline import Clock
+from router.resilience.hedge import SlowerThan
 from router.resilience.replica import Replica
 from router.resilience.retry import RetryBudget
 from router.resilience.spill import SpillLimits, SpillReason
 from router.resilience.spread import Affine, affinity, choose
+
+logger = logging.getLogger(__name__)
+
+OnBreaker = Callable[[str, State], None]
 
 
 class Pool:
@@ -29,18 +36,32 @@ class Pool:
         config: ResilienceConfig,
         *,
         spread: Spread = "session",
+        on_breaker: OnBreaker = lambda name, state: None,
         random: Random | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         """
         Args:
             backends: at least one; they differ in their address and key only.
+            on_breaker: called with a replica's name and its breaker's state, at the beginning and at every change.
             random: for the spread.
         """
-        self.replicas = [Replica(b, breaker=config.breaker, spill=config.spill, clock=clock) for b in backends]
+        first = backends[0]
+        spill = config.spill if first.route == "student" else SpillConfig()
+        self.replicas = [
+            Replica(b, breaker=config.breaker, spill=spill, clock=clock, on_breaker=self._breaker_changed)
+            for b in backends
+        ]
+        self._on_breaker = on_breaker
+        self.slower: dict[bool, SlowerThan] = {}
+        """When a request counts as slow, for streams (True) and plain answers; empty without hedging."""
+        if config.hedging.enabled:
+            self.slower = {stream: SlowerThan(config.hedging) for stream in (True, False)}
         self.budget = RetryBudget(config.retries.budget_ratio, config.retries.budget_burst)
-        self._spill = SpillLimits(config.spill)
+        self._spill = SpillLimits(spill)
         self._spread = spread
+        self._supervised = isinstance(first.config, StudentConfig) and first.config.vllm is not None
+        """We started it: while it does not answer it is loading, and nobody has to find that out."""
         self._random = random or Random()  # noqa: S311 - chooses among replicas
 
     # What they have in common
@@ -91,6 +112,7 @@ class Pool:
     async def __aenter__(self) -> Self:
         for replica in self.replicas:
             await replica.backend.__aenter__()
+            self._on_breaker(replica.name, replica.breaker.state)
         return self
 
     async def __aexit__(
@@ -98,6 +120,13 @@ class Pool:
     ) -> None:
         for replica in self.replicas:
             await replica.backend.__aexit__(None, None, None)
+
+    def _breaker_changed(self, name: str, state: State) -> None:
+        if state == "open":
+            logger.warning("the %s keeps failing and gets no requests for now", name)
+        elif state == "closed":
+            logger.info("the %s works again", name)
+        self._on_breaker(name, state)
 
     # The next request
 
@@ -119,7 +148,7 @@ class Pool:
 
     def overflow(self) -> SpillReason | None:
         """Why the teacher should answer instead: no replica that could answer has room."""
-        if not self.exists:
+        if not self.exists or (self._supervised and self.reachable is False):
             return "student_loading"
         if not self._spill.any:
             return None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 from router.backends import Backend
 from router.config.resilience import BreakerConfig, SpillConfig
-from router.resilience.breaker import Breaker
+from router.resilience.breaker import Breaker, State
 from router.resilience.deadline import Clock
 from router.resilience.load import EngineLoad, TtftAverage
 from router.resilience.spill import SpillReason
@@ -19,11 +21,17 @@ class Replica:
                  "name", "overflow", "ttft")  # fmt: skip
 
     def __init__(
-        self, backend: Backend, *, breaker: BreakerConfig, spill: SpillConfig, clock: Clock = time.monotonic
+        self,
+        backend: Backend,
+        *,
+        breaker: BreakerConfig,
+        spill: SpillConfig,
+        clock: Clock = time.monotonic,
+        on_breaker: Callable[[str, State], None] = lambda name, state: None,
     ) -> None:
         self.backend = backend
         self.name = backend.name
-        self.breaker = Breaker(breaker, clock)
+        self.breaker = Breaker(breaker, clock, partial(on_breaker, backend.name))
         self.inflight = 0
         """Requests that this process has there."""
         self.ttft = TtftAverage(spill.ttft_half_life_s, clock) if spill.max_ttft_s is not None else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 from policies.base import RouteDecision
-from router.config import Config
+from router.config.resilience import RetryConfig
 from router.metrics import Metrics
 from router.resilience.attempts import Attempts, Sleep, Step, Tools
 from router.resilience.deadline import Deadline
@@ -22,7 +22,7 @@ class Routes:
     def __init__(
         self,
         teachers: Sequence[Pool],
-        config: Config,
+        retries: RetryConfig,
         metrics: Metrics,
         *,
         random: Random | None = None,
@@ -34,9 +34,8 @@ class Routes:
             random: for waits.
         """
         self._teachers = tuple(Step(pool) for pool in teachers)
-        self._tools = Tools(config.resilience.retries, metrics, random or Random(), sleep)  # noqa: S311 - waits
+        self._tools = Tools(retries, metrics, random or Random(), sleep)  # noqa: S311 - waits
         self._metrics = metrics
-        self._teacher_may_stand_in = config.routing.fall_back_when_student_forced
 
     def attempts(
         self,
@@ -45,6 +44,7 @@ class Routes:
         request: Affine,
         deadline: Deadline,
         *,
+        teacher_may_stand_in: bool = True,
         teacher_affordable: bool = True,
     ) -> Attempts:
         """The attempts at a request.
@@ -53,6 +53,7 @@ class Routes:
         request, and not when the client insists on the teacher.
 
         Args:
+            teacher_may_stand_in: for a student that the client insists on.
             teacher_affordable: False when the tenant's budget has no room for the teacher.
         """
         forced = decision.policy == FORCED_POLICY
@@ -63,7 +64,7 @@ class Routes:
             degraded = "teacher_unavailable" if teacher_affordable else "budget_spent"
             return self._of((*teachers, Step(student, degraded)), request, deadline)
         own = Step(student)
-        if forced and not self._teacher_may_stand_in:
+        if forced and not teacher_may_stand_in:
             return self._of((own,), request, deadline)
         overflow = student.overflow() if not forced or not student.exists else None
         if overflow is None or not any(step.pool.usable for step in teachers):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from policies.base import RouteDecision
-from router.config_file import parse
+from router.config import ResilienceConfig
 from router.errors import BackendError, BackendRefused, BackendTimeout, BackendUnreachable, Cause
 from router.metrics import Metrics
 from router.resilience.attempts import Attempt, Attempts
@@ -18,12 +18,6 @@ from router.resilience.routes import Routes
 from router.routing import FORCED_POLICY
 from tests.router.resilience.fakes import FakeClock, Request, engine, pool
 
-CONFIG = """
-[student]
-base_url = "http://127.0.0.1:9/v1"
-[teacher]
-base_url = "http://127.0.0.1:9/v1"
-"""
 STUDENT = RouteDecision(route="student", reason="default", policy="default")
 TEACHER = RouteDecision(route="teacher", reason="low_confidence", policy="retrieval_confidence")
 TOO_LONG = RouteDecision(route="teacher", reason="too_long", policy="long_context", student_capable=False)
@@ -39,7 +33,7 @@ def failure(cause: Cause = "server_error", retry_after_s: int | None = None) -> 
 class World:
     """A student with some replicas, two teachers, and the attempts at requests to them."""
 
-    def __init__(self, *replicas: str, rest: str = "", resilience: dict[str, Any] | None = None) -> None:
+    def __init__(self, *replicas: str, resilience: dict[str, Any] | None = None) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics()
         settings = {**RESILIENCE, **(resilience or {})}
@@ -47,11 +41,11 @@ class World:
         self.teacher = pool(self.clock, "teacher", route="teacher", resilience=settings)
         self.second_teacher = pool(self.clock, "teacher-2", route="teacher", resilience=settings)
         self.slept: list[float] = []
-        self._config = parse(CONFIG + rest)
+        self._retries = ResilienceConfig.model_validate(settings).retries
         self.teachers = [self.teacher, self.second_teacher]
 
     def attempts(self, decision: RouteDecision, *, timeout_s: float = 60.0, **options: Any) -> Attempts:
-        routes = Routes(self.teachers, self._config, self.metrics, random=Random(5), sleep=self._sleep)
+        routes = Routes(self.teachers, self._retries, self.metrics, random=Random(5), sleep=self._sleep)
         deadline = Deadline.after(timeout_s, self.clock)
         return routes.attempts(decision, self.student, Request(), deadline, **options)
 
@@ -309,13 +303,14 @@ async def test_request_gives_up_with_a_time_when_everybody_is_ejected() -> None:
     ],
 )
 async def test_models_are_asked_in_the_order_of_the_decision(decision: RouteDecision, names: list[str]) -> None:
-    world = World(rest="[resilience.retries]\nmax_per_request = 0")
+    world = World(resilience={"retries": {"max_per_request": 0}})
     assert await world.asked(world.attempts(decision), failure()) == names
 
 
 async def test_forced_student_stays_alone_when_fall_back_is_turned_off() -> None:
-    world = World(rest="[routing]\nfall_back_when_student_forced = false")
-    assert set(await world.asked(world.attempts(FORCED_STUDENT), failure())) == {"student"}
+    world = World()
+    attempts = world.attempts(FORCED_STUDENT, teacher_may_stand_in=False)
+    assert set(await world.asked(attempts, failure())) == {"student"}
 
 
 async def test_student_answers_degraded_when_the_tenant_cannot_pay_the_teacher() -> None:
