@@ -1,33 +1,39 @@
-"""Asks the backends for `/v1/models` now and then: are they there, and how large is the student's window?"""
+"""Asks the backends how they are: are they there, how large is their window, and how busy are their engines?"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import httpx
 
 from router.backends import Backend
 from router.metrics import Metrics
+from router.resilience.load import engine_load
+from router.resilience.pool import Pool
+from router.resilience.replica import Replica
 
 logger = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 2.0
-MAX_ANSWER_BYTES = 2**20
+MAX_ANSWER_BYTES = 2**21
 
 
 class Prober:
-    """Keeps `reachable` and `window_tokens` of the backends fresh. Routing does not depend on it."""
+    """Keeps `reachable` and `window_tokens` of the backends fresh, and what their engines say of their load.
 
-    def __init__(self, backends: Callable[[], list[Backend]], metrics: Metrics, *, interval_s: float) -> None:
+    Routing does not wait for it: a backend that was not reachable a moment ago is left to its breaker.
+    """
+
+    def __init__(self, pools: Callable[[], Sequence[Pool]], metrics: Metrics, *, interval_s: float) -> None:
         """
         Args:
-            backends: those that serve now; the student may be replaced.
+            pools: those that serve now; the student may be replaced.
         """
-        self._backends = backends
+        self._pools = pools
         self._metrics = metrics
         self._interval_s = interval_s
 
@@ -47,12 +53,26 @@ class Prober:
 
     async def once(self) -> None:
         """One round, so that a gateway knows its backends before its first request."""
-        await asyncio.gather(*map(self.probe, self._backends()))
+        pools = self._pools()
+        await asyncio.gather(*map(self.probe, pools))
+        for route in ("student", "teacher"):
+            reached = any(pool.reachable for pool in pools if pool.route == route)
+            self._metrics.backend_up.labels(route).set(reached)
 
-    async def probe(self, backend: Backend) -> None:
-        """One question to one backend; never raises."""
+    async def probe(self, pool: Pool) -> None:
+        """One question to each replica; never raises."""
+        await asyncio.gather(*(self._probe(replica.backend) for replica in pool.replicas))
+
+    async def watch_load(self, interval_s: float) -> None:
+        """Read the engines' metrics at every interval until cancelled, where something depends on them."""
+        while True:
+            await asyncio.sleep(interval_s)
+            watched = [replica for pool in self._pools() if pool.needs_engine_load for replica in pool.replicas]
+            await asyncio.gather(*(self._read_load(replica, interval_s) for replica in watched))
+
+    async def _probe(self, backend: Backend) -> None:
         if not backend.exists:
-            self._metrics.backend_up.labels(backend.route).set(0)
+            self._metrics.replica_up.labels(backend.name).set(0)
             return
         was_reachable = backend.reachable
         try:
@@ -64,20 +84,30 @@ class Prober:
         except Exception as exc:  # noqa: BLE001 - see below
             # Whatever an odd server does to the client, probing goes on, and so does the gateway.
             backend.reachable = False
-            logger.debug("probe of the %s: %s", backend.route, type(exc).__name__)
-        self._metrics.backend_up.labels(backend.route).set(backend.reachable)
+            logger.debug("probe of the %s: %s", backend.name, type(exc).__name__)
+        self._metrics.replica_up.labels(backend.name).set(backend.reachable)
         if backend.reachable != was_reachable:
-            logger.info("the %s is %s", backend.route, "reachable" if backend.reachable else "not reachable")
+            logger.info("the %s is %s", backend.name, "reachable" if backend.reachable else "not reachable")
+
+    async def _read_load(self, replica: Replica, timeout_s: float) -> None:
+        backend = replica.backend
+        try:
+            async with asyncio.timeout(timeout_s):
+                url = backend.config.base_url.removesuffix("/v1") + "/metrics"
+                status, body = await self._ask(url, backend.auth_headers)
+            replica.observe(engine_load(body.decode("utf-8", "replace")) if status == 200 else None)
+        except Exception as exc:  # noqa: BLE001 - as in `_probe`; what was read before grows old and is not used
+            logger.debug("metrics of the %s: %s", backend.name, type(exc).__name__)
 
     async def _ask(self, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
         """Status and body. Raises: httpx.HTTPError, ValueError (too large)."""
-        body = b""
+        body = bytearray()
         async with self._client.stream("GET", url, headers=headers) as response:
             async for chunk in response.aiter_bytes():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
-                    raise ValueError("the list of models is too large")
-        return response.status_code, body
+                    raise ValueError("the answer is too large")
+        return response.status_code, bytes(body)
 
 
 def window_in(models: Any, model: str) -> int | None:
