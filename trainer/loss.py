@@ -14,15 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainer.rows import SENTINEL
+
 LossName = Literal["decoupled", "renormalised"]
-SENTINEL = -9000.0
-"""vLLM and stored files mark "no such entry" with -9999 or -inf; no real logprob is this low."""
 FLOOR = -1e30
 """Stands for minus infinity: exp gives 0, and gradients stay numbers."""
 
 
+def real_entries(logprobs: Tensor) -> Tensor:
+    """[N, K] bool: what the teacher said, sentinels aside."""
+    return torch.isfinite(logprobs) & (logprobs > SENTINEL)
+
+
 class Head:
-    """The teacher's head: masses and a mask of its real entries.
+    """The teacher's head: masses and a mask of its real entries. A token without any has no distribution: see `known`.
 
     Args:
         ids: [N, K] int64, vocabulary ids.
@@ -35,13 +40,16 @@ class Head:
     def __init__(self, ids: Tensor, logprobs: Tensor, vocabulary_size: int) -> None:
         if ids.shape != logprobs.shape or ids.dim() != 2:
             raise ValueError(f"head ids {tuple(ids.shape)} and logprobs {tuple(logprobs.shape)} must both be [N, K]")
-        real = torch.isfinite(logprobs) & (logprobs > SENTINEL)
-        if real.any() and not 0 <= int(ids[real].max()) < vocabulary_size:
+        real = real_entries(logprobs)
+        if real.any() and not (int(ids[real].min()) >= 0 and int(ids[real].max()) < vocabulary_size):
             raise ValueError(f"a head id is outside the vocabulary of {vocabulary_size}: another tokenizer?")
         self.real = real
-        # Absent entries point at a real one, so that gathering and scattering by id does nothing for them.
+        self.known = real.any(dim=1)
+        """[N] bool: the teacher's distribution is known. Without it a token has no divergence (0, no gradient)."""
+        # Absent entries point at a real one, so that gathering and scattering by id does nothing for them. Where there
+        # is none the stored ids mean nothing, and may lie outside the vocabulary.
         first = ids.gather(1, real.to(torch.int64).argmax(dim=1, keepdim=True))
-        self.ids = torch.where(real, ids, first)
+        self.ids = torch.where(real, ids, torch.where(self.known[:, None], first, 0))
         self.logprobs = logprobs.masked_fill(~real, FLOOR)
         mass = self.logprobs.exp().sum(dim=1)
         covers_all = real.sum(dim=1) >= vocabulary_size
@@ -56,7 +64,7 @@ def decoupled(logits: Tensor, head_ids: Tensor, head_logprobs: Tensor, temperatu
         logits: [N, V] of the student, any float dtype.
         head_ids, head_logprobs: [N, K], see `Head`.
     Returns:
-        [N], nats; 0 where the student's head logprobs equal the teacher's.
+        [N], nats; 0 where the student's head logprobs equal the teacher's, and where the teacher's are not known.
     """
     logits = _at_least_float32(logits)
     head = Head(head_ids, head_logprobs.to(logits.dtype), logits.shape[1])
@@ -64,7 +72,8 @@ def decoupled(logits: Tensor, head_ids: Tensor, head_logprobs: Tensor, temperatu
     taken = logits.gather(1, head.ids).masked_fill(~head.real, FLOOR)
     tail = logits.scatter(1, head.ids, FLOOR)
     bernoulli = _bernoulli_kl(head.mass, taken.logsumexp(dim=1) - total, tail.logsumexp(dim=1) - total)
-    return bernoulli + head.mass * temperature**2 * _head_kl(head, taken, temperature)
+    total_kl = bernoulli + head.mass * temperature**2 * _head_kl(head, taken, temperature)
+    return total_kl.masked_fill(~head.known, 0.0)
 
 
 def renormalised(logits: Tensor, head_ids: Tensor, head_logprobs: Tensor, temperature: float) -> Tensor:
@@ -94,7 +103,9 @@ def distillation(
     temperature: float,
     hard_loss_weight: float,
 ) -> Tensor:
-    """h * CE + (1 - h) * soft, per token; a corrected token has no teacher distribution and counts as CE alone.
+    """h * CE + (1 - h) * soft, per token; one without a teacher's distribution counts as CE alone.
+
+    Corrected tokens have none, and neither has a token whose head holds no real entry.
 
     Args:
         logits: [N, V]; targets: [N]; corrected: [N] bool; the rest as in `decoupled`.
@@ -104,7 +115,8 @@ def distillation(
     hard = cross_entropy(logits, targets)
     soft = (decoupled if name == "decoupled" else renormalised)(logits, head_ids, head_logprobs, temperature)
     mixed = hard_loss_weight * hard + (1 - hard_loss_weight) * soft
-    return torch.where(corrected, hard, mixed)
+    taught = real_entries(head_logprobs).any(dim=1) & ~corrected
+    return torch.where(taught, mixed, hard)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

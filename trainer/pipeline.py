@@ -186,6 +186,8 @@ class Pipeline:
                 for line in lines:
                     reporter.note(f"{kind} {name}: {line}")
             records[name] = record
+            for path in run_folder.remove_abandoned(each.folder):
+                reporter.note(f"{name}: removed {path.name}, which an interrupted run of another recipe had left")
             after(name)
         return records
 
@@ -209,6 +211,7 @@ class Pipeline:
             if (record := run_folder.read_record(partial)) is not None:  # killed between the last two steps
                 run_folder.finish(partial, folder, record)
                 return record
+            run_folder.remove_torn(partial)
             start_s = time.monotonic()
             context = StageContext(
                 recipe=self.recipe,

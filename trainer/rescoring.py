@@ -17,6 +17,7 @@ import msgspec
 
 from trainer.calls import Caller, Calls, Sleep, Unanswered, describe
 from trainer.recipe import TeacherOptions
+from trainer.rows import SENTINEL
 from trainer.stage import StageError
 
 ATTEMPTS = 6
@@ -79,7 +80,7 @@ class Teacher:
         """The teacher's distribution for each token of the completion.
 
         Raises:
-            Refused: this row cannot be scored (too long for the teacher's window, say).
+            Refused: this row cannot be scored (too long for the teacher's window, say), or not at every token.
             StageError: the endpoint is down, does not know key or model, or gives no prompt_logprobs.
         """
         ids = [*prompt_ids, *completion_ids]
@@ -98,7 +99,11 @@ class Teacher:
             raise StageError(
                 f"teacher: {len(entries)} entries came back for {len(ids)} tokens; is teacher.base_url really vLLM?"
             )
-        return heads(entries[len(prompt_ids) :], k)
+        answered = entries[len(prompt_ids) :]
+        for position, entry in enumerate(answered):
+            if not any(each.logprob > SENTINEL for each in (entry or {}).values()):
+                raise Refused(f"the teacher gives no distribution for token {position} of the answer")
+        return heads(answered, k)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> bytes:
         """The answer's body, after retries. Raises: Refused, StageError."""

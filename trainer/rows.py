@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow
 
+SENTINEL = -9000.0
+"""vLLM and stored files mark "no such entry" with -9999 or -inf; no real logprob is this low."""
+
 
 def example_schema() -> pyarrow.Schema:
     """One example: a request and the answer to learn from.

@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 
 STAGE_FILE = "stage.json"
 PARTIAL = ".partial"
+TMP = ".tmp"
 LOCK = ".lock"
 SCHEMA_VERSION = 1
 ADDRESS_DIGITS = 12
+UNFINISHED = re.compile(rf"[0-9a-f]{{{ADDRESS_DIGITS}}}{re.escape(PARTIAL)}")
 _BLOCK_BYTES = 1 << 20
 
 
@@ -140,6 +143,35 @@ def discard(folder: Path) -> None:
             shutil.rmtree(path)
 
 
+def remove_torn(folder: Path) -> None:
+    """Remove what a killed run was writing in a stage's unfinished folder: all that ends in PARTIAL or TMP.
+
+    Whole things never have such names, so nothing that can be resumed is lost. Only under the lock: see `exclusive`.
+    """
+    for path in sorted(folder.rglob("*")):
+        if not path.name.endswith((PARTIAL, TMP)):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> list[Path]:
+    """Remove the unfinished folders of a stage's other addresses, once it has finished in `folder`; returns them.
+
+    They are what killed runs of an earlier recipe left, checkpoints included. Only under the lock: see `exclusive`.
+    """
+    found = [
+        path
+        for path in sorted(folder.parent.glob(f"*{PARTIAL}"))
+        if path.is_dir() and UNFINISHED.fullmatch(path.name) and path != partial_of(folder)
+    ]
+    for path in found:
+        shutil.rmtree(path)
+    return found
+
+
 def file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -150,7 +182,7 @@ def file_sha256(path: Path) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write all of a file or nothing of it, durably. Raises: OSError."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + TMP)
     try:
         with temporary.open("wb") as file:
             file.write(data)

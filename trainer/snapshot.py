@@ -86,6 +86,7 @@ def pin(recipe: Recipe, folder: Path, *, renew: bool, now: Callable[[], float] =
     """
     check_evaluation_set(recipe)
     known = None if renew else read(folder)
+    _remove(folder / f"{FOLDER}.partial")  # what a killed run left
     if known is not None:
         if known.evaluation_sha256 != recipe.evaluate.sha256:
             raise StageError(

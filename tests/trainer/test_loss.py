@@ -183,6 +183,8 @@ def test_head_is_refused_when_an_id_is_outside_the_vocabulary() -> None:
     ids, logprobs = top(teacher, 2)
     with pytest.raises(ValueError, match="another tokenizer"):
         loss.decoupled(student[:, : int(ids.max())], ids, logprobs, 1.0)
+    with pytest.raises(ValueError, match="another tokenizer"):
+        loss.decoupled(student, ids - V, logprobs, 1.0)
     with pytest.raises(ValueError, match=r"\[N, K\]"):
         loss.decoupled(student, ids, logprobs[:, :1], 1.0)
 
@@ -198,6 +200,48 @@ def test_corrected_tokens_count_as_cross_entropy_alone_whatever_their_head_says(
     torch.testing.assert_close(found, -student.log_softmax(1)[:, 0])
     found.sum().backward()
     assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("sentinel", [-math.inf, -9999.0])
+@pytest.mark.parametrize("name", ["decoupled", "renormalised"])
+@pytest.mark.parametrize("stray", [0, V + 7])
+def test_token_without_a_real_entry_counts_as_cross_entropy_alone(
+    name: loss.LossName, sentinel: float, stray: int
+) -> None:
+    """It must neither be counted as a tail of mass 1 (which pushes a stray id down) nor touch the other tokens."""
+    student, teacher = draw(21)
+    ids, logprobs = top(teacher, 3)
+    targets, corrected = ids[:, 0], torch.zeros(N, dtype=torch.bool)
+    options = {"name": name, "temperature": 2.0, "hard_loss_weight": 0.3}
+    whole = loss.distillation(student, targets, ids, logprobs, corrected, **options)
+    ids, logprobs = ids.clone(), logprobs.clone()
+    ids[2], logprobs[2] = stray, sentinel
+    student.requires_grad_()
+    found = loss.distillation(student, targets, ids, logprobs, corrected, **options)
+    soft = {"decoupled": loss.decoupled, "renormalised": loss.renormalised}[name](student, ids, logprobs, 2.0)
+    assert soft[2] == 0
+    torch.testing.assert_close(found[2], -student.log_softmax(1)[2, targets[2]])
+    others = [0, 1, 3, 4]
+    torch.testing.assert_close(found[others], whole[others])
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    expected = student.detach().softmax(1)[2] - torch.nn.functional.one_hot(targets[2], V)
+    torch.testing.assert_close(gradient[2], expected)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", ["decoupled", "renormalised"])
+def test_batch_without_any_real_entry_is_finite(name: loss.LossName) -> None:
+    student, _ = draw(22)
+    student.requires_grad_()
+    ids, logprobs = torch.full((N, 3), -1), torch.full((N, 3), -math.inf, dtype=torch.float64)
+    targets = torch.zeros(N, dtype=torch.int64)
+    found = loss.distillation(
+        student, targets, ids, logprobs, torch.zeros(N, dtype=torch.bool), name=name, temperature=2.0,
+        hard_loss_weight=0.3,
+    )  # fmt: skip
+    torch.testing.assert_close(found, -student.log_softmax(1)[:, 0])
+    found.sum().backward()
+    assert student.grad is not None and torch.isfinite(student.grad).all()
 
 
 def test_float16_heads_and_bfloat16_logits_are_reduced_in_float32() -> None:

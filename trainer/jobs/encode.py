@@ -1,7 +1,8 @@
 """Job: examples of the pipeline to token ids, with the tokenizer and chat template of a model.
 
 What the model is asked at serving time is exactly the template's rendering of the messages with the generation prompt;
-so the prompt is tokenized by itself, and the answer by itself, closed by the stop token.
+so the prompt is tokenized by itself, and the answer by itself, closed by one stop token: the one that the teacher
+emitted where the student stops at it too, else the student's own.
 """
 
 from __future__ import annotations
@@ -36,7 +37,18 @@ TEACHER_PROMPT = "teacher_prompt_ids"
 class ChatEncoder:
     """Messages and answers to token ids. Raises: StageError when the tokenizer has no chat template or stop token."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str, stop_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        source: str,
+        stop_ids: Sequence[int] = (),
+        foreign_stop_ids: Sequence[int] = (),
+    ) -> None:
+        """
+        Args:
+            stop_ids: tokens at which this model stops, beside its eos_token.
+            foreign_stop_ids: those at which the teacher does; in its answers they are an end, and no text.
+        """
         if not tokenizer.chat_template:
             raise StageError(f"{source}: the tokenizer has no chat template; use an instruction-tuned base model")
         if tokenizer.eos_token_id is None:
@@ -44,7 +56,8 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._source = source
         self.stop_id = int(tokenizer.eos_token_id)
-        self._stop_ids = frozenset({self.stop_id, *stop_ids})
+        self.stop_ids = frozenset({self.stop_id, *stop_ids})
+        self._ends = self.stop_ids | frozenset(foreign_stop_ids)
 
     @property
     def template(self) -> str:
@@ -65,15 +78,25 @@ class ChatEncoder:
         return self.closed(self._tokenizer.encode(text, add_special_tokens=False))
 
     def spells(self, ids: Sequence[int], text: str) -> bool:
-        """Whether the ids are this text in this vocabulary, white space at the edges and stop tokens aside."""
-        if not all(0 <= each < len(self._tokenizer) for each in ids):
+        """Whether the ids are this text in this vocabulary, white space at the edges and the stop token aside."""
+        body = self._body(ids)
+        if not all(0 <= each < len(self._tokenizer) and each not in self._ends for each in body):
             return False
-        spelled = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        spelled = self._tokenizer.decode(body, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(spelled).strip() == text.strip()
 
     def closed(self, ids: Sequence[int]) -> list[int]:
-        """With a stop token at the end: what does not learn to stop never stops."""
-        return list(ids) if ids and ids[-1] in self._stop_ids else [*ids, self.stop_id]
+        """With one stop token at the end: what does not learn to stop never stops, and nothing follows a stop."""
+        body = self._body(ids)
+        emitted = ids[len(body)] if len(body) < len(ids) else self.stop_id
+        return [*body, emitted if emitted in self.stop_ids else self.stop_id]
+
+    def _body(self, ids: Sequence[int]) -> list[int]:
+        """Without the stop tokens at the end."""
+        body = list(ids)
+        while body and body[-1] in self._ends:
+            body.pop()
+        return body
 
 
 def check_bos(ids: list[int], bos_id: Any, source: str) -> list[int]:
@@ -155,9 +178,9 @@ def _messages(text: str | None) -> list[dict[str, Any]] | None:
         return None
 
 
-def load_encoder(folder: Path) -> ChatEncoder:
+def load_encoder(folder: Path, foreign_stop_ids: Sequence[int] = ()) -> ChatEncoder:
     """Raises: StageError."""
-    return ChatEncoder(load_tokenizer(folder), str(folder), _stop_ids(folder))
+    return ChatEncoder(load_tokenizer(folder), str(folder), _stop_ids(folder), foreign_stop_ids)
 
 
 def _stop_ids(folder: Path) -> list[int]:
@@ -170,10 +193,10 @@ def _stop_ids(folder: Path) -> list[int]:
 
 
 def _encoders(spec: EncodeSpec) -> Encoders:
-    student = load_encoder(Path(spec.model))
     if spec.teacher is None:
-        return Encoders(student, None)
+        return Encoders(load_encoder(Path(spec.model)), None)
     teacher = load_encoder(Path(spec.teacher))
+    student = load_encoder(Path(spec.model), sorted(teacher.stop_ids))
     return Encoders(student, None if teacher.template == student.template else teacher)
 
 

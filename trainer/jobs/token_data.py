@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from trainer.rows import token_schema
+from trainer.rows import SENTINEL, token_schema
 from trainer.stage import StageError
 
 IGNORED = -100
@@ -83,6 +83,11 @@ class TokenRows:
         for row in taught:
             if self._head_ids.lengths[row] != self._completion.lengths[row] * widths[row]:
                 raise StageError(f"{self.path}: row {row} has a head for another number of tokens than it has")
+            likeliest = self._head_logprobs[row][:: widths[row]]
+            if not (likeliest > SENTINEL).all():
+                raise StageError(
+                    f"{self.path}: row {row} has a token without a distribution; run again with --from logprobs"
+                )
 
     def example(self, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Prompt and completion ids of the index-th usable row."""

@@ -38,7 +38,7 @@ Encode = Callable[[EncodeSpec, Recipe, Progress], Mapping[str, Any]]
 class LogprobsStage:
     name = "logprobs"
     needs: tuple[str, ...] = ("split",)
-    version = 2
+    version = 3
 
     def __init__(
         self,

@@ -76,6 +76,43 @@ def test_recorded_ids_are_taken_as_they_are_and_closed(model: Path, tmp_path: Pa
     assert rows[0]["teacher_prompt_ids"] == [9, 9, 9]
 
 
+@pytest.mark.parametrize(
+    ("recorded", "own", "closed"),
+    [
+        ([20, 1], [1], [20, 1]),  # the student's own
+        ([20, 257], [1, 257], [20, 257]),  # another one at which the student stops as well: as the teacher emitted it
+        ([20, 257], [1], [20, 1]),  # the teacher's alone: the student would never stop at it
+        ([20, 257, 1], [1], [20, 1]),
+        ([20, 1, 1], [1], [20, 1]),
+        ([20], [1], [20, 1]),  # an endpoint that leaves it out
+    ],
+)
+def test_answer_is_closed_by_one_stop_token_at_which_the_student_stops(
+    tmp_path: Path, recorded: list[int], own: list[int], closed: list[int]
+) -> None:
+    for name, stops in (("student", own), ("teacher", [1, 257])):
+        tiny.build_tokenizer(tmp_path / name)
+        (tmp_path / name / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
+    text = text_of(tmp_path / "student", [20])
+    given = [{"messages": ASKED, "completion": text, "prompt_ids": [9, 9], "completion_ids": recorded}]
+    result, rows = run(tmp_path / "student", tmp_path, given, teacher=str(tmp_path / "teacher"))
+    assert rows[0]["completion_ids"] == closed
+    assert result["misspelled"] == result["rendered"] == 0
+
+
+def test_stop_token_that_stands_in_the_text_is_not_doubled(model: Path, tmp_path: Path) -> None:
+    _, rows = run(model, tmp_path, [{"messages": ASKED, "completion": "yes<|im_end|>"}])
+    assert text_of(model, rows[0]["completion_ids"]) == "yes<|im_end|>"
+
+
+def test_recorded_ids_with_a_stop_token_in_the_middle_give_way_to_the_text(model: Path, tmp_path: Path) -> None:
+    text = text_of(model, [20, 21])
+    given = [{"messages": ASKED, "completion": text, "prompt_ids": [9, 9], "completion_ids": [20, 1, 21, 1]}]
+    result, rows = run(model, tmp_path, given, teacher=str(model))
+    assert result["misspelled"] == 1
+    assert rows[0]["completion_ids"] == [20, 21, 1]
+
+
 @pytest.mark.parametrize("ids", [[20, 21, 1], [70_000, 1], [-1]])
 def test_recorded_ids_of_another_vocabulary_give_way_to_the_text(model: Path, tmp_path: Path, ids: list[int]) -> None:
     given = [{"messages": ASKED, "completion": "hello", "prompt_ids": [9, 9], "completion_ids": ids}]

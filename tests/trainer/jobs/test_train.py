@@ -15,11 +15,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 import msgspec  # noqa: E402
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 
 from tests.trainer.jobs import tiny  # noqa: E402
 from trainer.jobs import models, train  # noqa: E402
 from trainer.jobs.supervised import Objective, loss_sum, positions  # noqa: E402
 from trainer.jobs.token_data import LengthBuckets, TokenRows, collate  # noqa: E402
+from trainer.rows import token_schema  # noqa: E402
 from trainer.stage import StageError  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -174,8 +178,6 @@ def test_padding_changes_no_loss(base: Path, tmp_path: Path) -> None:
 
 
 def test_order_covers_every_example_once_and_depends_on_the_epoch() -> None:
-    import numpy as np
-
     lengths = np.random.default_rng(0).integers(5, 200, 1003)
     sampler = LengthBuckets(lengths, 16, seed=3)
     first = list(sampler)
@@ -202,6 +204,18 @@ def test_training_refuses_with_the_field_and_the_fix(base: Path, tmp_path: Path,
     with pytest.raises(StageError, match=message):
         train.run(tiny.spec_of(base, rows, tmp_path / "out", max_steps=40, **changes), silent)
     assert not (tmp_path / "out" / "model").exists()
+
+
+def test_row_with_a_token_without_a_distribution_is_named(tmp_path: Path) -> None:
+    path = tiny.write_rows(tmp_path / "rows.parquet", 4, k=2)
+    rows = pq.read_table(path).to_pylist()
+    rows[1]["head_logprobs"][-2:] = [float("-inf")] * 2
+    for row in rows:
+        row["head_logprobs"] = np.asarray(row["head_logprobs"], np.float16)
+    pq.write_table(pa.Table.from_pylist(rows, schema=token_schema()), path)
+    with pytest.raises(StageError, match="row 1 has a token without a distribution"):
+        TokenRows(path, max_tokens=64, with_heads=True)
+    assert len(TokenRows(path, max_tokens=64, with_heads=False)) == 4  # `sft` reads no distributions
 
 
 def test_truncated_model_file_is_named(tmp_path: Path) -> None:

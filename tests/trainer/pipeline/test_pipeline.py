@@ -110,6 +110,47 @@ def test_interrupted_stage_finds_its_folder_again(run_recipe: Recipe, steps: lis
     assert len(steps[0].runs) == 1
 
 
+def test_leftovers_of_a_killed_run_are_removed_and_what_can_be_resumed_is_kept(
+    run_recipe: Recipe, steps: list[Step]
+) -> None:
+    steps[1].error = KeyboardInterrupt()
+    pipeline = Pipeline(run_recipe, steps)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(silent())
+    left = steps[1].runs[0]
+    (left / "parts").mkdir()
+    (left / "parts" / "000001.partial").write_text("torn")
+    (left / ".model.partial").mkdir()
+    (left / ".model.partial" / "weights").write_text("torn")
+    (left / "report.json.tmp").write_text("torn")
+    (left / "parts" / "000000.parquet").write_text("whole")
+    steps[1].error = None
+    records = pipeline.run(silent())
+    assert steps[1].found == ["half.txt", "parts"]
+    assert records["b"].files.keys() == {"half.txt", "out.txt", "parts/000000.parquet"}
+
+
+def test_unfinished_folder_of_another_recipe_goes_when_its_stage_has_finished(
+    run_recipe: Recipe, steps: list[Step]
+) -> None:
+    steps[1].error = KeyboardInterrupt()
+    pipeline = Pipeline(run_recipe, steps)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(silent())
+    abandoned = steps[1].runs[0]
+    mine = abandoned.with_name("notes.partial")  # no stage made this
+    mine.mkdir()
+    steps[1].option = "other"
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline(run_recipe, steps).run(silent())
+    assert abandoned.exists()  # the recipe may still be turned back
+    steps[1].error = None
+    lines: list[str] = []
+    Pipeline(run_recipe, steps).run(PlainReporter(lines.append))
+    assert not abandoned.exists() and mine.exists()
+    assert any(f"b: removed {abandoned.name}" in line for line in lines)
+
+
 def test_full_disk_is_named_and_the_run_goes_on_when_there_is_space(run_recipe: Recipe, steps: list[Step]) -> None:
     steps[1].error = OSError(errno.ENOSPC, "No space left on device")
     pipeline = Pipeline(run_recipe, steps)

@@ -77,6 +77,22 @@ async def test_score_takes_the_completion_positions_only(teacher: FakeTeacher, r
     assert teacher.bodies[0]["max_tokens"] == 1 and teacher.bodies[0]["temperature"] == 0
 
 
+@pytest.mark.parametrize("entry", [None, {}, {"4": {"logprob": -9999.0}}, {"4": {"logprob": -1e6}}])
+async def test_row_is_refused_when_the_teacher_gives_no_distribution_for_a_token(
+    teacher: FakeTeacher, recipe: Callable[..., Recipe], entry: Any
+) -> None:
+    """Written as a head without real entries, the token would count as if the teacher had said something."""
+    whole = teacher._entries
+
+    def torn(ids: list[int], k: int) -> list[Any]:
+        return [*whole(ids, k)[:-1], entry]
+
+    teacher._entries = torn  # type: ignore[method-assign]
+    async with impatient(recipe()) as client:
+        with pytest.raises(Refused, match="no distribution for token 1"):
+            await client.score([1, 2, 3], [40, 41], 3)
+
+
 async def test_score_retries_when_the_endpoint_is_busy(teacher: FakeTeacher, recipe: Callable[..., Recipe]) -> None:
     teacher.failing = [503, 429, 500]
     async with impatient(recipe()) as client:
