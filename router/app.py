@@ -16,7 +16,10 @@ from router.additions import Additions
 from router.auth import Keyring
 from router.backends import Backend
 from router.config import Config
-from router.dialects import chat
+from router.dialects.chat import CHAT
+from router.dialects.completions import COMPLETION
+from router.dialects.messages.endpoint import MESSAGES
+from router.dialects.responses.endpoint import RESPONSES
 from router.endpoints import add_endpoints, comes_from_foreign_page, foreign_origin_response
 from router.exchange import Receive, Scope, Send
 from router.gateway import Endpoint, Gateway
@@ -24,16 +27,21 @@ from router.generations import Generation, Generations
 from router.metrics import Metrics
 from router.outcome import Outcomes
 from router.probes import Prober
+from router.resilience.breaker import State
+from router.resilience.pool import Pool
+from router.resilience.routes import Routes
 from router.students import Students
 from router.traffic_log import TrafficLog
 
+BREAKER_LEVELS: dict[State, int] = {"closed": 0, "half_open": 1, "open": 2}
+"""Values of `router_breaker_state`."""
 Install = Callable[[Bundle, Path, str], Awaitable[None]]
 """`Parts.install`."""
 Background = Callable[[Install], AbstractAsyncContextManager[object]]
 """Makes what runs beside the gateway for as long as it serves: a supervised student, or the switch between several."""
 
 
-DIALECTS = (chat.CHAT,)
+DIALECTS = (CHAT, COMPLETION, RESPONSES, MESSAGES)
 """What clients may speak; each is an endpoint."""
 
 
@@ -44,10 +52,17 @@ class Parts:
         """Raises: ConfigError."""
         self.config = config
         self.metrics = Metrics()
-        self.students = Students(config, environ)
-        self.teacher = Backend(
-            "teacher", config.teacher, environ, wanted=Additions(token_ids=config.teacher.capture_token_ids)
-        )
+        self.students = Students(config, environ, on_breaker=self._note_breaker)
+        wanted = Additions(token_ids=config.teacher.capture_token_ids)
+        self.teachers = [
+            Pool(
+                [Backend("teacher", teacher, environ, name=name, wanted=wanted)],
+                config.resilience,
+                on_breaker=self._note_breaker,
+            )
+            for name, teacher in config.teacher.in_order()
+        ]
+        self.routes = Routes(self.teachers, config.resilience.retries, self.metrics)
         self.log = TrafficLog(config.log, self.metrics) if config.log.dir else None
         longest_request_s = config.server.body_timeout_s + config.server.request_timeout_s
         self.generations = Generations(
@@ -64,19 +79,24 @@ class Parts:
         self.gateway = Gateway(
             config,
             generations=self.generations,
-            teacher=self.teacher,
+            routes=self.routes,
             keyring=self.keyring,
             outcomes=self.outcomes,
             metrics=self.metrics,
         )
         self.prober = Prober(
-            lambda: [self.student, self.teacher], self.metrics, interval_s=config.server.probe_interval_s
+            lambda: [self.student, *self.teachers], self.metrics, interval_s=config.server.probe_interval_s
         )
 
     @property
-    def student(self) -> Backend:
+    def student(self) -> Pool:
         """The one that serves now."""
         return self.generations.current.student
+
+    @property
+    def teacher(self) -> Pool:
+        """The first one: what answers would have cost without a student is reckoned by it."""
+        return self.teachers[0]
 
     async def install(self, bundle: Bundle, folder: Path, base_url: str) -> None:
         """Let a bundle that is up and warm answer new requests; returns when nothing uses its predecessor any more.
@@ -90,6 +110,9 @@ class Parts:
         generation = await asyncio.to_thread(self.students.of_bundle, bundle, folder, base_url)
         await self.prober.probe(generation.student)  # its window must be known before the first request
         await self.generations.install(generation)
+
+    def _note_breaker(self, replica: str, state: State) -> None:
+        self.metrics.breaker_state.labels(replica).set(BREAKER_LEVELS[state])
 
     def _announce(self, generation: Generation) -> None:
         self.metrics.student_info.info({"student": generation.bundle_id})
@@ -107,7 +130,8 @@ def build_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as running:
             await running.enter_async_context(parts.generations)
-            await running.enter_async_context(parts.teacher)
+            for teacher in parts.teachers:
+                await running.enter_async_context(teacher)
             if parts.log is not None:
                 await parts.log.start()
                 running.push_async_callback(parts.log.stop)
@@ -121,6 +145,9 @@ def build_app(
                 await running.enter_async_context(background(parts.install))
             await parts.prober.once()
             running.push_async_callback(_cancelled, asyncio.create_task(parts.prober.run()))
+            if parts.student.needs_engine_load:
+                interval_s = config.resilience.spill.metrics_interval_s
+                running.push_async_callback(_cancelled, asyncio.create_task(parts.prober.watch_load(interval_s)))
             yield
 
     app = Application(

@@ -6,7 +6,6 @@ make it better or later, never fail it: when the teacher does, the draft that we
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -15,16 +14,13 @@ import msgspec
 from policies.base import RouteDecision
 from policies.record import Draft
 from router.backends import Backend
-from router.errors import BackendError, BackendRefused, BackendTimeout
+from router.errors import BackendError, BackendRefused
 from router.metrics import Metrics
 from router.outcome import RequestState
 from router.plain import Reply
 from router.routing import FORCED_POLICY
 
 logger = logging.getLogger(__name__)
-
-RESERVE_S = 0.25
-"""Of the request's whole time, kept for delivering the draft when the teacher is too slow."""
 
 AskTeacher = Callable[[], Awaitable[Reply]]
 
@@ -45,23 +41,22 @@ class Cascade:
             return False
         decision = evaluation.decision
         chosen = backend.route == decision.route == "student" and decision.policy != FORCED_POLICY
-        return chosen and request.choices == 1
+        return chosen and request.choices == 1 and request.reviewable
 
     async def better_of(self, state: RequestState, reply: Reply, ask_teacher: AskTeacher) -> Reply:
         """The student's reply if it stands, else the teacher's. Notes in `state` what was decided and why."""
         review = self._judge(state, reply)
         if review is None or review.route != "teacher":
             return reply
-        state.route, state.reason = "teacher", review.reason
+        state.reason = review.reason
         try:
-            answer = await self._asked(ask_teacher, state.deadline_s)
+            return await self._asked(ask_teacher)
         except BackendError as error:
             logger.info("%s: the teacher failed after a draft: %s", state.decision_id, error.cause)
             self._metrics.fallbacks.labels(error.cause).inc()
             state.fallback_cause, state.reason = error.cause, f"fallback_{error.cause}"
-            state.route, state.degraded = "student", "teacher_unavailable"
+            state.backend, state.degraded = reply.backend, "teacher_unavailable"
             return reply
-        return answer
 
     def _judge(self, state: RequestState, reply: Reply) -> RouteDecision | None:
         meaning, evaluation = reply.meaning, state.evaluation
@@ -82,13 +77,9 @@ class Cascade:
         state.evaluation = msgspec.structs.replace(evaluation, votes=evaluation.votes + votes)
         return review
 
-    async def _asked(self, ask_teacher: AskTeacher, deadline_s: float | None) -> Reply:
+    async def _asked(self, ask_teacher: AskTeacher) -> Reply:
         """Raises: BackendError, also for a refusal: the student has shown that the request can be answered."""
-        try:
-            async with asyncio.timeout_at(None if deadline_s is None else deadline_s - RESERVE_S):
-                reply = await ask_teacher()
-        except TimeoutError as exc:
-            raise BackendTimeout("no answer before the request's own deadline", cause="timeout") from exc
+        reply = await ask_teacher()
         if reply.meaning is None:
             raise BackendRefused(f"status {reply.answer.status}", cause="refused")
         return reply

@@ -33,8 +33,8 @@ class MessagesStream:
             model: named where the backend names none.
             thinking: whether the client asked to see the reasoning.
         """
-        self._model = model
-        self._thinking = thinking
+        self.model = model
+        self.thinking = thinking
         self._reader = BlockReader()
         self._started = False
         self._shown: dict[int, int] = {}
@@ -59,7 +59,7 @@ class MessagesStream:
         if self._started:
             return b""
         self._started = True
-        message = opening(self._reader, self._model)
+        message = opening(self._reader, self.model)
         if self._reader.usage is not None:
             message["usage"] = usage_of(self._reader.usage)
         return event({"type": "message_start", "message": message}) + PING
@@ -68,7 +68,7 @@ class MessagesStream:
         return b"".join(event(self._translated(found)) for found in events if self._is_shown(found.block))
 
     def _is_shown(self, block: Block) -> bool:
-        return is_shown(block, thinking=self._thinking)
+        return is_shown(block, thinking=self.thinking)
 
     def _translated(self, found: BlockEvent) -> Json:
         block = found.block

@@ -31,7 +31,7 @@ class ResponsesStream:
 
     def __init__(self, request: Mapping[str, Any], *, now_s: Callable[[], float] = time.time) -> None:
         """`request`: the body that the client sent."""
-        self._request = request
+        self.request = request
         self._now_s = now_s
         self._reader = BlockReader()
         self._response: Json | None = None
@@ -57,7 +57,7 @@ class ResponsesStream:
     def _start(self) -> bytes:
         if self._response is not None:
             return b""
-        self._response = opening(self._reader, self._request, self._now_s)
+        self._response = opening(self._reader, self.request, self._now_s)
         created = self._event("response.created", response=self._response)
         return created + self._event("response.in_progress", response=self._response)
 
