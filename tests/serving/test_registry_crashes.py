@@ -23,7 +23,9 @@ from serving.registry import Registry
 from tests.serving.bundles import added, build
 
 KILLED, DONE = 9, 0
-TRACED_FILES = tuple(f"serving/{name}.py" for name in ("registry", "bundles", "pointer", "locks", "store"))
+TRACED_FILES = tuple(
+    f"serving/{name}.py" for name in ("registry", "bundles", "pointer", "verdicts", "leftovers", "locks", "store")
+)
 READING = frozenset(
     [
         "hash_files",
@@ -35,6 +37,11 @@ READING = frozenset(
         "read_manifest",
         "_read",
         "_form_problem",
+        "_id_of",
+        "_id_of_files",
+        "_is_inside",
+        "fingerprints",
+        "is_known",
         "_bundle_id",
         "read_pointer",
         "_sequence",
@@ -56,6 +63,12 @@ READING = frozenset(
     ]
 )
 """Functions that change nothing: being killed in one is being killed before its caller's next line."""
+
+
+@pytest.fixture(autouse=True)
+def page_cache_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process leaves the page cache alone: fsync, most of the time of these tests, changes nothing here."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def run_until_killed(action: Callable[[], object], line: int) -> bool:
