@@ -15,7 +15,6 @@ from router.admission.claims import (
     cause_of,
     claims_of,
     concurrency_refusal,
-    feature_of,
     limit_headers,
     refusal,
     whole_seconds,
@@ -26,7 +25,7 @@ from router.admission.line import Line, NoPlace
 from router.admission.permit import Permit
 from router.admission.tenants import DEFAULT_TENANT, Tenant, Tenants
 from router.config import Config
-from router.errors import Forbidden, Overloaded, StateUnavailable, Unauthorized
+from router.errors import Forbidden, Overloaded, RateLimited, StateUnavailable, Unauthorized
 from router.http_client import Headers
 from router.metrics import Metrics
 from router.state import Adjust, Budget, Claim, Slots, Store, Verdict
@@ -50,12 +49,11 @@ class Admission:
     """`authenticate`, then `admit`, then `Permit.settle`. `async with`: keeps reservations alive, reloads keys."""
 
     def __init__(
-        self, config: Config, *, store: Store, local: Store, metrics: Metrics, environ: Mapping[str, str] = os.environ
+        self, config: Config, *, store: Store, metrics: Metrics, environ: Mapping[str, str] = os.environ
     ) -> None:
         """
         Args:
-            store: shared over all processes and replicas.
-            local: of this process alone; keeps count while the store is out of reach.
+            store: shared over all processes and replicas; says itself what holds while it is out of reach.
         Raises:
             ConfigError: keys cannot be used.
         """
@@ -67,9 +65,7 @@ class Admission:
         )
         self._keyring = Keyring.from_config(config.auth, environ) if config.auth is not None else None
         self._anyone = Caller(self.tenants.of(DEFAULT_TENANT), None, None)
-        self._on_failure = config.state.on_failure
         self._store = store
-        self._local = local
         self._metrics = metrics
         self._holders: set[str] = set()
         """Of permits that hold something in the store."""
@@ -138,20 +134,20 @@ class Admission:
         try:
             if adjustments:
                 self._holders.discard(permit.holder)
-                if permit.is_local:
-                    await self._local.settle(adjustments, holder=permit.holder)
                 await self._store.settle(adjustments, holder=permit.holder)
         finally:
             self.line.leave(permit.tenant.name, held_s)
 
     async def _claim(self, tenant: Tenant, holder: str, claims: Sequence[Claim], deadline_s: float) -> Permit:
         """The request has a place; now what it takes of its tenant's share."""
-        budget_spent = False
+        spent: RateLimited | None = None
         while True:
-            asked = [claim for claim in claims if not (budget_spent and isinstance(claim, Budget))]
+            asked = [claim for claim in claims if spent is None or not isinstance(claim, Budget)]
             try:
-                verdict, is_local = await self._ask(asked, holder)
-            except BaseException:
+                verdict = await self._store.admit(asked, holder=holder) if asked else NOTHING_ASKED
+            except BaseException as error:
+                if isinstance(error, StateUnavailable):
+                    self._metrics.admission_refusals.labels(error.code).inc()
                 await self._give_back(tenant, holder, asked)
                 raise
             if verdict.admitted:
@@ -160,7 +156,7 @@ class Admission:
             if isinstance(denied, Slots):
                 await self._wait(tenant, self.line.step_back(tenant.name, limit=denied.limit, deadline_s=deadline_s))
             elif isinstance(denied, Budget) and tenant.student_only_when_spent and "student" in tenant.routes:
-                budget_spent = True
+                spent = refusal(tenant, asked, verdict)
                 claims = [_only_charged(claim) for claim in claims]
             else:
                 self.line.leave(tenant.name)
@@ -170,25 +166,7 @@ class Admission:
         if any(isinstance(claim, Slots) and left >= 1 for claim, left in zip(asked, verdict.remaining, strict=True)):
             self.line.give_turn(tenant.name)
         headers = limit_headers(tenant, asked, verdict)
-        return Permit(self, tenant, holder, claims, headers, budget_spent=budget_spent, is_local=is_local)
-
-    async def _ask(self, claims: Sequence[Claim], holder: str) -> tuple[Verdict, bool]:
-        """The store's verdict, or while it is out of reach this process's own, if every limit may be kept locally.
-
-        Raises: StateUnavailable.
-        """
-        if not claims:
-            return NOTHING_ASKED, False
-        try:
-            return await self._store.admit(claims, holder=holder), False
-        except StateUnavailable:
-            features = {feature_of(claim) for claim in claims}
-            for feature in features:
-                self._metrics.state_errors.labels(feature).inc()
-            if any(getattr(self._on_failure, feature) == "closed" for feature in features):
-                self._metrics.admission_refusals.labels("state_unavailable").inc()
-                raise
-        return await self._local.admit(claims, holder=holder), True
+        return Permit(self, tenant, holder, claims, headers, spent=spent)
 
     async def _give_back(self, tenant: Tenant, holder: str, claims: Sequence[Claim]) -> None:
         """The store was asked and its answer will not be used, or was lost: it may have given something."""
@@ -217,8 +195,7 @@ class Admission:
         """Keep what running requests hold. Others forget a gateway that does not do this for `SLOT_TTL_S`."""
         holders = list(self._holders)
         if holders:
-            await self._local.renew(holders)
-            with suppress(StateUnavailable):  # the store says so itself; slots outlive two missed turns
+            with suppress(StateUnavailable):  # slots outlive two missed turns
                 await self._store.renew(holders)
 
     async def _keep_renewing(self) -> None:

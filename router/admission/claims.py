@@ -43,13 +43,6 @@ def claims_of(tenant: Tenant, *, tokens: int, cost_usd: float | None) -> tuple[C
     return tuple(claims)
 
 
-def feature_of(claim: Claim) -> str:
-    """The key of `[state.on_failure]` that it falls under."""
-    if isinstance(claim, Rate):
-        return "limits"
-    return "budgets" if isinstance(claim, Budget) else "concurrency"
-
-
 def cause_of(claim: Claim, tenant: Tenant) -> str:
     """Label of a refusal by this claim."""
     if isinstance(claim, Budget):

@@ -6,10 +6,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from policies.base import Route
+import msgspec
+
+from policies.base import RouteDecision
 from router.admission.claims import tokens_key
 from router.admission.tenants import Tenant
+from router.errors import Forbidden, RateLimited
 from router.http_client import Headers
+from router.routing import FORCED_POLICY
 from router.state import Adjust, Budget, Claim, Rate, Slots
 
 if TYPE_CHECKING:
@@ -19,17 +23,7 @@ if TYPE_CHECKING:
 class Permit:
     """Leave to answer one request. `settle` ends it, on every way out, once."""
 
-    __slots__ = (
-        "_admission",
-        "_granted_s",
-        "_open",
-        "budget_spent",
-        "claims",
-        "headers",
-        "holder",
-        "is_local",
-        "tenant",
-    )
+    __slots__ = ("_admission", "_claims", "_granted_s", "_open", "headers", "holder", "spent", "tenant")
 
     def __init__(
         self,
@@ -39,38 +33,48 @@ class Permit:
         claims: Sequence[Claim] = (),
         headers: Headers | None = None,
         *,
-        budget_spent: bool = False,
-        is_local: bool = False,
+        spent: RateLimited | None = None,
     ) -> None:
         """
         Args:
             claims: what was claimed for the request, or must be charged to it.
             headers: the tenant's limits, for the response.
-            budget_spent: the tenant's money is spent; only the student may answer.
-            is_local: the store was out of reach; this process keeps count by itself.
+            spent: the tenant's budget is spent, and this is the error for what the student may not answer instead.
         """
         self.tenant = tenant
         self.holder = holder
-        self.claims = claims
         self.headers: Headers = headers if headers is not None else []
-        self.budget_spent = budget_spent
-        self.is_local = is_local
+        self.spent = spent
         self._admission = admission
+        self._claims = claims
         self._granted_s = time.monotonic()
         self._open = True
 
     @property
     def teacher_allowed(self) -> bool:
-        return not self.budget_spent and "teacher" in self.tenant.routes
-
-    def allows(self, route: Route) -> bool:
-        """Whether this model may answer."""
-        return route in self.tenant.routes and not (self.budget_spent and route == "teacher")
+        return self.spent is None and "teacher" in self.tenant.routes
 
     @property
-    def degraded(self) -> Literal["budget_spent"] | None:
-        """What an answer by the student says where a policy wanted the teacher; None: the tenant has no teacher."""
-        return "budget_spent" if self.budget_spent else None
+    def degraded(self) -> Literal["budget_spent", "teacher_not_allowed"]:
+        """What the student's answer says where a policy wanted the teacher and `teacher_allowed` is False."""
+        return "teacher_not_allowed" if self.spent is None else "budget_spent"
+
+    def restricted(self, decision: RouteDecision) -> RouteDecision:
+        """The decision as far as the tenant may have it. Who may stand in for whom follows from `policy` and
+        `teacher_allowed`: nobody may for a forced route.
+
+        Raises: BudgetSpent, Forbidden: no model that the tenant may use can answer this.
+        """
+        forced = decision.policy == FORCED_POLICY
+        if "student" not in self.tenant.routes:
+            if forced and decision.route == "student":
+                raise Forbidden("This API key may not use the student.", code="route_not_allowed")
+            return msgspec.structs.replace(decision, route="teacher", policy=FORCED_POLICY)
+        if decision.route == "teacher" and not self.teacher_allowed and (forced or not decision.student_capable):
+            raise self.spent or Forbidden(
+                "This request needs the teacher, which this API key may not use.", code="route_not_allowed"
+            )
+        return decision
 
     async def settle(self, *, tokens: int | None, cost_usd: float | None) -> None:
         """Give the place back, and correct what was reserved to what was used. Only the first call has an effect.
@@ -85,7 +89,7 @@ class Permit:
 
     def _adjustments(self, tokens: int | None, cost_usd: float | None) -> list[Adjust]:
         adjustments = []
-        for claim in self.claims:
+        for claim in self._claims:
             if isinstance(claim, Slots):
                 adjustments.append(Adjust(claim))
                 continue

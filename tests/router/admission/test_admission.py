@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from policies.base import RouteDecision
 from router.admission import Admission, Permit
 from router.config import Config
 from router.errors import BudgetSpent, Forbidden, LocumError, Overloaded, RateLimited, StateUnavailable
@@ -22,6 +23,9 @@ base_url = "http://127.0.0.1:9/v1"
 [teacher]
 base_url = "http://127.0.0.1:9/v1"
 """
+WANTED = RouteDecision(route="teacher", reason="low_confidence", policy="retrieval_confidence")
+FORCED = RouteDecision(route="teacher", reason="forced", policy="request")
+INCAPABLE = RouteDecision(route="teacher", reason="exceeds_window", policy="long_context", student_capable=False)
 NOON_S = datetime(2026, 5, 31, 12, tzinfo=UTC).timestamp()
 
 
@@ -94,7 +98,6 @@ class Gateway:
         self.admission = Admission(
             Config.model_validate(tomllib.loads(BACKENDS + text)),
             store=self.store,
-            local=MemoryStore(max_value_bytes=0, clock=self.clock),
             metrics=self.metrics,
             environ={"LOCUM_API_KEYS": "acme=key-of-acme"},
         )
@@ -245,8 +248,12 @@ async def test_teacher_is_not_used_any_more_when_the_budget_is_spent_and_the_stu
     await done(await gateway.admit(usd=0.5), usd=0.9)
     permit = await gateway.admit(usd=0.5)
     assert not permit.teacher_allowed
-    assert permit.allows("student")
     assert permit.degraded == "budget_spent"
+    assert permit.restricted(WANTED) is WANTED
+    for decision in (FORCED, INCAPABLE):
+        with pytest.raises(BudgetSpent) as caught:
+            permit.restricted(decision)
+        assert caught.value.retry_after_s == 12 * 3600
     await done(permit, usd=0.25)  # what the student costs is charged all the same
     assert not (await gateway.admit(usd=0.0)).teacher_allowed
     gateway.clock.now_s += 24 * 3600
@@ -260,11 +267,27 @@ async def test_budget_spent_is_an_error_when_the_tenant_may_not_have_the_student
     assert isinstance(await gateway.refused(usd=1.5), BudgetSpent)
 
 
-async def test_tenant_without_the_teacher_has_none_though_its_budget_is_not_spent() -> None:
+async def test_tenant_without_the_teacher_gets_the_student_or_an_error() -> None:
     gateway = Gateway('[limits]\nallowed_routes = ["student"]')
     permit = await gateway.admit()
     assert not permit.teacher_allowed
-    assert permit.degraded is None
+    assert permit.degraded == "teacher_not_allowed"
+    assert permit.restricted(WANTED) is WANTED
+    for decision in (FORCED, INCAPABLE):
+        with pytest.raises(Forbidden) as caught:
+            permit.restricted(decision)
+        assert caught.value.code == "route_not_allowed"
+
+
+async def test_tenant_without_the_student_gets_the_teacher_and_nobody_stands_in() -> None:
+    gateway = Gateway('[limits]\nallowed_routes = ["teacher"]')
+    permit = await gateway.admit()
+    assert permit.teacher_allowed
+    for route in ("student", "teacher"):
+        decision = permit.restricted(RouteDecision(route=route, reason="fits", policy="long_context"))
+        assert (decision.route, decision.policy, decision.reason) == ("teacher", "request", "fits")
+    with pytest.raises(Forbidden):
+        permit.restricted(RouteDecision(route="student", reason="forced", policy="request"))
 
 
 async def test_tenant_may_ask_for_no_model_but_its_own() -> None:
@@ -386,44 +409,13 @@ async def test_slots_of_running_requests_are_kept_and_those_of_a_dead_gateway_co
 # The store away
 
 
-async def test_limits_are_kept_by_this_process_when_the_store_is_away() -> None:
-    gateway = Gateway("[limits]\nrequests_per_minute = 2\nmax_concurrent_requests = 2")
-    gateway.store.is_away = True
-    permits = [await gateway.admit(), await gateway.admit()]
-    assert isinstance(await gateway.refused(), RateLimited)
-    assert gateway.metrics.registry.get_sample_value("router_state_errors_total", {"feature": "limits"}) == 3
-    for permit in permits:
-        await done(permit)
-    await gateway.store.come_back()  # and what was used meanwhile counts there, too
-    assert isinstance(await gateway.refused(), RateLimited)
-    assert gateway.admission.line.inflight == 0
-
-
-@pytest.mark.parametrize(
-    ("feature", "limit"),
-    [
-        ("limits", "requests_per_minute = 5"),
-        ("budgets", "budget_usd_per_day = 5"),
-        ("concurrency", "max_concurrent_requests = 5"),
-    ],
-)
-async def test_request_is_refused_when_the_store_is_away_and_a_limit_may_not_be_kept_locally(
-    feature: str, limit: str
-) -> None:
-    gateway = Gateway(f'[state.on_failure]\n{feature} = "closed"\n[limits]\n{limit}')
+@pytest.mark.parametrize("limit", ["requests_per_minute", "budget_usd_per_day", "max_concurrent_requests"])
+async def test_request_is_refused_when_the_store_is_away_and_nothing_may_be_decided_without_it(limit: str) -> None:
+    gateway = Gateway(f"[limits]\n{limit} = 5")
     gateway.store.is_away = True
     error = await gateway.refused(usd=0.1)
     assert (error.status, error.code) == (503, "state_unavailable")
+    assert gateway.refusals("state_unavailable") == 1
     assert gateway.admission.line.inflight == 0
     await gateway.store.come_back()
     await gateway.admit(usd=0.1)
-
-
-async def test_budget_is_charged_for_what_was_spent_while_the_store_was_away() -> None:
-    gateway = Gateway("[limits]\nbudget_usd_per_day = 1.0")
-    gateway.store.is_away = True
-    await done(await gateway.admit(usd=0.9), usd=0.8)
-    assert isinstance(await gateway.refused(usd=0.5), BudgetSpent)
-    await gateway.store.come_back()
-    assert isinstance(await gateway.refused(usd=0.5), BudgetSpent)
-    await gateway.admit(usd=0.15)
