@@ -1,0 +1,1 @@
+"""The gateways, one a module: how each is installed, configured and started."""

@@ -1,0 +1,92 @@
+"""Locum itself, from the environment that this runs in."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from loadtests.faults.system import (
+    FIRST_TOKEN_TIMEOUT_S,
+    IDLE_TIMEOUT_S,
+    REQUEST_TIMEOUT_S,
+    Launch,
+    NotInstalled,
+    Setting,
+    Upstreams,
+)
+
+_TOML = """\
+[server]
+port = {port}
+request_timeout_s = 30.0
+drain_timeout_s = 8.0
+probe_interval_s = 1.0
+
+[student]
+base_url = "{upstreams.first_url}"
+model = "{upstreams.first_model}"
+context_window_tokens = 1_000_000
+price_usd_per_1m_input_tokens = 0.02
+price_usd_per_1m_output_tokens = 0.04
+{timeouts}
+
+[teacher]
+base_url = "{upstreams.second_url}"
+model = "{upstreams.second_model}"
+price_usd_per_1m_input_tokens = 2.5
+price_usd_per_1m_output_tokens = 10.0
+{timeouts}
+
+[routing]
+fall_back_when_student_forced = false
+{policies}
+
+[log]
+dir = "{folder}/traffic"
+write_timeout_s = 10.0
+"""
+_TIMEOUTS = f"""\
+first_token_timeout_s = {FIRST_TOKEN_TIMEOUT_S}
+idle_timeout_s = {IDLE_TIMEOUT_S}
+request_timeout_s = {REQUEST_TIMEOUT_S}"""
+_CASCADE = '[[routing.policies]]\ntype = "cascade"'
+
+
+class Locum:
+    """`locum serve`: the first upstream as student, the second as teacher; metrics and the traffic log on."""
+
+    name = "Locum"
+    about = "`locum serve`, one process, metrics and traffic log on, no keys"
+
+    @property
+    def version(self) -> str:
+        return version("locum")
+
+    def install(self, cache: Path) -> None:
+        if not self._program.exists():
+            raise NotInstalled(f"there is no `locum` command beside {Path(sys.executable).name}: run make install")
+
+    def launch(self, setting: Setting, port: int, upstreams: Upstreams, folder: Path) -> Launch:
+        config = folder / f"{setting}.toml"
+        config.write_text(
+            _TOML.format(
+                port=port,
+                upstreams=upstreams,
+                folder=folder,
+                timeouts=_TIMEOUTS,
+                policies=_CASCADE if setting == "cascade" else "policies = []",
+            )
+        )
+        return Launch(
+            command=(str(self._program), "serve", "-c", str(config), "--log-level", "warning"),
+            ready_path="/readyz",
+            model="student" if setting == "alone" else "auto",
+        )
+
+    def check_stoppable(self) -> None:
+        """It is a process."""
+
+    @property
+    def _program(self) -> Path:
+        return Path(sys.executable).with_name("locum")
