@@ -115,6 +115,9 @@ class Ledger:
             del self._holdings[holder]
             self._settled[holder] = now_s + SETTLED_S
 
+    def holds(self, holder: str) -> bool:
+        return holder in self._holdings
+
     def renew(self, holders: Sequence[str]) -> None:
         """Restart the time to live of what these holders have."""
         now_s = self._clock()

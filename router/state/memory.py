@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Self
 
 from router.errors import VersionConflict
 from router.state.base import HISTORY_LENGTH, Adjust, Claim, Document, Verdict
@@ -28,11 +29,21 @@ class MemoryStore:
         self._values = Values(clock, max_bytes=max_value_bytes)
         self._documents: dict[str, list[Document]] = {}
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing to close."""
+
     async def admit(self, claims: Sequence[Claim], *, holder: str) -> Verdict:
         return self._ledger.admit(claims, holder)
 
     async def settle(self, adjustments: Sequence[Adjust], *, holder: str) -> None:
         self._ledger.settle(adjustments, holder)
+
+    def holds(self, holder: str) -> bool:
+        """Whether claims of this holder are unsettled."""
+        return self._ledger.holds(holder)
 
     async def renew(self, holders: Sequence[str]) -> None:
         self._ledger.renew(holders)

@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from router.config.state import StateConfig, redis_address
 from router.state.base import HISTORY_LENGTH, SLOT_RETRY_S, Document
 from router.state.ledger import HELD_S, SETTLED_S
-from router.state.operations import Operation, Probe
+from router.state.operations import Operation, Probe, Write
 
 CONNECT_TIMEOUT_S = 0.5
 """Of the probe, beside the requests; a request waits `state.timeout_s` for all."""
@@ -36,6 +36,13 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.RedisError, "Redis does not answer as expected"),
     (OSError, "Redis cannot be reached"),
 )
+
+
+class WriteNext(msgspec.Struct, frozen=True, array_like=True, tag="write"):
+    """`Write` for the script, whose MessagePack knows no bytes: the contents follow as arguments of their own."""
+
+    name: str
+    expected_version: int
 
 
 class RedisWire:
@@ -71,15 +78,17 @@ class RedisWire:
 
     async def run(self, operations: Sequence[Operation]) -> list[Any]:
         """In one round trip, but for the first time after the server has forgotten its scripts."""
+        contents = [operation.content for operation in operations if isinstance(operation, Write)]
         arguments = (
             1,
             self._prefix,
-            msgspec.msgpack.encode(operations),
+            msgspec.msgpack.encode([_for_script(operation) for operation in operations] if contents else operations),
             self.clock_offset_s,
             int(HELD_S),
             int(SETTLED_S),
             SLOT_RETRY_S,
             HISTORY_LENGTH,
+            *contents,
         )
         try:
             reply = await self._do("EVALSHA", self._digest, *arguments)
@@ -120,6 +129,12 @@ class RedisWire:
 
     async def close(self) -> None:
         await self._pool.aclose()
+
+
+def _for_script(operation: Operation) -> Operation | WriteNext:
+    if isinstance(operation, Write):
+        return WriteNext(operation.name, operation.expected_version)
+    return operation
 
 
 def _document(name: str, entry: bytes) -> Document:

@@ -28,11 +28,15 @@ class SocketWire:
         self._pending: deque[asyncio.Future[Any]] = deque()
 
     async def probe(self) -> None:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
-            if self._writer is None:
-                reader, self._writer = await asyncio.open_unix_connection(self._path)
-                self._reading = asyncio.create_task(self._read(reader))
-            await self.run([Probe()])
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                if self._writer is None:
+                    reader, self._writer = await asyncio.open_unix_connection(self._path)
+                    self._reading = asyncio.create_task(self._read(reader))
+                await self.run([Probe()])
+        except TimeoutError:
+            await self.close()  # what was asked on this connection must not pile up
+            raise
 
     def reason_of(self, error: Exception) -> str | None:
         return "the parent process cannot be reached" if isinstance(error, OSError) else None
@@ -41,7 +45,8 @@ class SocketWire:
         return await self._ask(operations)
 
     async def get(self, key: str) -> bytes | None:
-        return await self._ask_one(Get(key))
+        value: bytes | None = await self._ask_one(Get(key))
+        return value
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         await self._ask_one(Put(key, value, ttl_s))

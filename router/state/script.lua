@@ -7,6 +7,7 @@
 -- ARGV[4]  seconds that a settled holder is known to be settled
 -- ARGV[5]  seconds after which a denied slot should be asked for again
 -- ARGV[6]  versions of a document that are kept
+-- ARGV[7]… contents of the documents that the operations write, in order: cmsgpack knows no bytes
 --
 -- One key a holder, `PREFIX:holder:NAME`: MessagePack of {claim -> {amount, window, ttl_s}, or false when settled};
 -- an empty string says that all of it is settled.
@@ -215,13 +216,16 @@ function operations.renew(operation)
   return true
 end
 
--- {'write', name, content, expected version or -1} -> {written, version, written_s}: the new or the current one
+local contents = 6 -- arguments before the next one
+
+-- {'write', name, expected version or -1} -> {written, version, written_s}: the new or the current one
 function operations.write(operation)
-  local key = prefix .. ':document:' .. operation[2]
+  local key, expected = prefix .. ':document:' .. operation[2], operation[3]
+  contents = contents + 1
   local version = two_numbers(key .. ':stamp') or 0
-  if operation[4] ~= -1 and operation[4] ~= version then return {false, version, 0} end
+  if expected ~= -1 and expected ~= version then return {false, version, 0} end
   local stamp = (version + 1) .. ' ' .. number(now)
-  redis.call('LPUSH', key, stamp .. '\n' .. operation[3])
+  redis.call('LPUSH', key, stamp .. '\n' .. ARGV[contents])
   redis.call('LTRIM', key, 0, HISTORY_LENGTH - 1)
   redis.call('SET', key .. ':stamp', stamp)
   return {true, version + 1, now}

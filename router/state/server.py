@@ -74,7 +74,7 @@ class StoreServer:
         write_frame(writer, msgspec.msgpack.encode(replies))
         await writer.drain()
 
-    async def _do(self, request: Request) -> Any:  # noqa: C901, PLR0911 - one line a message
+    async def _do(self, request: Request) -> Any:  # noqa: PLR0911 - one line a message
         store = self._store
         match request:
             case Admit(holder, claims):
