@@ -16,6 +16,8 @@ FIRST_TOKEN_TIMEOUT_S = 1.0
 IDLE_TIMEOUT_S = 1.0
 REQUEST_TIMEOUT_S = 3.0
 """What a gateway is configured to wait for an upstream, where it can be: first event, gap in a stream, plain answer."""
+FAILURES_TO_EJECT, EJECTED_FOR_S = 2, 3
+"""In the setting `replicas`: after so many failures in a row an upstream is left alone for so long."""
 
 
 class Upstreams(msgspec.Struct, frozen=True):

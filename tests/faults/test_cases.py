@@ -10,7 +10,6 @@ from loadtests.faults.play import Player
 
 NOT_YET: dict[str, str] = {
     "context-overflow": "a request that only the student may answer gets 503 where it is too long",
-    "dead-replica": "a silent student is asked again and again",
     "rejected-draft-stream": "streams are not reviewed: the draft goes out as it is written",
 }
 """Rows that fail today; one that passes must leave this list."""

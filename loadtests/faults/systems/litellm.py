@@ -8,6 +8,8 @@ from typing import Any
 
 from loadtests.faults.install import locked_version, python_packages
 from loadtests.faults.system import (
+    EJECTED_FOR_S,
+    FAILURES_TO_EJECT,
     FIRST_TOKEN_TIMEOUT_S,
     REQUEST_TIMEOUT_S,
     Launch,
@@ -17,7 +19,6 @@ from loadtests.faults.system import (
 )
 
 MASTER_KEY = "sk-faults-0123456789abcdef"
-COOLDOWN_S = 5
 ENVIRONMENT = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_MASTER_KEY": MASTER_KEY,
@@ -64,7 +65,7 @@ class LiteLLM:
 def _config(setting: Setting, upstreams: Upstreams) -> dict[str, Any]:
     router: dict[str, Any] = {"num_retries": 0, "disable_cooldowns": setting != "replicas"}
     if setting == "replicas":
-        router |= {"allowed_fails": 1, "cooldown_time": COOLDOWN_S}
+        router |= {"allowed_fails": FAILURES_TO_EJECT - 1, "cooldown_time": EJECTED_FOR_S}
     if setting != "alone":
         router["fallbacks"] = [{"first": ["second"]}]
     return {

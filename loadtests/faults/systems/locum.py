@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from loadtests.faults.system import (
+    EJECTED_FOR_S,
+    FAILURES_TO_EJECT,
     FIRST_TOKEN_TIMEOUT_S,
     IDLE_TIMEOUT_S,
     REQUEST_TIMEOUT_S,
@@ -41,6 +43,7 @@ price_usd_per_1m_output_tokens = 10.0
 [routing]
 fall_back_when_student_forced = false
 {policies}
+{breaker}
 
 [log]
 dir = "{folder}/traffic"
@@ -50,14 +53,21 @@ _TIMEOUTS = f"""\
 first_token_timeout_s = {FIRST_TOKEN_TIMEOUT_S}
 idle_timeout_s = {IDLE_TIMEOUT_S}
 request_timeout_s = {REQUEST_TIMEOUT_S}"""
-_CASCADE = '[[routing.policies]]\ntype = "cascade"'
+_CASCADE = '[[routing.policies]]\ntype = "cascade"\nescalate_truncated = true'
+_BREAKER = f"""\
+[resilience.breaker]
+consecutive_failures = {FAILURES_TO_EJECT}
+open_s = {float(EJECTED_FOR_S)}"""
 
 
 class Locum:
     """`locum serve`: the first upstream as student, the second as teacher; metrics and the traffic log on."""
 
     name = "Locum"
-    about = "`locum serve`, one process, metrics and traffic log on, no keys"
+    about = (
+        "`locum serve`, one process, metrics and traffic log on, no keys; the first upstream is the student, the "
+        "second the teacher; a draft that ends at its token limit is rejected"
+    )
 
     @property
     def version(self) -> str:
@@ -75,6 +85,7 @@ class Locum:
                 upstreams=upstreams,
                 folder=folder,
                 timeouts=_TIMEOUTS,
+                breaker=_BREAKER if setting == "replicas" else "",
                 policies=_CASCADE if setting == "cascade" else "policies = []",
             )
         )

@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from loadtests.faults.install import locked_version, python_packages
-from loadtests.faults.system import Launch, NotApplicable, Setting, Upstreams
+from loadtests.faults.system import (
+    EJECTED_FOR_S,
+    FAILURES_TO_EJECT,
+    REQUEST_TIMEOUT_S,
+    Launch,
+    NotApplicable,
+    Setting,
+    Upstreams,
+)
 from loadtests.systems import free_port
-
-OPEN_FOR_S = 5
 
 
 class VllmRouter:
@@ -16,8 +22,8 @@ class VllmRouter:
 
     name = "vllm-router"
     about = (
-        "`--policy round_robin` over one worker; where the upstream stays dead over two, with the circuit breaker at "
-        f"two failures, {OPEN_FOR_S} s open, and a request timeout of 3 s"
+        "`--policy round_robin` over one worker; where the upstream stays dead over two, with the circuit breaker and "
+        f"a request timeout of {REQUEST_TIMEOUT_S:g} s"
     )
 
     @property
@@ -36,8 +42,9 @@ class VllmRouter:
         options = ["--disable-circuit-breaker"]
         if setting == "replicas":
             workers.append(_origin(upstreams.second_url))
-            options = ["--cb-failure-threshold", "2", "--cb-timeout-duration-secs", str(OPEN_FOR_S)]
-            options += ["--request-timeout-secs", "3"]
+            options = ["--cb-failure-threshold", str(FAILURES_TO_EJECT)]
+            options += ["--cb-timeout-duration-secs", str(EJECTED_FOR_S)]
+            options += ["--request-timeout-secs", f"{REQUEST_TIMEOUT_S:.0f}"]
         program = str(self._python.with_name("vllm-router"))
         command = (program, "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin", *options)
         metrics = ("--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port()))
