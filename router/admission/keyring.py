@@ -156,22 +156,28 @@ def _of_file(key: ApiKey) -> KnownKey:
 
 def _pairs(variable: str, text: str) -> list[KnownKey]:
     """`tenant=key` pairs of an environment variable. Raises: ConfigError."""
-    found: list[KnownKey] = []
+    found: dict[str, KnownKey] = {}
+    digests: set[bytes] = set()
     problems = []
     for number, entry in enumerate(text.split(","), start=1):
         if not entry.strip():
             continue
         tenant, separator, key = (part.strip() for part in entry.partition("="))
-        problem = _problem(tenant, separator, key, found)
+        problem = _problem(tenant, separator, key)
+        if problem is None and tenant in found:
+            problem = "names a tenant of an earlier entry"
+        if problem is None and digest_of(key.encode()) in digests:
+            problem = "has the key of an earlier entry: one key is one tenant"
         if problem is None:
-            found.append(KnownKey(digest_of(key.encode()), tenant, variable, frozenset(DEFAULT_SCOPES)))
+            found[tenant] = KnownKey(digest_of(key.encode()), tenant, variable, frozenset(DEFAULT_SCOPES))
+            digests.add(found[tenant].digest)
         else:
             problems.append(f"entry {number} {problem}")
     if not found and not problems:
         problems.append("holds no tenant=key pair: nobody could use the gateway")
     if problems:
         raise ConfigError(variable, problems)
-    return found
+    return list(found.values())
 
 
 def _admin_key(variable: str, text: str, pairs: list[KnownKey]) -> list[KnownKey]:
@@ -187,18 +193,11 @@ def _admin_key(variable: str, text: str, pairs: list[KnownKey]) -> list[KnownKey
     return [KnownKey(digest_of(key.encode()), ADMIN_TENANT, variable, frozenset({"admin"}))]
 
 
-def _problem(tenant: str, separator: str, key: str, known: list[KnownKey]) -> str | None:
+def _problem(tenant: str, separator: str, key: str) -> str | None:
     """What is wrong with an entry, without a word of it."""
     if not separator or not tenant or not tenant.isprintable():
         return "is not tenant=key with a printable tenant"
-    unusable = _unusable(key)
-    if unusable is not None:
-        return unusable
-    if any(tenant == pair.tenant for pair in known):
-        return "names a tenant of an earlier entry"
-    if any(digest_of(key.encode()) == pair.digest for pair in known):
-        return "has the key of an earlier entry: one key is one tenant"
-    return None
+    return _unusable(key)
 
 
 def _unusable(key: str) -> str | None:
