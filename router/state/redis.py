@@ -71,10 +71,8 @@ class RedisWire:
             await self.run([Probe()])
 
     def reason_of(self, error: Exception) -> str | None:
-        for kind, reason in REASONS:
-            if isinstance(error, kind):
-                return reason
-        return None
+        errors = (error.__cause__, error)  # redis-py wraps what goes wrong while it connects
+        return next((reason for kind, reason in REASONS if any(isinstance(it, kind) for it in errors)), None)
 
     async def run(self, operations: Sequence[Operation]) -> list[Any]:
         """In one round trip, but for the first time after the server has forgotten its scripts."""

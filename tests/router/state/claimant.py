@@ -28,7 +28,7 @@ async def main(kind: str, place: str, prefix: str, name: str) -> dict[str, int]:
     else:
         wire = SocketWire(Path(place))
     async with LinkedStore(wire, timeout_s=PATIENT_S) as store:
-        while store.failure is not None:  # a busy machine
+        while store.failure is not None:  # noqa: ASYNC110 - a busy machine
             await asyncio.sleep(0.05)
         sys.stdin.readline()  # all start at the same time
         budgets = await asyncio.gather(*(store.admit([BUDGET], holder=f"{name}-b{n}") for n in range(100)))

@@ -123,6 +123,7 @@ class Proxy:
         self.delay_s = 0.0
         self.connections = 0
         self._writers: list[asyncio.StreamWriter] = []
+        self._pipes: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Proxy:
         self._server = await asyncio.start_unix_server(self._connected, self.path)
@@ -131,6 +132,9 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         self.cut()
+        for pipe in self._pipes:
+            pipe.cancel()
+        await asyncio.gather(*self._pipes, return_exceptions=True)
 
     def cut(self) -> None:
         """End every connection without a word."""
@@ -142,7 +146,8 @@ class Proxy:
         self.connections += 1
         answers, to_server = await asyncio.open_unix_connection(self._target)
         self._writers += [writer, to_server]
-        await asyncio.gather(self._pipe(reader, to_server, delayed=False), self._pipe(answers, writer, delayed=True))
+        pipes = [self._pipe(reader, to_server, delayed=False), self._pipe(answers, writer, delayed=True)]
+        self._pipes += [asyncio.create_task(pipe) for pipe in pipes]
 
     async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, delayed: bool) -> None:
         try:
