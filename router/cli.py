@@ -17,6 +17,7 @@ COMMANDS = {
     "loadtest": "loadtests.commands:loadtest",
     "train": "trainer.commands:train",
     "tune": "trainer.tune.command:tune",
+    "policy": "router.admin.commands:policy",
 }
 
 
