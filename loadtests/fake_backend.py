@@ -1,10 +1,10 @@
 """A fake OpenAI-compatible backend: fast enough not to be the bottleneck, faithful to vLLM's bytes, and able to fail.
 
-It serves `/v1/chat/completions` and `/v1/completions` (plain and stream, `n` up to 16), `/v1/models`, `/health` and `/metrics`. A
-request chooses its behaviour by its model name, or, because a gateway rewrites `model`, by `[[directive]]` at the start
-of its last user message (or of `prompt`). Directives compose with `-` or `+`: `fake-tokens-50-gap-0.05`,
-`fault-reset-mid-3+tokens-20`; a message's directive wins over the model's. Any other name must be a served model,
-else the answer is vLLM's 404.
+It serves `/v1/chat/completions` and `/v1/completions` (plain and stream, `n` up to 16), `/v1/embeddings`,
+`/v1/models`, `/health` and `/metrics`. A request chooses its behaviour by its model name, or, because a gateway
+rewrites `model`, by `[[directive]]` at the start of its last user message (or of `prompt`). Directives compose with
+`-` or `+`: `fake-tokens-50-gap-0.05`, `fault-reset-mid-3+tokens-20`; a message's directive wins over the model's. Any
+other name must be a served model, else the answer is vLLM's 404.
 
 | directive | what happens |
 |---|---|
@@ -16,6 +16,8 @@ else the answer is vLLM's 404.
 | `fake-finish-length` | that finish_reason |
 | `fake-logprob-2.5` | logprobs, when asked for: -2.5 for every token, -9 for the stop token of a plain answer |
 | `fake-sparse` | absent members are left out of plain answers, as llama.cpp does, and not spelled `null` |
+| `fake-calls-2` | two calls of the request's tools behind the text of a chat answer |
+| `fake-reasoning-3` | three tokens of `reasoning` before the text of a chat answer |
 | `fake-strict` | 400 for options that only vLLM knows (`return_token_ids`) |
 | `fake-echo` | the answer is the last user message, directive included |
 | `fake-fixed` | constant `id` and `created`, so that two answers are equal byte for byte |
@@ -74,6 +76,7 @@ from types import TracebackType
 import click
 
 from loadtests.fake.protocol import BackendProtocol
+from loadtests.fake.scenario import Heard
 from loadtests.fake.state import BackendState, Received
 from loadtests.loop import run
 
@@ -99,11 +102,11 @@ class FakeBackend:
         api_key: str | None = None,
         keep: int = KEPT_REQUESTS,
         signature: str | None = None,
-        obeys_messages: bool = True,
+        heard: Heard = "at_start",
     ) -> None:
-        """`signature`: the first word of every answer, by which a test tells two backends apart. Without
-        `obeys_messages` a message's directives are text: of two backends behind a gateway one fails, the other not."""
-        self.state = BackendState(models, window_tokens, api_key, keep, signature, obeys_messages)
+        """`signature`: the first word of every answer, by which a test tells two backends apart. `heard`: which
+        directives in messages count; `never` makes of two backends behind a gateway one that is always well."""
+        self.state = BackendState(models, window_tokens, api_key, keep, signature, heard)
         self._host = host
         self.port = port
         self._tasks: set[asyncio.Task[None]] = set()

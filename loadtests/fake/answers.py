@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from loadtests.fake.body import Body
+from loadtests.fake.extras import REASONING, Call, call_deltas, calls_of, message_members
 from loadtests.fake.scenario import Scenario
 
 VOCABULARY = ("The", " quick", " brown", " fox", " jumps", " over", " the", " lazy", " dog", ".")
@@ -15,7 +17,6 @@ STOP = ("<|im_end|>", -9.0)
 """The stop token, which vLLM lists among the logprobs."""
 FIRST_PROMPT_ID, FIRST_COMPLETION_ID = 1000, 5000
 FIXED_CREATED_S = 1_700_000_000
-MAX_CHOICES = 16
 
 EXTRA_MEMBERS = (
     rb'"x_cost" : 2.50 ,"x_exp":1E+2,"x_big":12345678901234567890,"x_zero":-0.0,  "x_esc":"\u00e9\/\ud83d\ude00",'
@@ -27,72 +28,6 @@ EXTRA_MEMBERS = (
 FINISH_TAIL = b',"stop_reason":null,"token_ids":null}]}'
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Message(msgspec.Struct):
-    """One message of a chat request, as far as the fake reads it."""
-
-    role: str = ""
-    content: object = None
-
-    def text(self) -> str:
-        """The text of a plain content, or of all text parts."""
-        if isinstance(self.content, str):
-            return self.content
-        if not isinstance(self.content, list):
-            return ""
-        parts = (part.get("text") for part in self.content if isinstance(part, dict))
-        return "".join(part for part in parts if isinstance(part, str))
-
-
-class StreamOptions(msgspec.Struct):
-    include_usage: bool = False
-
-
-class Body(msgspec.Struct):
-    """A request body, as far as the fake reads it."""
-
-    model: str
-    messages: list[Message] | None = None
-    prompt: object = None
-    n: int | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    logprobs: bool | int | None = None
-    return_token_ids: bool | None = None
-
-    @property
-    def is_chat(self) -> bool:
-        return self.messages is not None
-
-    @property
-    def choices(self) -> int:
-        return max(1, min(self.n or 1, MAX_CHOICES))
-
-    @property
-    def limit_tokens(self) -> int | None:
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-
-    def directive_text(self) -> str:
-        """Where a `[[directive]]` may stand: the last user message, or the prompt."""
-        if self.messages is None:
-            return self.prompt if isinstance(self.prompt, str) else ""
-        for message in reversed(self.messages):
-            if message.role == "user":
-                return message.text()
-        return ""
-
-    def prompt_tokens(self) -> int:
-        """Four characters count as a token, the template as eight: a fake count that follows the length."""
-        if self.messages is None:
-            return (len(self.prompt) if isinstance(self.prompt, str) else 0) // 4 + 8
-        chars = 0
-        for message in self.messages:
-            content = message.content
-            chars += len(content) if type(content) is str else len(message.text())
-        return chars // 4 + 8
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -111,6 +46,8 @@ class Shape(msgspec.Struct, frozen=True):
     sparse: bool
     """Absent members are left out, as llama.cpp does, where vLLM spells them `null`."""
     choices: int = 1
+    reasoning: tuple[str, ...] = ()
+    calls: tuple[Call, ...] = ()
 
 
 def shape_of(body: Body, scenario: Scenario, prompt_tokens: int, signature: str | None = None) -> Shape:
@@ -119,11 +56,12 @@ def shape_of(body: Body, scenario: Scenario, prompt_tokens: int, signature: str 
     finish_reason = scenario.finish_reason
     if body.limit_tokens is not None and body.limit_tokens < len(tokens):
         tokens, finish_reason = tokens[: body.limit_tokens], "length"
+    calls = calls_of(body.tools, scenario.calls)
     return Shape(
         chat=body.is_chat,
         model=body.model,
         tokens=tokens,
-        finish_reason=finish_reason,
+        finish_reason="tool_calls" if calls and finish_reason == "stop" else finish_reason,
         prompt_tokens=prompt_tokens,
         logprob=None if body.logprobs in (None, False) else scenario.logprob,
         usage_asked=body.stream_options is not None and body.stream_options.include_usage,
@@ -131,6 +69,8 @@ def shape_of(body: Body, scenario: Scenario, prompt_tokens: int, signature: str 
         extra=scenario.extra,
         sparse=scenario.sparse,
         choices=body.choices,
+        reasoning=REASONING[: scenario.reasoning],
+        calls=calls,
     )
 
 
@@ -188,7 +128,9 @@ class _Renderer:
         if self._shape.chat:
             choice = (
                 b'"message":{"role":"assistant","content":' + text + b',"refusal":null,"annotations":null,'
-                b'"audio":null,"function_call":null,"reasoning":null},"logprobs":'
+                b'"audio":null,"function_call":null'
+                + self._extras()
+                + b'},"logprobs":'
                 + logprobs
                 + b',"finish_reason":'
                 + finish
@@ -243,6 +185,15 @@ class _Renderer:
             + b"}"
         )
 
+    def _extras(self) -> bytes:
+        members = {"reasoning": None} | message_members(self._shape.reasoning, self._shape.calls)
+        return b"," + _encode(members)[1:-1]
+
+    def _deltas(self, head: bytes, deltas: Iterable[object]) -> Iterator[bytes]:
+        """Events of the first choice that are not text."""
+        for delta in deltas:
+            yield head + b'{"index":0,"delta":' + _encode(delta) + b',"logprobs":null,"finish_reason":null}]}'
+
     def _ids(self, count: int, first: int) -> bytes:
         """Made up, and different for prompt and completion."""
         return _encode(list(range(first, first + count))) if self._shape.ids_asked else b"null"
@@ -262,11 +213,14 @@ class _Renderer:
                     + b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,' % index
                     + b'"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}'
                 )
+            yield from self._deltas(head, ({"reasoning": piece} for piece in self._shape.reasoning))
         plain_tail = brace + b',"logprobs":null,"finish_reason":null,"token_ids":null}]}'
         for token in self._shape.tokens:
             tail = plain_tail.replace(b"null", self._logprobs_of((token,)), 1)
             for opening in openings:
                 yield opening + self._json_text(token) + tail
+        if self._shape.chat:
+            yield from self._deltas(head, call_deltas(self._shape.calls))
         finish = _encode(self._shape.finish_reason)
         for opening in openings:
             yield opening + b'""' + brace + b',"logprobs":null,"finish_reason":' + finish + FINISH_TAIL
@@ -332,7 +286,7 @@ def _tokens(body: Body, scenario: Scenario) -> tuple[str, ...]:
     if scenario.echo:
         text = body.directive_text()
         return tuple(text[start : start + 4] for start in range(0, len(text), 4))
-    words = ODD_VOCABULARY if scenario.extra else VOCABULARY
+    words: tuple[str, ...] = ODD_VOCABULARY if scenario.extra else VOCABULARY
     if scenario.wide_chars:
         words = tuple(word + "." * scenario.wide_chars for word in words)
     whole, rest = divmod(scenario.tokens, len(words))

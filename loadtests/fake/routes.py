@@ -8,7 +8,9 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from loadtests.fake.answers import FIXED_CREATED_S, Body, error_body
+from loadtests.fake.answers import FIXED_CREATED_S, error_body
+from loadtests.fake.body import Body
+from loadtests.fake.embeddings import EmbeddingBody, embeddings_answer
 from loadtests.fake.scenario import MESSAGE_DIRECTIVE, Scenario, ScenarioError, is_directive
 from loadtests.fake.state import BackendState, Received
 
@@ -19,6 +21,7 @@ DEFAULT_LAST = 10
 
 _encode = msgspec.json.Encoder().encode
 _decode_body = msgspec.json.Decoder(Body).decode
+_decode_embedding = msgspec.json.Decoder(EmbeddingBody).decode
 
 _ERROR_TYPES = {
     400: "BadRequestError",
@@ -52,6 +55,8 @@ def reply_to(request: Received, state: BackendState) -> Reply:
     if request.target in _GENERATING:
         return _guarded(request, state, _generate)
     path = request.path
+    if path == "/v1/embeddings":
+        return _guarded(request, state, _embed)
     if path == "/v1/models" or path.startswith("/v1/models/"):
         return _guarded(request, state, _models)
     control = _CONTROL.get(path.removesuffix("/"))
@@ -63,7 +68,7 @@ def reply_to(request: Received, state: BackendState) -> Reply:
 def _guarded(request: Received, state: BackendState, serve: Callable[[Received, BackendState], Reply]) -> Reply:
     if state.api_key is not None and request.header("authorization") != b"Bearer " + state.api_key.encode():
         return Reply(status=401, body=_encode({"error": "Unauthorized"}))
-    allowed = b"POST" if serve is _generate else b"GET"
+    allowed = b"GET" if serve is _models else b"POST"
     if request.method != allowed:
         return Reply(status=405, body=_encode({"detail": "Method Not Allowed"}), headers=((b"allow", allowed),))
     return serve(request, state)
@@ -87,13 +92,36 @@ def _generate(request: Received, state: BackendState) -> Reply:
     return _answer(body, scenario, state)
 
 
+def _embed(request: Received, state: BackendState) -> Reply:
+    """Vectors; a directive as model name chooses a delay or a failure."""
+    try:
+        body = _decode_embedding(request.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        return _refusal(400, str(exc))
+    scenario = HEALTHY
+    if is_directive(body.model):
+        try:
+            scenario = state.scenario((body.model,))
+        except ScenarioError as exc:
+            return _refusal(400, str(exc), param="model")
+    elif body.model not in state.models:
+        return _refusal(404, f"The model `{body.model}` does not exist.", param="model")
+    state.by_model[body.model] += 1
+    if scenario.fault == "status":
+        return _failure(scenario, state)
+    if scenario.fault == "garbage":
+        return Reply(body=b"<!doctype html>", scenario=scenario)
+    return Reply(body=embeddings_answer(body), scenario=scenario)
+
+
 def _scenario(body: Body, state: BackendState) -> Scenario | None:
     """None: the model is not served."""
     names: tuple[str, ...] = (body.model,) if is_directive(body.model) else ()
     if not names and body.model not in state.models:
         return None
-    directive = MESSAGE_DIRECTIVE.match(body.directive_text())
-    if directive and state.obeys_messages:
+    text = body.directive_text() if state.heard != "never" else ""
+    directive = MESSAGE_DIRECTIVE.match(text.lstrip()) if state.heard == "at_start" else MESSAGE_DIRECTIVE.search(text)
+    if directive:
         names += (directive.group(1),)
     return state.scenario(names) if names else HEALTHY
 

@@ -22,8 +22,10 @@ Fault = Literal[
     "lost_choice",
 ]
 
-MESSAGE_DIRECTIVE = re.compile(r"\s*\[\[([^\]\s]{1,200})\]\]")
-"""A directive at the start of a message's text; gateways rewrite `model`, so this is the part that survives."""
+MESSAGE_DIRECTIVE = re.compile(r"\[\[([^\]\s]{1,200})\]\]")
+"""A directive in a message's text; gateways rewrite `model`, so this is the part that survives."""
+Heard = Literal["at_start", "anywhere", "never"]
+"""Where in a message's text a directive counts. `anywhere` suits gateways that put words before the client's."""
 
 
 class ScenarioError(ValueError):
@@ -61,6 +63,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     fixed: bool = False
     echo: bool = False
     sparse: bool = False
+    calls: int = 0
+    """Tool calls behind the text of a chat answer."""
+    reasoning: int = 0
+    """Tokens of reasoning before it."""
     strict: bool = False
     """Options that only vLLM knows are refused with 400."""
     wide_chars: int = 0
@@ -157,6 +163,8 @@ _DIRECTIVES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Change]], ..
         (r"echo", _flag(echo=True)),
         (r"sparse", _flag(sparse=True)),
         (r"strict", _flag(strict=True)),
+        (r"calls-(\d+)", _field("calls", int)),
+        (r"reasoning-(\d+)", _field("reasoning", int)),
         (r"wide-(\d+)", _field("wide_chars", int)),
         (r"hints", _flag(hints=True)),
         (r"trailers", _flag(trailers=True)),

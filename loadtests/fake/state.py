@@ -7,8 +7,9 @@ import time
 from collections import Counter, deque
 from typing import Any
 
-from loadtests.fake.answers import FIXED_CREATED_S, Answer, Body, shape_of
-from loadtests.fake.scenario import Scenario, parse
+from loadtests.fake.answers import FIXED_CREATED_S, Answer, shape_of
+from loadtests.fake.body import Body
+from loadtests.fake.scenario import Heard, Scenario, parse
 
 MAX_CACHED_SCENARIOS = 1024
 MAX_CACHED_ANSWERS = 1024
@@ -62,10 +63,10 @@ class BackendState:
         api_key: str | None,
         keep: int,
         signature: str | None = None,
-        obeys_messages: bool = True,
+        heard: Heard = "at_start",
     ) -> None:
-        """`signature`: the first word of every answer. `obeys_messages`: whether directives in messages count."""
-        self.obeys_messages = obeys_messages
+        """`signature`: the first word of every answer. `heard`: which directives in messages count."""
+        self.heard = heard
         self.models = models
         self.window_tokens = window_tokens
         self.api_key = api_key
@@ -115,6 +116,7 @@ class BackendState:
             body.logprobs,
             body.return_token_ids,
             body.choices,
+            repr(body.tools) if scenario.calls else None,
             body.stream_options is not None and body.stream_options.include_usage,
         )
         answer = self._answers.get(key)

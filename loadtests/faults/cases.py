@@ -248,7 +248,7 @@ _CLIENTS = (
     Case(
         name="stops-reading",
         title=f"{clients.STUCK_CLIENTS} clients stop reading long streams",
-        upstream="fake-tokens-1500-wide-20000",
+        upstream="fake-tokens-90-wide-350000",
         must="the upstream is held back, memory stays bounded",
         judge=clients.bounds_stuck_clients,
         ends_process=True,
@@ -299,7 +299,7 @@ _CLIENTS = (
         name="many-streams",
         title="24 streams at once, each with its own text",
         upstream="fake-echo-gap-0.002",
-        must="every client gets exactly its own text",
+        must="every client gets its own text and no other",
         judge=clients.keeps_streams_apart,
     ),
 )
@@ -307,10 +307,17 @@ _CLIENTS = (
 _FIDELITY = (
     Case(
         name="parameters",
-        title="The API's own parameters",
+        title="Sampling parameters, `stop`, `seed`, `response_format`",
         upstream="fake",
         must="all of them reach the upstream",
         judge=fidelity.keeps_parameters,
+    ),
+    Case(
+        name="tools",
+        title="Tools and how they are chosen",
+        upstream="fake",
+        must="all of it reaches the upstream",
+        judge=fidelity.keeps_tools,
     ),
     Case(
         name="request-members",

@@ -25,14 +25,14 @@ PARAMETERS: dict[str, Any] = {
     "frequency_penalty": -0.5,
     "response_format": {"type": "json_object"},
     "logit_bias": {"50256": -100},
-    "tools": [
-        {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
-    ],
-    "tool_choice": "auto",
-    "parallel_tool_calls": False,
     "user": "user-5",
 }
 """Members that are OpenAI's own."""
+TOOLS: dict[str, Any] = {
+    "tools": [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}],
+    "tool_choice": "auto",
+    "parallel_tool_calls": False,
+}
 _decode = msgspec.json.Decoder().decode
 
 
@@ -50,11 +50,19 @@ def _list(names: list[str]) -> str:
 
 async def keeps_parameters(stage: Stage, directive: str) -> Verdict:
     """Every parameter of the API reaches the upstream with its value."""
-    seen = await stage.ask(directive, **PARAMETERS)
+    return await _kept(stage, directive, PARAMETERS)
+
+
+async def keeps_tools(stage: Stage, directive: str) -> Verdict:
+    return await _kept(stage, directive, TOOLS)
+
+
+async def _kept(stage: Stage, directive: str, members: dict[str, Any]) -> Verdict:
+    seen = await stage.ask(directive, **members)
     if not stage.asked():
         return Verdict(False, f"the upstream was never called: {describe(seen)}")
     arrived = _parsed(stage.asked()[-1].body)
-    lost = [name for name, value in PARAMETERS.items() if arrived.get(name) != value]
+    lost = [name for name, value in members.items() if arrived.get(name) != value]
     return Verdict(not lost, f"lost or changed: {_list(lost)}" if lost else "all of them arrived")
 
 
@@ -160,7 +168,7 @@ async def echoes_text(stage: Stage, directive: str) -> Verdict:
     plain = await stage.ask("", text=text)
     stream = await stage.ask("", text=text, stream=True)
     found = read_stream(stream.body)
-    in_plain, in_stream = text_of(plain) == FIRST_WORD + text, found.text == FIRST_WORD + text and found.complete
+    in_plain, in_stream = text in text_of(plain), text in found.text and found.complete
     if in_plain and in_stream:
         return Verdict(True, "the text, unchanged")
     return Verdict(False, f"plain {describe(plain)}; stream {describe(stream)}")

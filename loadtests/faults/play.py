@@ -62,9 +62,12 @@ class Player:
         stage = await self._ready(case.setting)
         try:
             async with asyncio.timeout(CASE_TIMEOUT_S):
-                return await case.judge(stage, case.upstream)
+                verdict = await case.judge(stage, case.upstream)
         except TimeoutError:
             return Verdict(False, f"not over after {CASE_TIMEOUT_S:g} s")
+        else:
+            _check_heard(stage, case)
+            return verdict
         finally:
             if case.ends_process:
                 await self.close()
@@ -108,6 +111,14 @@ async def play_all(system: System, cases: Sequence[Case], folder: Path, show: Ca
             show(case)
             cells[case.name] = await playing.play(case)
     return [cells[case.name] for case in cases]
+
+
+def _check_heard(stage: Stage, case: Case) -> None:
+    """Raises: NotApplicable: the upstream could not do what the case is about, for nobody told it."""
+    directive = f"[[{case.upstream}]]".encode()
+    asked = stage.asked()
+    if asked and not any(directive in entry.body for entry in asked):
+        raise NotApplicable("not judged: the client's message does not reach the upstream as it is")
 
 
 def _first_line(error: ChildError) -> str:

@@ -107,10 +107,8 @@ class Backends:
     """The two upstreams, running. The first obeys the directives in messages, the second answers everybody."""
 
     def __init__(self) -> None:
-        self.first = FakeBackend(models=MODELS, window_tokens=WINDOW_TOKENS, signature=FIRST_WORD)
-        self.second = FakeBackend(
-            models=MODELS, window_tokens=WINDOW_TOKENS, signature=SECOND_WORD, obeys_messages=False
-        )
+        self.first = FakeBackend(models=MODELS, window_tokens=WINDOW_TOKENS, signature=FIRST_WORD, heard="anywhere")
+        self.second = FakeBackend(models=MODELS, window_tokens=WINDOW_TOKENS, signature=SECOND_WORD, heard="never")
 
     async def __aenter__(self) -> Backends:
         await self.first.start()

@@ -8,15 +8,14 @@ import pytest
 import pytest_asyncio
 
 from loadtests.children import Child
-from loadtests.fake_backend import FakeBackend
 from loadtests.faults.cases import CASES
 from loadtests.faults.play import Cell
 from loadtests.faults.report import Report, SystemReport, page
-from loadtests.faults.stage import FIRST_WORD, MODELS, WINDOW_TOKENS, Backends, Stage
+from loadtests.faults.stage import Backends, Stage
 from loadtests.faults.system import Launch
 from loadtests.faults.systems.locum import Locum
 from loadtests.faults.transcript import read_stream
-from loadtests.faults.wire import Client, Seen
+from loadtests.faults.wire import Client
 
 BY_NAME = {case.name: case for case in CASES}
 A_BARE_UPSTREAM_FAILS = (
@@ -36,6 +35,7 @@ A_BARE_UPSTREAM_PASSES = (
     "leaves-plain",
     "leaves-first-byte",
     "parameters",
+    "tools",
     "request-members",
     "request-bytes",
     "answer-members",
@@ -122,9 +122,3 @@ def test_page_shows_a_sentence_for_every_failed_case() -> None:
 
 def test_names_of_cases_are_unique() -> None:
     assert len(BY_NAME) == len(CASES)
-
-
-def test_upstreams_can_be_told_apart() -> None:
-    backend = FakeBackend(models=MODELS, window_tokens=WINDOW_TOKENS, signature=FIRST_WORD)
-    assert backend.state.obeys_messages
-    assert Seen().end == "patience"
