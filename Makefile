@@ -49,6 +49,8 @@ types:
 	$(BIN)/mypy
 
 fast-tests:
+	@command -v redis-server >/dev/null || apt-get install -y -qq redis-server >/dev/null \
+		|| echo "redis-server is missing: the tests of shared state in Redis are skipped"
 	$(BIN)/pytest -n auto --dist loadfile
 
 slow-tests: install-semantic install-serving install-train install-quantize
