@@ -60,7 +60,7 @@ class ClientProtocol(HttpToolsProtocol):
         try:
             self._feed(data)
         except httptools.HttpParserError as exc:
-            if isinstance(exc.__context__, HeadTooLarge):
+            if isinstance(exc.__context__, InvalidRequest):
                 self._refuse(exc.__context__)
             else:
                 logger.info("a request was refused: %s", type(exc).__name__)
@@ -113,6 +113,7 @@ class ClientProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._pending_bytes + self._chunk_bytes > MAX_HEAD_BYTES:
             self._check_head()
+        self._check_unambiguous()
         if self.parser.should_upgrade():
             self._offers_upgrade = True  # the parser stops here; `_feed` starts it anew
             return
@@ -138,6 +139,21 @@ class ClientProtocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + HEADER_OVERHEAD_BYTES for name, value in self.headers)
         if size > MAX_HEAD_BYTES:
             raise HeadTooLarge
+
+    def _check_unambiguous(self) -> None:
+        """What a proxy before us may read in another way is how a second request is smuggled past it.
+
+        Raises: AmbiguousHead.
+        """
+        version, names = self.parser.get_http_version(), [name for name, _ in self.headers]
+        if version not in ("1.0", "1.1"):
+            raise AmbiguousHead("Speak HTTP/1.1.")
+        if names.count(b"host") > 1 or (version == "1.1" and b"host" not in names):
+            raise AmbiguousHead("A request must have exactly one Host header.")
+        if b"transfer-encoding" in names:
+            codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+            if codings != [b"chunked"] or version == "1.0":
+                raise AmbiguousHead("The only transfer coding is 'chunked', and HTTP/1.0 has none.")
 
     # Ends
 
@@ -187,6 +203,13 @@ class HeadTooLarge(InvalidRequest):
 
     def __init__(self) -> None:
         super().__init__(f"The request's headers are larger than {MAX_HEAD_BYTES} bytes.", code="headers_too_large")
+
+
+class AmbiguousHead(InvalidRequest):
+    """RFC 9112 has it refused, or treated as faulty, and the parser does not."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="invalid_http")
 
 
 def configured(*, head_timeout_s: float) -> type[ClientProtocol]:
