@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -75,7 +76,7 @@ class Ledger:
         self._spent: dict[tuple[Period, str], tuple[int, float]] = {}
         self._slots: dict[str, dict[str, float]] = {}
         self._holdings: dict[str, Holding] = {}
-        self._settled: dict[str, float] = {}  # holders in the order in which their records end
+        self._settled: OrderedDict[str, float] = OrderedDict()  # in the order in which the records end
         self._swept_s = clock()
 
     def admit(self, claims: Sequence[Claim], holder: str) -> Verdict:
@@ -208,10 +209,9 @@ class Ledger:
     def _forget(self, now_s: float) -> None:
         """Drop what has ended, settled holders at once and the rest every minute: memory stays bounded."""
         while self._settled:
-            holder, end_s = next(iter(self._settled.items()))
-            if end_s > now_s and len(self._settled) <= MAX_SETTLED:
+            if next(iter(self._settled.values())) > now_s and len(self._settled) <= MAX_SETTLED:
                 break
-            del self._settled[holder]
+            self._settled.popitem(last=False)
         if now_s - self._swept_s >= SWEEP_S:
             self._swept_s = now_s
             self._sweep(now_s)
