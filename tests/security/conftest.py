@@ -1,0 +1,30 @@
+"""The gateway of the contract tests, attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from loadtests.fake_backend import BackendThread
+from router.config_file import parse
+from tests.contract.conftest import CONFIG, RunningGateway, gateway, start_gateway, student, teacher, wait_until
+
+__all__ = ["gateway", "start_gateway", "student", "teacher", "wait_until"]
+
+
+@pytest.fixture(scope="module")
+def target(
+    student: BackendThread, teacher: BackendThread, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    """One gateway for all the cases of a module: what one attack leaves behind is the next one's problem."""
+    values = {
+        "server": "body_timeout_s = 2.0", "student": "", "teacher": "", "rest": "",
+        "student_url": student.base_url, "teacher_url": teacher.base_url,
+        "student_model": "student", "teacher_model": "teacher",
+        "log_dir": str(tmp_path_factory.mktemp("traffic")),
+    }  # fmt: skip
+    running = RunningGateway(parse(CONFIG.format(**values)), {})
+    running.start()
+    yield running
+    running.stop()
