@@ -13,7 +13,8 @@ from starlette.routing import Route
 
 from policies.bundle import Bundle
 from router.additions import Additions
-from router.auth import Keyring
+from router.admin.control import Control
+from router.admission import Admission
 from router.backends import Backend
 from router.config import Config
 from router.dialects.chat import CHAT
@@ -30,6 +31,7 @@ from router.probes import Prober
 from router.resilience.breaker import State
 from router.resilience.pool import Pool
 from router.resilience.routes import Routes
+from router.state import open_store
 from router.students import Students
 from router.traffic_log import TrafficLog
 
@@ -48,10 +50,24 @@ DIALECTS = (CHAT, COMPLETION, RESPONSES, MESSAGES)
 class Parts:
     """Everything that a gateway consists of. Building it opens no socket and no file but the model artefacts."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str] = os.environ) -> None:
-        """Raises: ConfigError."""
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        path: Path | None = None,
+        state_path: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            path: of the configuration file, where edits of it shall be followed.
+            state_path: socket of the memory that several workers share.
+        Raises:
+            ConfigError.
+        """
         self.config = config
         self.metrics = Metrics()
+        self.store = open_store(config, self.metrics, environ=environ, served_at=state_path)
         self.students = Students(config, environ, on_breaker=self._note_breaker)
         wanted = Additions(token_ids=config.teacher.capture_token_ids)
         self.teachers = [
@@ -75,14 +91,23 @@ class Parts:
             capture=config.log.capture,
             distillation=config.teacher.distillation,
         )
-        self.keyring = Keyring.from_config(config.auth, environ)
+        self.admission = Admission(config, store=self.store, metrics=self.metrics, environ=environ)
         self.gateway = Gateway(
             config,
             generations=self.generations,
             routes=self.routes,
-            keyring=self.keyring,
+            admission=self.admission,
             outcomes=self.outcomes,
             metrics=self.metrics,
+        )
+        self.control = Control(
+            config,
+            path=path,
+            students=self.students,
+            generations=self.generations,
+            store=self.store,
+            metrics=self.metrics,
+            environ=environ,
         )
         self.prober = Prober(
             lambda: [self.student, *self.teachers], self.metrics, interval_s=config.server.probe_interval_s
@@ -109,7 +134,7 @@ class Parts:
         """
         generation = await asyncio.to_thread(self.students.of_bundle, bundle, folder, base_url)
         await self.prober.probe(generation.student)  # its window must be known before the first request
-        await self.generations.install(generation)
+        await self.control.engine.install_student(generation)
 
     def _note_breaker(self, replica: str, state: State) -> None:
         self.metrics.breaker_state.labels(replica).set(BREAKER_LEVELS[state])
@@ -119,16 +144,23 @@ class Parts:
 
 
 def build_app(
-    config: Config, *, environ: Mapping[str, str] = os.environ, background: Background | None = None
-) -> FastAPI:
+    config: Config,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    background: Background | None = None,
+    path: Path | None = None,
+    state_path: Path | None = None,
+) -> Application:
     """The gateway as an ASGI application. Raises: ConfigError."""
-    parts = Parts(config, environ)
+    parts = Parts(config, environ, path=path, state_path=state_path)
     if parts.log is not None:
         parts.log.check()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as running:
+            await running.enter_async_context(parts.store)
+            await running.enter_async_context(parts.admission)
             await running.enter_async_context(parts.generations)
             for teacher in parts.teachers:
                 await running.enter_async_context(teacher)
@@ -136,10 +168,11 @@ def build_app(
                 await parts.log.start()
                 running.push_async_callback(parts.log.stop)
             running.push_async_callback(parts.gateway.drained)
+            running.push_async_callback(parts.students.close)
             encoder = parts.students.encoder
             if encoder is not None:
-                running.push_async_callback(encoder.close)
                 await encoder.warm()
+            await running.enter_async_context(parts.control)
             await running.enter_async_context(parts.prober)
             if background is not None:
                 await running.enter_async_context(background(parts.install))
@@ -161,6 +194,7 @@ def build_app(
     for dialect in DIALECTS:
         app.add_hot_route(parts.gateway.endpoint(dialect))
     add_endpoints(app, parts)
+    parts.control.add_to(app)
     return app
 
 
@@ -173,6 +207,11 @@ class Application(FastAPI):
     """
 
     refuses_foreign_origins = False
+    draining = False
+
+    def begin_drain(self) -> None:
+        """From now on `/readyz` tells load balancers to turn away; requests are still served."""
+        self.draining = True
 
     def add_hot_route(self, endpoint: Endpoint) -> None:
         self._hot = {**getattr(self, "_hot", {}), endpoint.path: endpoint}

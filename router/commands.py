@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -24,6 +23,7 @@ from router.config import Config, ConfigError
 from router.config_file import load
 from router.errors import LocumError
 from router.generations import Generation
+from router.workers.parent import Workers
 from serving.bluegreen import StudentSwitch
 from serving.errors import ServingError, describe_log
 from serving.launch import detect_build, resolve_python
@@ -49,22 +49,28 @@ def serve(path: Path, log_level: str) -> None:
     Example: locum serve -c locum.toml
     """
 
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    server.log_to_stderr(log_level)
     config = _load(path)
     unset = config.unset_secrets()
     if unset:
         _wrong_input(*unset)
     try:
-        app = build_app(config, background=_student(config))
+        student = _student(config)
+        app = build_app(config, background=student, path=path)
         listener = server.bind(config.server)
     except (ConfigError, ServingError, server.CannotListen) as exc:
         _wrong_input(str(exc))
-    if not server.serve(app, config.server, listener, lambda url: click.echo(f"Locum listens on {url}", err=True)):
+    if config.server.workers > 1:
+        workers = Workers(config, path, student, log_level=log_level)  # `app` has shown that they can be built
+        served = asyncio.run(workers.run(listener, _announce))
+    else:
+        served = server.serve(app, config.server, listener, _announce)
+    if not served:
         raise SystemExit(1)
+
+
+def _announce(url: str) -> None:
+    click.echo(f"Locum listens on {url}", err=True)
 
 
 def _student(config: Config) -> Background | None:

@@ -11,17 +11,18 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from router.addresses import is_loopback
-from router.backends import Backend
 from router.errors import InvalidRequest, LocumError, ModelNotFound, error_body
 from router.feedback import add_feedback
 from router.http_client import Headers
+from router.resilience.pool import Pool
+from router.resilience.replica import Replica
 from router.routing import model_names
 
 if TYPE_CHECKING:
-    from router.app import Parts
+    from router.app import Application, Parts
 
 
-def add_endpoints(app: FastAPI, parts: Parts) -> None:
+def add_endpoints(app: Application, parts: Parts) -> None:
     """Register everything but the hot path."""
     _add_models(app, parts)
     _add_health(app, parts)
@@ -39,26 +40,25 @@ def _add_models(app: FastAPI, parts: Parts) -> None:
         window = {"max_model_len": backend.window_tokens} if backend and backend.window_tokens else {}
         return {"id": name, "object": "model", "created": started_s, "owned_by": "locum", **window}
 
-    def authenticate(request: Request) -> None:
-        header = request.headers.get("authorization")
-        parts.keyring.tenant_of(header.encode("latin-1") if header else None)
+    def allowed(request: Request) -> list[str]:
+        models = parts.admission.authenticate(request.headers.raw).models
+        return [name for name in names if models is None or name in models]
 
     @app.get("/v1/models")
     async def list_models(request: Request) -> JSONResponse:
         """The names that a request may use."""
-        authenticate(request)
-        return JSONResponse({"object": "list", "data": [card(name) for name in names]})
+        return JSONResponse({"object": "list", "data": [card(name) for name in allowed(request)]})
 
     @app.get("/v1/models/{name:path}")
     async def get_model(name: str, request: Request) -> JSONResponse:
         """One of them."""
-        authenticate(request)
-        if name not in names:
-            raise ModelNotFound(name, list(names))
+        known = allowed(request)
+        if name not in known:
+            raise ModelNotFound(name, known)
         return JSONResponse(card(name))
 
 
-def _add_health(app: FastAPI, parts: Parts) -> None:
+def _add_health(app: Application, parts: Parts) -> None:
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
         """Whether the process is alive."""
@@ -66,14 +66,17 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
-        """Whether requests can be routed: at least one backend was there at the last probe."""
-        ready = bool(parts.student.reachable or parts.teacher.reachable)
+        """Whether requests should come here: a backend was there at the last probe, and no stop is under way."""
+        reachable = any(pool.reachable for pool in (parts.student, *parts.teachers))
+        ready = reachable and not app.draining
         detail = {
-            "status": "ready" if ready else "not_ready",
+            "status": "draining" if app.draining else "ready" if ready else "not_ready",
             "policy_version": parts.generations.current.decider.version,
+            "policy": parts.control.readiness(),
             "student": {"bundle": parts.generations.current.bundle_id, **_state(parts.student)},
             "teacher": _state(parts.teacher),
-            "state": parts.config.state.url,
+            "teacher_fallbacks": [_state(teacher) for teacher in parts.teachers[1:]],
+            "state": _shared_state(parts),
         }
         return JSONResponse(detail, status_code=200 if ready else 503)
 
@@ -106,8 +109,10 @@ def foreign_origin_response() -> Response:
 
 async def _on_locum_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LocumError)  # noqa: S101 - registered for it
-    retry_after = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else None
-    return _error_response(error, retry_after)
+    headers = {name.decode(): value.decode() for name, value in error.headers}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    return _error_response(error, headers)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -121,11 +126,31 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return _error_response(wrong, dict(error.headers or {}))
 
 
-def _state(backend: Backend) -> dict[str, Any]:
+def _shared_state(parts: Parts) -> dict[str, Any]:
+    """Without its URL: whoever asks for readiness need not know where it is."""
+    failure = parts.store.failure
+    kind = parts.config.state.url.partition(":")[0]
+    return {"kind": kind, "reachable": failure is None, **({} if failure is None else {"failure": failure})}
+
+
+def _state(pool: Pool) -> dict[str, Any]:
     return {
-        "model": backend.config.model,
-        "reachable": backend.reachable,
-        "context_window_tokens": backend.window_tokens,
+        "model": pool.config.model,
+        "reachable": pool.reachable,
+        "context_window_tokens": pool.window_tokens,
+        "replicas": [_replica_state(replica) for replica in pool.replicas],
+    }
+
+
+def _replica_state(replica: Replica) -> dict[str, Any]:
+    engine = replica.engine
+    return {
+        "name": replica.name,
+        "reachable": replica.backend.reachable,
+        "breaker": replica.breaker.state,
+        "inflight_requests": replica.inflight,
+        "overflow": replica.overflow,
+        "engine": engine._asdict() if engine is not None else None,
     }
 
 

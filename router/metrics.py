@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from policies.record import DecisionRecord, Usage
+from router.workers.shared_metrics import exposition
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 _ITL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+Merged = Literal["livesum", "livemin", "livemax"]
 NOT_A_POLICY = frozenset({"request", "default"})
 """Who stands in a decision's `policy` when no policy decided."""
 
@@ -24,6 +27,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._infos = CollectorRegistry()
+        """What is the same in every worker, and of the kind that the shared files do not know."""
         self.requests = self._counter(
             "router_requests",
             "Requests by the backend that answered, the reason and the outcome.",
@@ -76,35 +81,39 @@ class Metrics:
             "Signals that a policy asked for and did not get in time.",
             ("signal",),
         )
-        self.inflight = Gauge("router_inflight_requests", "Requests being answered.", registry=self.registry)
-        self.spool_lag = Gauge(
-            "router_spool_lag_records", "Decision records waiting for the disk.", registry=self.registry
+        self.inflight = self._gauge("router_inflight_requests", "Requests being answered.", merged="livesum")
+        self.spool_lag = self._gauge(
+            "router_spool_lag_records", "Decision records waiting for the disk.", merged="livesum"
         )
         self.spool_dropped = self._counter(
             "router_spool_dropped", "Answers that went out before their record was written.", ("cause",)
         )
-        self.backend_up = Gauge(
-            "router_backend_up",
-            "Whether the last probe reached the backend.",
-            ("route",),
-            registry=self.registry,
+        self.backend_up = self._gauge(
+            "router_backend_up", "Whether the last probe reached the backend.", ("route",), merged="livemin"
         )
-        self.state_up = Gauge(
-            "router_state_up",
-            "Whether the shared state can be reached; always 1 with memory://.",
-            registry=self.registry,
+        self.admission_refusals = self._counter(
+            "router_admission_refusals", "Requests that were not let in, by what stood in the way.", ("cause",)
+        )
+        self.admission_waiting = self._gauge(
+            "router_admission_waiting_requests", "Requests that wait for a place.", merged="livesum"
+        )
+        self.admission_wait = self._histogram(
+            "router_admission_wait_seconds", "Wait of requests that found no free place.", _LATENCY_BUCKETS_S, ()
+        )
+        self.state_up = self._gauge(
+            "router_state_up", "Whether the shared state can be reached; always 1 with memory://.", merged="livemin"
         )
         self.state_errors = self._counter(
             "router_state_errors", "Uses of the shared state that failed, by what needed it.", ("feature",)
         )
-        self.replica_up = Gauge(
-            "router_replica_up", "Whether the last probe reached the replica.", ("replica",), registry=self.registry
+        self.replica_up = self._gauge(
+            "router_replica_up", "Whether the last probe reached the replica.", ("replica",), merged="livemin"
         )
-        self.breaker_state = Gauge(
+        self.breaker_state = self._gauge(
             "router_breaker_state",
             "Whether a replica gets requests: 0 closed, it does; 1 half-open, a few; 2 open, none.",
             ("replica",),
-            registry=self.registry,
+            merged="livemax",
         )
         self.retries = self._counter(
             "router_retries", "Calls of the same model after a failure before the first byte.", ("cause",)
@@ -115,26 +124,8 @@ class Metrics:
         self.hedges = self._counter(
             "router_hedges", "Second attempts beside a slow first one: won, lost, or both failed.", ("outcome",)
         )
-        self.replica_up = Gauge(
-            "router_replica_up", "Whether the last probe reached the replica.", ("replica",), registry=self.registry
-        )
-        self.breaker_state = Gauge(
-            "router_breaker_state",
-            "Whether a replica gets requests: 0 closed, it does; 1 half-open, a few; 2 open, none.",
-            ("replica",),
-            registry=self.registry,
-        )
-        self.retries = self._counter(
-            "router_retries", "Calls of the same model after a failure before the first byte.", ("cause",)
-        )
-        self.spills = self._counter(
-            "router_spills", "Requests that the teacher got because the student was busy or loading.", ("reason",)
-        )
-        self.hedges = self._counter(
-            "router_hedges", "Second attempts beside a slow first one: won, lost, or both failed.", ("outcome",)
-        )
-        self.student_info = Info("router_student", "The student that serves.", registry=self.registry)
-        self.policy_version = Info("router_policy_version", "The policy document in force.", registry=self.registry)
+        self.student_info = Info("router_student", "The student that serves.", registry=self._infos)
+        self.policy_version = Info("router_policy_version", "The policy document in force.", registry=self._infos)
         self.policy_apply_failures = self._counter(
             "router_policy_apply_failures",
             "Versions of the policy document that could not be used or kept.",
@@ -197,11 +188,15 @@ class Metrics:
                 self.signals_unavailable.labels(signal.value).inc()
 
     def render(self) -> bytes:
-        """The exposition text."""
-        return generate_latest(self.registry)
+        """The exposition text, of all workers together where there are several."""
+        return exposition(self.registry) + generate_latest(self._infos)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = (), *, merged: Merged) -> Gauge:
+        """`merged`: what the gauges of several workers are together."""
+        return Gauge(name, text, labels, registry=self.registry, multiprocess_mode=merged)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...]) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)

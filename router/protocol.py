@@ -31,6 +31,7 @@ class ClientProtocol(HttpToolsProtocol):
     """
 
     head_timeout_s = 30.0
+    idle_grace_s = 1.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -40,6 +41,7 @@ class ClientProtocol(HttpToolsProtocol):
         self._chunk_bytes = 0
         self._pending_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._draining = False
 
     # asyncio's callbacks
 
@@ -122,6 +124,8 @@ class ClientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # the request keeps its list; what follows are trailers, which must not pass for headers
         self._progress = True
+        if self._draining:
+            self.cycle.keep_alive = False
         if self.scope["http_version"] == "1.0":
             _send_unframed(self.cycle)
 
@@ -156,6 +160,19 @@ class ClientProtocol(HttpToolsProtocol):
                 raise AmbiguousHead("The only transfer coding is 'chunked', and HTTP/1.0 has none.")
 
     # Ends
+
+    def shutdown(self) -> None:
+        """Called by uvicorn when the server drains. A request may be on its way over an idle connection: closing at
+        once would fail it. Its answer tells the client not to come back over this connection."""
+        self._draining = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(self.idle_grace_s, self._close_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    def _close_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn as well, for what is not HTTP."""
@@ -212,9 +229,10 @@ class AmbiguousHead(InvalidRequest):
         super().__init__(message, code="invalid_http")
 
 
-def configured(*, head_timeout_s: float) -> type[ClientProtocol]:
+def configured(*, head_timeout_s: float, idle_grace_s: float) -> type[ClientProtocol]:
     """The protocol class for `uvicorn.Config(http=...)`."""
-    return type("ConfiguredClientProtocol", (ClientProtocol,), {"head_timeout_s": head_timeout_s})
+    values = {"head_timeout_s": head_timeout_s, "idle_grace_s": idle_grace_s}
+    return type("ConfiguredClientProtocol", (ClientProtocol,), values)
 
 
 def _send_unframed(cycle: RequestResponseCycle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import logging
@@ -11,9 +12,9 @@ import sys
 from collections.abc import Callable
 
 import uvicorn
-from fastapi import FastAPI
 
 from router import protocol
+from router.app import Application
 from router.config import ServerConfig
 
 logger = logging.getLogger(__name__)
@@ -55,30 +56,48 @@ def _why_not(config: ServerConfig, error: OSError | UnicodeError) -> str:
     )
 
 
-class AnnouncedServer(uvicorn.Server):
-    """Says when it accepts connections."""
+class DrainingServer(uvicorn.Server):
+    """Says when it accepts connections and when it is about to stop, and takes its time for the latter."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        announce: Callable[[], None],
+        *,
+        on_drain: Callable[[], None] = lambda: None,
+        delay_s: float = 0.0,
+    ) -> None:
         super().__init__(config)
         self._announce = announce
+        self._on_drain = on_drain
+        self._delay_s = delay_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._announce()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_drain()
+        await asyncio.sleep(self._delay_s)
+        await super().shutdown(sockets)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a listening socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
 
 def build(
-    app: FastAPI, config: ServerConfig, listener: socket.socket, announce: Callable[[str], None]
-) -> AnnouncedServer:
+    app: Application, config: ServerConfig, listener: socket.socket, announce: Callable[[str], None]
+) -> DrainingServer:
     """A server for `run(sockets=[listener])`; `announce` gets its URL when it accepts connections."""
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    return AnnouncedServer(
+    return DrainingServer(
         uvicorn.Config(
             app,
             loop="asyncio" if sys.platform == "win32" else "uvloop",
-            http=protocol.configured(head_timeout_s=config.body_timeout_s),
+            http=protocol.configured(head_timeout_s=config.body_timeout_s, idle_grace_s=config.idle_grace_s),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -89,11 +108,13 @@ def build(
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
         ),
-        lambda: announce(url),
+        lambda: announce(url_of(listener)),
+        on_drain=app.begin_drain,
+        delay_s=config.shutdown_delay_s,
     )
 
 
-def serve(app: FastAPI, config: ServerConfig, listener: socket.socket, announce: Callable[[str], None]) -> bool:
+def serve(app: Application, config: ServerConfig, listener: socket.socket, announce: Callable[[str], None]) -> bool:
     """Serve until SIGTERM or SIGINT, then finish running requests within `drain_timeout_s`.
 
     Returns:
@@ -108,3 +129,14 @@ def serve(app: FastAPI, config: ServerConfig, listener: socket.socket, announce:
     gc.set_threshold(20_000, 20, 50)
     running.run(sockets=[listener])
     return running.started
+
+
+def log_to_stderr(level: str) -> None:
+    """The process's own messages, each with its process id, since several workers write to one place."""
+    logging.basicConfig(
+        level=level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s",
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -81,8 +81,6 @@ class TrafficLog:
         takes no more: later answers wait their own time."""
         self._watch: asyncio.TimerHandle | None = None
         self._waiting_bytes = 0
-        self._waiting_records = 0
-        metrics.spool_lag.set_function(lambda: self._waiting_records)
         self.segment = Segment(Path(config.dir), config.segment_bytes)
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -128,7 +126,7 @@ class TrafficLog:
             self._metrics.spool_dropped.labels("queue_full").inc()
             return False
         self._waiting_bytes += size_bytes
-        self._waiting_records += 1
+        self._metrics.spool_lag.inc()
         batch = self._open or self._new_batch()
         return await batch.add(payload, size_bytes, self._loop)
 
@@ -169,7 +167,7 @@ class TrafficLog:
     def _finished(self, cause: str | None) -> None:
         batch = self._batches.popleft()
         self._writing = False
-        self._waiting_records -= len(batch.payloads)
+        self._metrics.spool_lag.dec(len(batch.payloads))
         self._waiting_bytes -= batch.size_bytes
         if cause is not None and not batch.abandoned:
             self._metrics.spool_dropped.labels(cause).inc(len(batch.payloads))

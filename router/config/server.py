@@ -12,7 +12,10 @@ class ServerConfig(Table):
 
     host: str = Field("127.0.0.1", description="Address to listen on; without `[auth]` only loopback is accepted.")
     port: StrictInt = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
-    workers: StrictInt = Field(1, ge=1, le=1, description="Gateway processes; more than one is not supported yet.")
+    workers: StrictInt = Field(
+        1, ge=1, le=256, description="Gateway processes on the port, with merged metrics; one a core is a good number."
+    )
+    worker_start_timeout_s: Seconds = Field(60.0, description="Time in which a worker must have come to serve.")
     max_inflight_requests: StrictInt = Field(
         1024, ge=1, description="Requests in flight at once; more wait in the queue."
     )
@@ -32,6 +35,19 @@ class ServerConfig(Table):
     )
     probe_interval_s: Seconds = Field(5.0, description="How often the backends are asked for `/v1/models`.")
     drain_timeout_s: Seconds = Field(30.0, description="Time that running requests get after SIGTERM.")
+    shutdown_delay_s: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+        description="After SIGTERM `/readyz` says 503 for this long while requests are still taken, so that load "
+        "balancers turn away first.",
+    )
+    idle_grace_s: Seconds = Field(
+        1.0,
+        description="When draining, idle connections stay this long for a request that is on its way; its answer says "
+        "`connection: close`.",
+    )
     heartbeat_interval_s: Seconds | None = Field(
         None,
         description="Streams: a comment after each such time without an answer, for proxies that cut silent "
