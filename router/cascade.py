@@ -39,6 +39,8 @@ class Cascade:
         request, evaluation = state.request, state.evaluation
         if not state.generation.decider.reviews or request is None or evaluation is None:
             return False
+        if state.permit is not None and not state.permit.teacher_allowed:
+            return False
         decision = evaluation.decision
         chosen = backend.route == decision.route == "student" and decision.policy != FORCED_POLICY
         return chosen and request.choices == 1 and request.reviewable

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from policies.base import Chunk, RequestFeatures
 from policies.record import CaptureLevel, strictest
@@ -16,6 +18,9 @@ from router.config import BackendConfig
 from router.dialects.base import Outgoing
 from router.directives import Directives
 from router.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from router.admission import Tenant
 
 APPROX_BYTES_PER_TOKEN = 4
 """English prose and code through a 49k-152k vocabulary: 3.5 to 4.5 bytes a token."""
@@ -89,6 +94,15 @@ class ChatRequest:
                 add["stream_options"] = '{"include_usage":true}'
         return self.body.splice(replace=replace, remove=("router",), add=add)
 
+    def belong_to(self, tenant: Tenant) -> None:
+        """Take what the tenant's configuration adds to its requests: tags, and a bound on what the log may keep."""
+        given = self.directives
+        if tenant.tags:
+            given = msgspec.structs.replace(given, tags={**tenant.tags, **(given.tags or {})})
+        if tenant.capture != "full":
+            given = msgspec.structs.replace(given, train=strictest(tenant.capture, given.train or "full"))
+        self.directives = given
+
     def capture(self, configured: CaptureLevel) -> CaptureLevel:
         """What the log may keep: the strictest of the configuration, `router.train` and OpenAI's `store`."""
         levels: list[CaptureLevel] = [configured]
@@ -107,6 +121,20 @@ class ChatRequest:
         for key in PROMPT_KEYS:
             if key in self.body.members:
                 yield self.body.raw(key)
+
+    def session_key(self) -> bytes | None:
+        """What keeps a conversation at one replica."""
+        session = self.directives.session
+        return session.encode("utf-8", "replace") if session else None
+
+    def prompt_prefix(self, limit_bytes: int) -> bytes:
+        """The first bytes of the prompt, by which replicas know it again."""
+        prefix = b""
+        for text in self.prompt_texts():
+            prefix += text[:limit_bytes].encode("utf-8", "replace") + b"\n"
+            if len(prefix) >= limit_bytes:
+                break
+        return prefix[:limit_bytes]
 
     def features(
         self, *, tenant: str, default_output_tokens: int, student_window_tokens: int | None

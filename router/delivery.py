@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,42 +16,65 @@ from router.cascade import Cascade
 from router.chat import ChatRequest
 from router.config.server import ServerConfig
 from router.dialects.base import refusal_of
-from router.errors import BackendBroken, BackendTimeout
+from router.errors import BackendBroken, BackendError, BackendTimeout
 from router.exchange import Exchange
 from router.http_client import Headers
 from router.metrics import Metrics
 from router.outcome import Outcomes, RequestState
 from router.plain import Reply, fetch
+from router.resilience.attempts import Attempt, Attempts
+from router.resilience.deadline import Deadline
+from router.resilience.routes import Routes
 from router.streaming import Stream
+
+RESERVE_S = 0.25
+"""Of the request's whole time, kept for delivering a draft when the teachers are too slow."""
+
+
+class Opened(NamedTuple):
+    """A stream at its first event, or a refusal of the request."""
+
+    answer: Answer
+    stream: Stream | None
+    refusal: bytes = b""
+
+    def close(self) -> None:
+        self.answer.close()
 
 
 class Delivery:
     """Delivers the answer of one backend, or raises `BackendError` with nothing of it sent."""
 
-    def __init__(self, server: ServerConfig, *, teacher: Backend, outcomes: Outcomes, metrics: Metrics) -> None:
+    def __init__(self, server: ServerConfig, *, routes: Routes, outcomes: Outcomes, metrics: Metrics) -> None:
         """
         Args:
-            teacher: who is asked where a draft of the student is rejected.
+            routes: know who is asked where a draft of the student is rejected.
         """
         self._server = server
-        self._teacher = teacher
+        self._routes = routes
         self._outcomes = outcomes
         self._metrics = metrics
         self._cascade = Cascade(metrics)
 
-    async def deliver(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> None:
-        """Ask and pass on. Raises: BackendError: another backend may do better."""
+    async def deliver(
+        self, exchange: Exchange, state: RequestState, request: ChatRequest, attempts: Attempts, attempt: Attempt
+    ) -> None:
+        """Ask and pass on. Raises: BackendError: another backend may do better, the attempt has ended."""
         if request.stream:
-            await self._stream(exchange, state, request, backend)
+            await self._stream(exchange, state, request, attempts, attempt)
         else:
-            await self._plain(exchange, state, request, backend)
+            await self._plain(exchange, state, request, attempts, attempt)
 
-    async def _plain(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> None:
+    async def _plain(
+        self, exchange: Exchange, state: RequestState, request: ChatRequest, attempts: Attempts, attempt: Attempt
+    ) -> None:
         """An answer in one piece, checked and reviewed before it is passed on. Raises: BackendError."""
-        reply = await self._fetch(exchange, state, request, backend)
-        if reply.meaning is not None and self._cascade.reviews(state, backend):
-            ask_teacher = partial(self._fetch, exchange, state, request, self._teacher)
-            reply = await self._cascade.better_of(state, reply, ask_teacher)
+        ask = partial(self._fetch, exchange, state, request)
+        answered, reply = await attempts.first_answer(attempt, ask, _drop)
+        answered.done()
+        state.take(answered)
+        if reply.meaning is not None and self._cascade.reviews(state, answered.backend):
+            reply = await self._cascade.better_of(state, reply, lambda: self._ask_teachers(state, request, ask))
         if reply.meaning is None:
             await self._pass_on_refusal(exchange, state, reply.answer, reply.body)
             return
@@ -58,6 +83,30 @@ class Delivery:
         await self._outcomes.settle(state, time.monotonic())
         await exchange.respond(reply.answer.status, answer_headers(state, reply.answer), reply.body)
 
+    async def _ask_teachers(
+        self, state: RequestState, request: ChatRequest, ask: Callable[[Backend], Awaitable[Reply]]
+    ) -> Reply:
+        """The first teacher's answer that can be had. Raises: BackendError."""
+        assert state.deadline is not None  # noqa: S101 - set before any backend is asked
+        deadline = Deadline(state.deadline.at_s - RESERVE_S)
+        attempts = self._routes.escalation(request, deadline)
+        attempt = await attempts.next()
+        try:
+            async with asyncio.timeout(deadline.left_s()):
+                while attempt is not None:
+                    try:
+                        answered, reply = await attempts.first_answer(attempt, ask, _drop)
+                    except BackendError as error:
+                        attempt = await attempts.next(error)
+                    else:
+                        answered.done()
+                        state.backend = answered.backend
+                        return reply
+        except TimeoutError as exc:
+            raise BackendTimeout("no answer before the request's own deadline", cause="timeout") from exc
+        assert attempts.failure is not None  # noqa: S101 - there is a teacher
+        raise attempts.failure
+
     async def _fetch(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> Reply:
         """A plain answer, with what we want beside it asked for and cut out again. Raises: BackendError."""
         added = NOTHING
@@ -65,42 +114,70 @@ class Delivery:
         if wanted != NOTHING:
             added = request.additions(wanted, keeps_text=self._outcomes.captures_text(request))
         state.note_call()
-        limit_bytes = self._server.max_response_bytes
-        detailed = wanted != NOTHING
-        return await fetch(backend, request, exchange.headers, added, detailed=detailed, limit_bytes=limit_bytes)
+        return await fetch(
+            backend,
+            request,
+            exchange.headers,
+            added,
+            detailed=wanted != NOTHING,
+            limit_bytes=self._server.max_response_bytes,
+            limit_s=state.cut(backend.config.request_timeout_s),
+        )
 
-    async def _stream(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> None:
+    async def _stream(
+        self, exchange: Exchange, state: RequestState, request: ChatRequest, attempts: Attempts, attempt: Attempt
+    ) -> None:
         """A stream, committed to at its first event. Raises: BackendError before that, and only before."""
-        limit_s = backend.config.first_token_timeout_s
+        ask = partial(self._open, exchange, state, request)
+        answered, opened = await attempts.first_answer(attempt, ask, Opened.close)
+        with answered:
+            state.take(answered)
+            try:
+                if opened.stream is None:
+                    await self._pass_on_refusal(exchange, state, opened.answer, opened.refusal)
+                    return
+                broke_off = await self._relay(exchange, state, opened.answer, opened.stream)
+                answered.done(broke_off)
+            finally:
+                opened.close()
+
+    async def _open(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> Opened:
+        """Ask, and wait for the first event. Raises: BackendError, with nothing left open."""
+        limit_s = state.cut(backend.config.first_token_timeout_s)
         asked = request.outgoing(backend.config)
         state.note_call()
+        answer: Answer | None = None
         try:
-            async with (
-                asyncio.timeout(limit_s) as limit,
-                backend.call(asked.api.path, asked.body, exchange.headers) as answer,
-            ):
+            async with asyncio.timeout(limit_s):
+                answer = await backend.post(asked.api.path, asked.body, exchange.headers)
                 if answer.status >= 400:
-                    body = await answer.body(self._server.max_response_bytes)
-                    limit.reschedule(None)
-                    await self._pass_on_refusal(exchange, state, answer, body)
-                    return
+                    return Opened(answer, None, await answer.body(self._server.max_response_bytes))
                 if not answer.is_event_stream:
                     raise BackendBroken("the answer is not an event stream", cause="invalid_response")
                 keeps_text = self._outcomes.captures_text(request)
                 stream = Stream(backend, answer, asked, state.dialect, choices=request.choices, capture=keeps_text)
                 await stream.peek()
-                limit.reschedule(None)
-                state.status = answer.status
-                try:
-                    headers = [*answer_headers(state, answer), (b"cache-control", b"no-cache")]
-                    await exchange.start(answer.status, headers)
-                    await stream.relay(
-                        exchange, state, self._metrics, lambda: self._outcomes.settle(state, time.monotonic())
-                    )
-                finally:
-                    stream.record_text(state)
-        except TimeoutError as exc:
-            raise BackendTimeout(f"no event within {limit_s:g} s", cause="timeout") from exc
+                return Opened(answer, stream)
+        except BaseException as exc:
+            if answer is not None:
+                answer.close()
+            if isinstance(exc, TimeoutError):
+                raise BackendTimeout(f"no event within {limit_s:g} s", cause="timeout") from exc
+            raise
+
+    async def _relay(
+        self, exchange: Exchange, state: RequestState, answer: Answer, stream: Stream
+    ) -> BackendError | None:
+        """Everything from the first event on. Returns what cut it off."""
+        state.status = answer.status
+        try:
+            headers = [*answer_headers(state, answer), (b"cache-control", b"no-cache")]
+            await exchange.start(answer.status, headers)
+            return await stream.relay(
+                exchange, state, self._metrics, lambda: self._outcomes.settle(state, time.monotonic())
+            )
+        finally:
+            stream.record_text(state)
 
     async def _pass_on_refusal(self, exchange: Exchange, state: RequestState, answer: Answer, body: bytes) -> None:
         """A 4xx that is the client's own affair goes to the client, as the backend wrote it where that can be."""
@@ -114,6 +191,10 @@ class Delivery:
         if not state.dialect.passes_refusals:
             body = state.dialect.error_body(refusal_of(answer.status, body))
         await exchange.respond(answer.status, headers, body)
+
+
+def _drop(reply: Reply) -> None:
+    """Of a plain answer that came too late nothing is open any more."""
 
 
 def answer_headers(state: RequestState, answer: Answer | None = None) -> Headers:
@@ -134,10 +215,11 @@ def answer_headers(state: RequestState, answer: Answer | None = None) -> Headers
         if state.draft is not None:
             explained["review"] = state.draft.review
         headers.append((b"x-router-explain", _header_text(msgspec.json.encode(explained).decode())))
+    limits = state.permit.headers if state.permit is not None else []
     if answer is not None:
-        headers += answer.headers
+        headers += answer.headers if not limits else [h for h in answer.headers if not h[0].startswith(b"x-ratelimit-")]
         headers.append((b"content-type", answer.content_type))
-    return headers
+    return headers + limits
 
 
 def stream_head(state: RequestState) -> Headers:

@@ -62,8 +62,7 @@ def add_feedback(app: FastAPI, parts: Parts) -> None:
     @app.post("/v1/feedback")
     async def feedback(request: Request) -> Response:
         """Take a judgement."""
-        authorization = request.headers.get("authorization")
-        tenant = parts.keyring.tenant_of(authorization.encode("latin-1") if authorization else None)
+        tenant = parts.admission.identify(request.headers.raw, "feedback").tenant
         asked = _asked_level(request)
         try:
             async with asyncio.timeout(server.body_timeout_s):
@@ -74,7 +73,7 @@ def add_feedback(app: FastAPI, parts: Parts) -> None:
             raise late from exc
         except ClientDisconnect:
             return Response(status_code=499)  # nobody receives it
-        level = strictest(configured, asked, level_of(judgement.decision_id))
+        level = strictest(configured, tenant.capture, asked, level_of(judgement.decision_id))
         kept = [kind for kind in judgement.given() if _may_keep(kind, level)]
         if log is None or not kept:
             raise _not_kept(level)
@@ -82,7 +81,7 @@ def add_feedback(app: FastAPI, parts: Parts) -> None:
             schema=SCHEMA_VERSION,
             decision_id=judgement.decision_id,
             created_s=time.time(),
-            tenant=tenant,
+            tenant=tenant.name,
             score=judgement.score if "score" in kept else None,
             label=judgement.label if "label" in kept else None,
             correction=judgement.correction if "correction" in kept else None,

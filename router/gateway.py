@@ -11,12 +11,10 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from typing import NamedTuple
 
-from policies.base import RouteDecision
+from policies.chain import Evaluation
 from policies.record import Outcome
-from router.auth import Keyring
-from router.backends import Backend
+from router.admission import Admission, Permit
 from router.chat import ChatRequest
 from router.config import Config
 from router.decision_ids import DecisionIds, with_level
@@ -25,20 +23,25 @@ from router.dialects.base import Dialect
 from router.errors import (
     BackendError,
     BackendTimeout,
+    BudgetSpent,
+    Forbidden,
     InvalidRequest,
     LocumError,
     NoRoute,
     Overloaded,
     RateLimited,
     ShuttingDown,
+    StateUnavailable,
     Unauthorized,
     UnsupportedEncoding,
 )
 from router.exchange import ClientGone, Exchange, Receive, Scope, Send
-from router.generations import Generation, Generations
+from router.generations import Generations
 from router.metrics import Metrics
-from router.outcome import Outcomes, RequestState
-from router.routing import FORCED_POLICY
+from router.outcome import Outcomes, RequestState, expected_usage
+from router.resilience.attempts import Attempts
+from router.resilience.deadline import Deadline
+from router.resilience.routes import Routes
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +50,6 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 DRAIN_S = 2.0
-
-
-class Attempt(NamedTuple):
-    """A backend to try, and what the answer says when it comes from there."""
-
-    backend: Backend
-    degraded: str | None = None
 
 
 class Endpoint:
@@ -76,18 +72,18 @@ class Gateway:
         config: Config,
         *,
         generations: Generations,
-        teacher: Backend,
-        keyring: Keyring,
+        routes: Routes,
+        admission: Admission,
         outcomes: Outcomes,
         metrics: Metrics,
     ) -> None:
         self._server = config.server
         self._generations = generations
-        self._teacher = teacher
-        self._keyring = keyring
+        self._routes = routes
+        self._admission = admission
         self._outcomes = outcomes
         self._metrics = metrics
-        self._delivery = Delivery(config.server, teacher=teacher, outcomes=outcomes, metrics=metrics)
+        self._delivery = Delivery(config.server, routes=routes, outcomes=outcomes, metrics=metrics)
         self._ids = DecisionIds()
         self._inflight = 0
 
@@ -122,6 +118,8 @@ class Gateway:
         finally:
             exchange.stop_watching()
             await exchange.stop_heartbeats()
+            if state.permit is not None:  # settled with the record, unless that was interrupted
+                await state.permit.settle(tokens=None, cost_usd=None)
             generation.leave()
             self._inflight -= 1
             self._metrics.inflight.dec()
@@ -134,58 +132,68 @@ class Gateway:
 
     async def _serve(self, exchange: Exchange, state: RequestState, limit: asyncio.Timeout) -> None:
         server, bounds = self._server, state.generation.document.server
-        state.tenant = self._keyring.tenant_of(exchange.header(b"authorization"))
-        if self._inflight > bounds.max_inflight_requests:
+        tenant = state.tenant = self._admission.authenticate(exchange.headers)
+        if self._inflight > bounds.max_inflight_requests + server.max_queued_requests:
             raise Overloaded("The gateway is full; try again soon.", retry_after_s=bounds.retry_after_s)
         if exchange.header(b"content-encoding") not in (None, b"identity"):
             raise UnsupportedEncoding("Send the body uncompressed: content-encoding is not supported.")
         data = await exchange.read_body(limit_bytes=bounds.max_body_bytes)
         state.body_read_s = time.monotonic()
-        state.deadline_s = asyncio.get_running_loop().time() + server.request_timeout_s
-        limit.reschedule(state.deadline_s)
+        state.deadline = Deadline(asyncio.get_running_loop().time() + server.request_timeout_s)
+        limit.reschedule(state.deadline.at_s)
         exchange.watch()
         request = state.request = state.dialect.parse(data, exchange.headers)
+        tenant.check_model(request.model)
+        request.belong_to(tenant)
         state.decision_id = with_level(state.decision_id, self._outcomes.capture_of(request))
         explain = request.directives.explain is True
         decider = state.generation.decider
-        evaluation = await decider.decide(request, tenant=state.tenant, every_vote=explain)
+        evaluation = await decider.decide(request, tenant=tenant.name, every_vote=explain)
         state.evaluation, state.reason = evaluation, evaluation.decision.reason
-        await self._answer(exchange, state, request, evaluation.decision)
+        permit = state.permit = await self._admit(state, request, evaluation)
+        generation = state.generation
+        attempts = self._routes.attempts(
+            permit.restricted(evaluation.decision),
+            generation.student,
+            request,
+            state.deadline,
+            teacher_may_stand_in=generation.document.routing.fall_back_when_student_forced,
+            without_teacher=None if permit.teacher_allowed else permit.degraded,
+        )
+        await self._answer(exchange, state, request, attempts)
 
-    async def _answer(
-        self, exchange: Exchange, state: RequestState, request: ChatRequest, decision: RouteDecision
-    ) -> None:
+    async def _admit(self, state: RequestState, request: ChatRequest, evaluation: Evaluation) -> Permit:
+        """Raises: RateLimited, BudgetSpent, Overloaded, StateUnavailable."""
+        assert state.tenant is not None and state.deadline is not None  # noqa: S101 - see `_serve`
+        tokens, cost_usd = 0, None
+        if not state.tenant.unlimited:
+            expected = expected_usage(evaluation.features, request.choices)
+            tokens = expected.prompt_tokens + expected.completion_tokens
+            cost_usd = self._outcomes.price_usd(expected, evaluation.decision.route, state.generation)
+        self._admission.line.max_inflight = state.generation.document.server.max_inflight_requests
+        return await self._admission.admit(
+            state.tenant,
+            holder=state.decision_id,
+            estimated_tokens=tokens,
+            estimated_cost_usd=cost_usd,
+            deadline_s=state.deadline.at_s,
+        )
+
+    async def _answer(self, exchange: Exchange, state: RequestState, request: ChatRequest, attempts: Attempts) -> None:
         """Try the backends in order; the first one that answers is committed to. Raises: LocumError."""
         if request.stream and self._server.heartbeat_interval_s is not None:
             exchange.begin_heartbeats(self._server.heartbeat_interval_s, lambda: stream_head(state))
-        failure: BackendError | None = None
-        attempts = self._attempts(decision, state.generation)
-        for attempt in attempts:
-            if failure is not None:
-                self._metrics.fallbacks.labels(failure.cause).inc()
-                state.fallback_cause, state.reason = failure.cause, f"fallback_{failure.cause}"
-            state.route, state.degraded = attempt.backend.route, attempt.degraded
+        attempt = await attempts.next()
+        while attempt is not None:
+            state.take(attempt)
             try:
-                await self._delivery.deliver(exchange, state, request, attempt.backend)
+                await self._delivery.deliver(exchange, state, request, attempts, attempt)
                 return
             except BackendError as error:
-                failure = error
-                logger.info("%s: the %s failed: %s", state.decision_id, attempt.backend.route, error.cause)
-        state.route = state.degraded = None
-        assert failure is not None  # noqa: S101 - there is at least one attempt
-        raise _unavailable(failure, decision, state.generation, only_one=len(attempts) == 1) from failure
-
-    def _attempts(self, decision: RouteDecision, generation: Generation) -> list[Attempt]:
-        """Who may answer, in order. The student stands in for the teacher only where that lowers declared quality:
-        not when it cannot serve the request, and not when the client insists on the teacher."""
-        student, teacher = Attempt(generation.student), Attempt(self._teacher)
-        forced = decision.policy == FORCED_POLICY
-        if decision.route == "student":
-            may_fall_back = not forced or generation.document.routing.fall_back_when_student_forced
-            return [student, teacher] if may_fall_back else [student]
-        if forced or not decision.student_capable:
-            return [teacher]
-        return [teacher, Attempt(generation.student, degraded="teacher_unavailable")]
+                logger.info("%s: the %s failed: %s", state.decision_id, attempt.backend.name, error.cause)
+                attempt = await attempts.next(error)
+        state.backend = state.degraded = None
+        raise _unavailable(attempts, state)
 
     async def _end_with(self, error: LocumError, exchange: Exchange, state: RequestState) -> None:
         """An error response, or in a stream that has begun an error event and the close.
@@ -195,7 +203,7 @@ class Gateway:
         exchange.stop_watching()
         await exchange.stop_heartbeats()
         state.error_code = error.code
-        state.outcome = _outcome_of(error)
+        state.outcome = _outcome_of(error, state)
         if not exchange.started:
             state.status = error.status
         await self._outcomes.settle(state, time.monotonic())
@@ -208,7 +216,7 @@ class Gateway:
             if state.request and state.request.stream:
                 await exchange.end(state.dialect.error_frame(error))
             return  # of a plain answer a part is missing: the server closes the connection
-        headers = [*answer_headers(state), (b"content-type", b"application/json")]
+        headers = [*answer_headers(state), *error.headers, (b"content-type", b"application/json")]
         if error.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % error.retry_after_s))
         if error.status == 401:
@@ -220,22 +228,25 @@ class Gateway:
         await self._outcomes.settle(state, time.monotonic())
 
 
-def _unavailable(
-    failure: BackendError, decision: RouteDecision, generation: Generation, *, only_one: bool
-) -> LocumError:
-    retry_after_s = failure.retry_after_s or generation.document.server.retry_after_s
-    if failure.cause == "rate_limited" and only_one:
-        return RateLimited(f"The {decision.route} is rate limited.", retry_after_s=retry_after_s)
-    return NoRoute(f"No backend can answer this request now ({failure.cause}).", retry_after_s=retry_after_s)
+def _unavailable(attempts: Attempts, state: RequestState) -> LocumError:
+    if state.deadline is not None and not state.deadline.left_s():
+        return _too_slow(state)
+    retry_after_s = attempts.retry_after_s or state.generation.document.server.retry_after_s
+    if attempts.only_rate_limited:
+        return RateLimited("Every model that may answer this request is rate limited.", retry_after_s=retry_after_s)
+    cause = attempts.failure.cause if attempts.failure is not None else "no_backend"
+    return NoRoute(f"No backend can answer this request now ({cause}).", retry_after_s=retry_after_s)
 
 
-def _outcome_of(error: LocumError) -> Outcome:
+def _outcome_of(error: LocumError, state: RequestState) -> Outcome:
     match error:
         case BackendTimeout():
             return "timeout"
         case InvalidRequest():
             return "client_error"
-        case Overloaded() | ShuttingDown() | Unauthorized():
+        case Overloaded() | ShuttingDown() | Unauthorized() | Forbidden() | BudgetSpent() | StateUnavailable():
+            return "rejected"
+        case RateLimited() if state.permit is None:
             return "rejected"
         case _:
             return "backend_error"

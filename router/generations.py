@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from policies.base import StudentDefaults
 from router.additions import Additions
-from router.backends import Backend
 from router.documents.document import PolicyDocument
+from router.resilience.pool import Pool
 from router.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Generation:
 
     def __init__(
         self,
-        student: Backend,
+        student: Pool,
         decider: Decider,
         document: PolicyDocument,
         equipment: Equipment,
@@ -105,11 +105,6 @@ class Generations:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.current.student.__aexit__(None, None, None)
-
-    async def install(self, generation: Generation) -> None:
-        """New requests use this student from now on. Returns when the old one has no requests and is closed."""
-        old = await self.replace(generation)
-        await self.retire(old)
 
     async def replace(self, generation: Generation) -> Generation:
         """New requests use this student from now on. Returns the generation before it, which is to be retired."""

@@ -22,15 +22,23 @@ from policies.record import (
     encode,
     strictest,
 )
+from router.admission import DEFAULT_TENANT, Permit, Tenant
 from router.answers import Meaning
 from router.backends import Backend
 from router.chat import ChatRequest, storable
+from router.config import TeacherConfig
 from router.dialects.base import Dialect
 from router.generations import Generation
 from router.metrics import Metrics
+from router.resilience.attempts import Attempt
+from router.resilience.deadline import Deadline
+from router.resilience.pool import Pool
 from router.traffic_log import TrafficLog
 
 logger = logging.getLogger(__name__)
+
+UNPAID: frozenset[Outcome] = frozenset({"backend_error", "client_error"})
+"""Nobody charges for a request that was refused or failed before its first byte."""
 
 REJECTED = RouteDecision(route="student", reason="rejected", policy="request")
 """Stands in a record for the decision on a request that was refused before the policies saw it."""
@@ -46,13 +54,16 @@ class RequestState:
     dialect: Dialect
     generation: Generation
     created_s: float = field(default_factory=time.time)
-    tenant: str = "default"
+    tenant: Tenant | None = None
+    """None: not known yet, or nobody's."""
+    permit: Permit | None = None
     request: ChatRequest | None = None
     evaluation: Evaluation | None = None
     body_read_s: float | None = None
     called_s: float | None = None
     """When the first backend was called."""
-    route: Route | None = None
+    backend: Backend | None = None
+    """Whose answer it is, or whom it is asked of."""
     reason: str = "rejected"
     degraded: str | None = None
     fallback_cause: str | None = None
@@ -61,6 +72,7 @@ class RequestState:
     error_code: str | None = None
     finish_reason: str | None = None
     usage: Usage | None = None
+    streamed_events: int = 0
     first_event_s: float | None = None
     last_event_s: float | None = None
     completion: str | None = None
@@ -69,9 +81,13 @@ class RequestState:
     token_ids: TokenIds | None = None
     draft: Draft | None = None
     """The student's answer that reviewers have judged, with its text."""
-    deadline_s: float | None = None
-    """When the request as a whole must have been answered, in the event loop's time."""
+    deadline: Deadline | None = None
+    """When the request as a whole must have been answered."""
     settled: bool = False
+
+    @property
+    def route(self) -> Route | None:
+        return self.backend.route if self.backend is not None else None
 
     @property
     def policy(self) -> str:
@@ -79,6 +95,16 @@ class RequestState:
         if self.draft is not None and self.draft.escalated and self.draft.review is not None:
             return self.draft.review.policy
         return self.evaluation.decision.policy if self.evaluation else REJECTED.policy
+
+    def take(self, attempt: Attempt) -> None:
+        """This attempt is under way, or has answered."""
+        self.backend, self.degraded = attempt.backend, attempt.degraded
+        if attempt.reason is not None:
+            self.reason, self.fallback_cause = attempt.reason, attempt.cause
+
+    def cut(self, limit_s: float) -> float:
+        """A phase's limit, shortened to what is left of the request's time."""
+        return self.deadline.cut(limit_s) if self.deadline is not None else limit_s
 
     def note_call(self) -> None:
         """A backend is about to be called."""
@@ -97,7 +123,7 @@ class Outcomes:
     def __init__(
         self,
         *,
-        teacher: Backend,
+        teacher: Pool,
         metrics: Metrics,
         log: TrafficLog | None,
         capture: CaptureLevel,
@@ -112,6 +138,14 @@ class Outcomes:
     def capture_of(self, request: ChatRequest) -> CaptureLevel:
         """What may be kept of a request."""
         return request.capture(self._capture)
+
+    def _capture_unparsed(self, tenant: Tenant | None) -> CaptureLevel:
+        return strictest(self._capture, "metadata", tenant.capture if tenant is not None else "full")
+
+    def price_usd(self, usage: Usage, route: Route, generation: Generation) -> float | None:
+        """What the model that was chosen would charge; None: its price is unknown."""
+        price = (generation.student if route == "student" else self._teacher).price
+        return price.cost_usd(usage) if price is not None else None
 
     def captures_text(self, request: ChatRequest) -> bool:
         return self._log is not None and self.capture_of(request) == "full"
@@ -131,12 +165,15 @@ class Outcomes:
             record = self._record(state, now_s)
             payload = encode(record)
         self._metrics.observe(record)
+        if state.permit is not None:
+            tokens, cost_usd = self._used(state)
+            await state.permit.settle(tokens=tokens, cost_usd=cost_usd)
         if self._log is not None and record.capture != "none":
             await self._log.append(payload)
 
     def _record(self, state: RequestState, now_s: float) -> DecisionRecord:
         request, evaluation = state.request, state.evaluation
-        capture = self.capture_of(request) if request else strictest(self._capture, "metadata")
+        capture = self.capture_of(request) if request else self._capture_unparsed(state.tenant)
         full = capture == "full"
         usage = state.usage
         teacher_price = self._teacher.price
@@ -159,7 +196,7 @@ class Outcomes:
             error_code=state.error_code,
             finish_reason=state.finish_reason,
             student=state.generation.bundle_id,
-            teacher=self._teacher.config.model,
+            teacher=self._teacher_of(state).config.model,
             usage=usage,
             cost_usd=self._cost_usd(state),
             counterfactual_cost_usd=teacher_price.cost_usd(usage) if teacher_price and usage else None,
@@ -167,12 +204,12 @@ class Outcomes:
             tpot_s=_tpot_s(state),
             latency_s=now_s - state.started_s,
             overhead_s=_overhead_s(state, now_s),
-            tenant=state.tenant,
+            tenant=state.tenant.name if state.tenant is not None else DEFAULT_TENANT,
             session=evaluation.features.session if evaluation else None,
             tags=evaluation.features.tags if evaluation else {},
             purpose=(request.directives.purpose if request else None) or "traffic",
             capture=capture,
-            distillation=self._distillation,
+            distillation=self._distillation_of(state),
             request=request.body.text if request and full else None,
             completion=storable(state.completion) if full and state.completion is not None else None,
             token_ids=state.token_ids if full else None,
@@ -181,17 +218,52 @@ class Outcomes:
             draft=_kept_draft(state.draft, full) if state.draft else None,
         )
 
+    def _teacher_of(self, state: RequestState) -> Backend | Pool:
+        """The one that answered, else the first one."""
+        return state.backend if state.backend is not None and state.route == "teacher" else self._teacher
+
+    def _distillation_of(self, state: RequestState) -> Literal["allowed", "conditional", "denied"]:
+        config = self._teacher_of(state).config
+        return config.distillation if isinstance(config, TeacherConfig) else self._distillation
+
     def _cost_usd(self, state: RequestState) -> float | None:
         """Of the answer, and of the draft that was paid for before it; None when a part is unknown."""
-        if state.route is None or state.usage is None:
-            return None
-        price = (state.generation.student if state.route == "student" else self._teacher).price
+        return None if state.usage is None else self._cost_of(state, state.usage)
+
+    def _cost_of(self, state: RequestState, usage: Usage) -> float | None:
+        price = state.backend.price if state.backend is not None else None
         if price is None:
             return None
-        answer_usd = price.cost_usd(state.usage)
+        answer_usd = price.cost_usd(usage)
         if state.draft is None or state.route == "student":
             return answer_usd
         return None if state.draft.cost_usd is None else answer_usd + state.draft.cost_usd
+
+    def _used(self, state: RequestState) -> tuple[int | None, float | None]:
+        """Tokens and USD of all calls that were made for the request; None: nobody knows."""
+        if state.called_s is None:
+            return 0, 0.0
+        usage = state.usage or _usage_so_far(state)
+        if usage is None:
+            return (0, 0.0) if state.outcome in UNPAID else (None, None)
+        tokens = usage.prompt_tokens + usage.completion_tokens
+        thrown_away = state.draft if state.route != "student" else None
+        if thrown_away is not None and thrown_away.usage is not None:
+            tokens += thrown_away.usage.prompt_tokens + thrown_away.usage.completion_tokens
+        return tokens, self._cost_of(state, usage)
+
+
+def expected_usage(features: RequestFeatures, choices: int) -> Usage:
+    """What a request may use at most, as far as can be told before it is answered."""
+    completion_tokens = features.requested_output_tokens * choices
+    return Usage(prompt_tokens=features.approx_prompt_tokens, completion_tokens=completion_tokens)
+
+
+def _usage_so_far(state: RequestState) -> Usage | None:
+    """Of a stream that ended before it told its usage: an event is a token, as backends send them."""
+    if state.first_event_s is None or state.evaluation is None:
+        return None
+    return Usage(prompt_tokens=state.evaluation.features.approx_prompt_tokens, completion_tokens=state.streamed_events)
 
 
 def _kept(features: RequestFeatures, full: bool) -> RequestFeatures:

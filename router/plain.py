@@ -31,14 +31,20 @@ class Reply(NamedTuple):
 
 
 async def fetch(
-    backend: Backend, request: ChatRequest, headers: Headers, added: Additions, *, detailed: bool, limit_bytes: int
+    backend: Backend,
+    request: ChatRequest,
+    headers: Headers,
+    added: Additions,
+    *,
+    detailed: bool,
+    limit_bytes: int,
+    limit_s: float,
 ) -> Reply:
     """Call a backend once. Raises: BackendError: another backend may do better.
 
     Args:
         detailed: whether more than the text and the usage is wanted, added or not.
     """
-    limit_s = backend.config.request_timeout_s
     asked = request.outgoing(backend.config, added)
     try:
         async with asyncio.timeout(limit_s), backend.call(asked.api.path, asked.body, headers) as answer:
@@ -50,7 +56,9 @@ async def fetch(
             # It may not know what we added. No request fails for that; if it was the client's doing, the client gets
             # the refusal of its own request.
             logger.info("the %s refused a request with %s; asking without", backend.route, ", ".join(added.options()))
-            return await fetch(backend, request, headers, NOTHING, detailed=detailed, limit_bytes=limit_bytes)
+            return await fetch(
+                backend, request, headers, NOTHING, detailed=detailed, limit_bytes=limit_bytes, limit_s=limit_s
+            )
         return Reply(backend, answer, body, None)
     meaning = asked.api.meaning_of(body, detailed=detailed)
     if meaning is None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from policies.base import RequestFeatures, Route, RouteDecision, Signal, StudentDefaults
 from policies.chain import Evaluation, PolicyChain, Vote
 from policies.record import Draft
-from router.backends import Backend
 from router.chat import ChatRequest
 from router.config import DEFAULT_OUTPUT_FRACTION, DEFAULT_OUTPUT_TOKENS, Config, RouteName, RoutingConfig
 from router.errors import InvalidRequest, ModelNotFound
 from router.signals import SignalSource
+
+if TYPE_CHECKING:
+    from router.resilience.pool import Pool
 
 FORCED_POLICY = "request"
 """Stands as the policy of a decision that the client made."""
@@ -47,16 +50,16 @@ class Decider:
     """Decides by one chain about one student. Shared by the gateway and `locum explain`."""
 
     def __init__(
-        self, config: Config, routing: RoutingConfig, chain: PolicyChain, signals: SignalSource, student: Backend
+        self, config: Config, routing: RoutingConfig, chain: PolicyChain, signals: SignalSource, student: Pool
     ) -> None:
         """
         Args:
             routing: what the chain was built from; the configuration's own may be older.
         """
         self.version = chain.version
+        self.chain = chain
         self.reviews = bool(chain.reviewers)
         """Whether drafts of the student are judged."""
-        self._chain = chain
         self._signals = signals
         self._student = student
         self._models = model_names(config)
@@ -81,7 +84,7 @@ class Decider:
             async def measure(signal: Signal, current: RequestFeatures) -> RequestFeatures:
                 return await self._signals.measure(signal, current, request.prompt_texts())
 
-            evaluation = await self._chain.evaluate(features, measure, every_vote=every_vote)
+            evaluation = await self.chain.evaluate(features, measure, every_vote=every_vote)
             if forced is None:
                 return evaluation
             return msgspec.structs.replace(evaluation, decision=self._decision(forced))
@@ -89,7 +92,7 @@ class Decider:
 
     def review(self, features: RequestFeatures, draft: Draft) -> tuple[RouteDecision | None, tuple[Vote, ...]]:
         """What the reviewers say about a draft of the student; None when all of them let it stand."""
-        return self._chain.review(features, draft)
+        return self.chain.review(features, draft)
 
     def _decision(self, forced: Route) -> RouteDecision:
         return RouteDecision(route=forced, reason="forced", policy=FORCED_POLICY, version=self.version)

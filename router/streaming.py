@@ -81,12 +81,18 @@ class Stream:
 
     async def relay(
         self, exchange: Exchange, state: RequestState, metrics: Metrics, settle: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Pass the stream on until it ends, one way or the other; `settle` is awaited before the last byte."""
+    ) -> BackendError | None:
+        """Pass the stream on until it ends, one way or the other; `settle` is awaited before the last byte.
+
+        Returns:
+            What cut it off.
+        """
+        failure: BackendError | None = None
         try:
             tail = await self._relay_events(exchange, state, metrics)
             state.outcome = "degraded" if state.degraded else "ok"
         except BackendError as error:
+            failure = error
             tail = b"".join(self._unsent) + self._error_frame(error)
             state.outcome = "timeout" if isinstance(error, BackendTimeout) else "backend_error"
             state.error_code = error.code
@@ -95,6 +101,7 @@ class Stream:
         await settle()
         await exchange.end(tail)
         await self._answer.release()
+        return failure
 
     async def _relay_events(self, exchange: Exchange, state: RequestState, metrics: Metrics) -> bytes:
         """Everything but the last bytes, which are returned. Raises: BackendError."""
@@ -125,6 +132,7 @@ class Stream:
 
     def _absorb(self, block: bytes, state: RequestState) -> Step:
         """Note what the frames say. Raises: BackendBroken for an error event."""
+        state.streamed_events += block.count(b"\ndata:") + block.startswith(b"data:")
         if self._translation is None and self._is_ordinary(block):
             self._capture(block)
             return Step(block, last=False)

@@ -17,6 +17,7 @@ from router.config import Config, ConfigError, StudentConfig
 from router.documents.document import Version, seed_of
 from router.encoder import Encoder, EncoderUnavailable
 from router.generations import Equipment, Generation, Users
+from router.resilience.pool import OnBreaker, Pool
 from router.routing import Decider, build_chain
 from router.signals import SignalSource
 from router.tokenizer import PromptTokenizer, TokenizerUnsupported, load_tokenizer
@@ -31,9 +32,16 @@ NO_BUNDLE = "none"
 class Students:
     """The one place that knows what a student brings along. What all of them share is made once."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        on_breaker: OnBreaker = lambda name, state: None,
+    ) -> None:
         """Raises: ConfigError."""
         self._config = config
+        self._on_breaker = on_breaker
         self._environ = environ
         self.version = seed_of(config, now_s=time.time())
         """The policy document that new generations are made under."""
@@ -62,9 +70,9 @@ class Students:
         student = self._config.student
         if student.registry is not None:
             equipment = Equipment(StudentDefaults(bundle_id=NO_BUNDLE), None)
-            return self._generation(equipment, AbsentStudent(student), self._chain(equipment))
+            return self._generation(equipment, self._pool([AbsentStudent(student)]), self._chain(equipment))
         equipment = Equipment(StudentDefaults(bundle_id=student.model), _configured_tokenizer(student))
-        return self._generation(equipment, Backend("student", student, self._environ), self._chain(equipment))
+        return self._generation(equipment, self._pool(self._backends(student)), self._chain(equipment))
 
     def of_bundle(self, bundle: Bundle, folder: Path, base_url: str | None = None) -> Generation:
         """A bundle with all that it brings: tokenizer, calibrator, threshold, prices, window. Reads files.
@@ -86,9 +94,10 @@ class Students:
             chain = self._chain(equipment)
         except PolicyConfigError as exc:
             raise ConfigError(f"bundle {bundle.bundle_id}", [f"routing.policies.{exc}"]) from exc
-        student = Backend("student", _of_bundle(self._config.student, bundle, base_url), self._environ)
-        student.window_tokens = student.window_tokens or bundle.context_window_tokens
-        return self._generation(equipment, student, chain)
+        backends = self._backends(_of_bundle(self._config.student, bundle, base_url))
+        for backend in backends:
+            backend.window_tokens = backend.window_tokens or bundle.context_window_tokens
+        return self._generation(equipment, self._pool(backends), chain)
 
     def revised(self, generation: Generation, version: Version) -> Generation:
         """The same student under another policy document. Reads files; the encoder has been loaded (`equip`).
@@ -103,6 +112,13 @@ class Students:
         version = version or self.version
         return build_chain(version.document.routing, equipment.defaults, version=version.version)
 
+    def _backends(self, student: StudentConfig) -> list[Backend]:
+        return [Backend("student", config, self._environ, name=name) for name, config in student.endpoints()]
+
+    def _pool(self, backends: list[Backend]) -> Pool:
+        config = self._config
+        return Pool(backends, config.resilience, spread=config.student.spread, on_breaker=self._on_breaker)
+
     def _wanted(self, chain: PolicyChain) -> Additions:
         student = self._config.student
         logprobs = student.capture_logprobs or bool(chain.reviewers)
@@ -111,7 +127,7 @@ class Students:
     def _generation(
         self,
         equipment: Equipment,
-        student: Backend,
+        student: Pool,
         chain: PolicyChain,
         version: Version | None = None,
         users: Users | None = None,

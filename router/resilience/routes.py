@@ -45,7 +45,7 @@ class Routes:
         deadline: Deadline,
         *,
         teacher_may_stand_in: bool = True,
-        teacher_affordable: bool = True,
+        without_teacher: str | None = None,
     ) -> Attempts:
         """The attempts at a request.
 
@@ -54,15 +54,14 @@ class Routes:
 
         Args:
             teacher_may_stand_in: for a student that the client insists on.
-            teacher_affordable: False when the tenant's budget has no room for the teacher.
+            without_teacher: why the tenant cannot have the teacher; None: it can.
         """
         forced = decision.policy == FORCED_POLICY
-        teachers = self._teachers if teacher_affordable else ()
+        teachers = self._teachers if without_teacher is None else ()
         if decision.route == "teacher":
             if forced or not decision.student_capable:
                 return self._of(teachers, request, deadline)
-            degraded = "teacher_unavailable" if teacher_affordable else "budget_spent"
-            return self._of((*teachers, Step(student, degraded)), request, deadline)
+            return self._of((*teachers, Step(student, without_teacher or "teacher_unavailable")), request, deadline)
         own = Step(student)
         if forced and not teacher_may_stand_in:
             return self._of((own,), request, deadline)
