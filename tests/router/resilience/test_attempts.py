@@ -315,11 +315,11 @@ async def test_forced_student_stays_alone_when_fall_back_is_turned_off() -> None
 
 async def test_student_answers_degraded_when_the_tenant_cannot_pay_the_teacher() -> None:
     world = World()
-    attempt = await world.attempts(TEACHER, teacher_affordable=False).next()
+    attempt = await world.attempts(TEACHER, without_teacher="budget_spent").next()
     assert attempt is not None
     assert (attempt.backend.name, attempt.degraded, attempt.reason) == ("student", "budget_spent", None)
-    assert await world.attempts(FORCED_TEACHER, teacher_affordable=False).next() is None
-    failing = world.attempts(STUDENT, teacher_affordable=False)
+    assert await world.attempts(FORCED_TEACHER, without_teacher="budget_spent").next() is None
+    failing = world.attempts(STUDENT, without_teacher="budget_spent")
     assert set(await world.asked(failing, failure())) == {"student"}
 
 
@@ -402,7 +402,7 @@ async def test_full_student_answers_when_no_teacher_can() -> None:
     attempt = await world.attempts(STUDENT).next()
     assert attempt is not None
     assert (attempt.backend.name, attempt.degraded, attempt.reason) == ("student", None, None)
-    broke = await world.attempts(STUDENT, teacher_affordable=False).next()
+    broke = await world.attempts(STUDENT, without_teacher="budget_spent").next()
     assert broke is not None
     assert broke.backend.name == "student"
 
