@@ -23,7 +23,6 @@ from router.config.base import (
 from router.config.documents import AdminConfig
 from router.config.limits import AuthConfig, LimitsConfig, TenantConfig
 from router.config.resilience import ResilienceConfig
-from router.config.resilience import ResilienceConfig
 from router.config.routing import DEFAULT_OUTPUT_FRACTION, DEFAULT_OUTPUT_TOKENS, EncoderConfig, RoutingConfig
 from router.config.server import ServerConfig
 from router.config.services import LogConfig
@@ -41,7 +40,6 @@ __all__ = [
     "EncoderConfig",
     "LimitsConfig",
     "LogConfig",
-    "ResilienceConfig",
     "ResilienceConfig",
     "RouteName",
     "RoutingConfig",
@@ -62,7 +60,6 @@ class Config(Table):
     teacher: TeacherConfig
     routing: RoutingConfig = RoutingConfig()
     encoder: EncoderConfig = EncoderConfig()
-    resilience: ResilienceConfig = ResilienceConfig()
     resilience: ResilienceConfig = ResilienceConfig()
     aliases: dict[str, Literal["auto", "student", "teacher"]] = Field(
         default_factory=dict,
