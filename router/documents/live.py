@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from router.documents.archive import Archive
@@ -26,6 +27,9 @@ CHECK_INTERVAL_S = 3.0
 """How often the store is asked unannounced: finds what a store has lost, and tries again what was rejected."""
 ANY_VERSION = -1
 """As the expected version: whatever is in force is replaced."""
+
+
+FILE_TRIES = 8
 
 
 class UnknownVersion(LookupError):
@@ -226,10 +230,14 @@ class LivePolicy:
             DocumentRejected, StateUnavailable, VersionConflict.
         """
         self.trusted = document
-        if document.sha256 == self.applied.file_sha256:
-            return self.applied
         draft = Draft(document, author, "file", comment, file_sha256=document.sha256)
-        return await self.put(draft, expected=ANY_VERSION)
+        for _ in range(FILE_TRIES):  # the other workers of this machine read the same edit at the same time
+            await self.catch_up()
+            if document.sha256 == self.applied.file_sha256:
+                return self.applied
+            with suppress(VersionConflict):
+                return await self.put(draft, expected=ANY_VERSION)
+        raise VersionConflict(NAME, expected_version=self.applied.version, current_version=self.applied.version + 1)
 
     async def follow(self) -> None:
         """Take every new version as it is announced; until cancelled."""

@@ -67,8 +67,12 @@ def worker(config_path: Path, listen_fd: int, control_fd: int, state_path: Path 
     server.log_to_stderr(log_level)
     config = load(config_path)
     listener, control = socket.socket(fileno=listen_fd), socket.socket(fileno=control_fd)
-    link: Background = lambda install: ParentLink(control, install)  # noqa: E731
-    app = build_app(config, background=link, path=config_path, state_path=state_path)
+    app = build_app(
+        config,
+        background=lambda install: ParentLink(control, install),
+        path=config_path,
+        state_path=state_path,
+    )
     if not server.serve(app, config.server, listener, lambda _: None):
         raise SystemExit(1)
 

@@ -22,6 +22,8 @@ EXCEPTIONS = {
     # The configuration's table [student.vllm] is serving's own model; `serve` starts the student beside the gateway.
     ("router/config/backends.py", "serving"),
     ("router/commands.py", "serving"),
+    # The admin API promotes in the registry that the gateway serves from.
+    ("router/admin/students.py", "serving"),
     # The documents describe the recipe beside the configuration.
     ("router/reference.py", "trainer"),
     # Commands of serving read the same configuration file as the gateway.

@@ -49,12 +49,19 @@ write_timeout_s = 10.0  # a busy machine must not let an answer overtake its rec
 class RunningGateway:
     """A gateway served by uvicorn on a thread of its own."""
 
-    def __init__(self, config: Config, environ: dict[str, str], background: Background | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        environ: dict[str, str],
+        background: Background | None = None,
+        *,
+        path: Path | None = None,
+    ) -> None:
         self.config = config
         self._listener = server.bind(config.server)
         self.origin = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._started = threading.Event()
-        app = build_app(config, environ=environ, background=background)
+        app = build_app(config, environ=environ, background=background, path=path)
         self._server = server.build(app, config.server, self._listener, lambda _: self._started.set())
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
 
