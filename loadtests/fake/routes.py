@@ -119,8 +119,9 @@ def _scenario(body: Body, state: BackendState) -> Scenario | None:
     names: tuple[str, ...] = (body.model,) if is_directive(body.model) else ()
     if not names and body.model not in state.models:
         return None
-    text = body.directive_text() if state.heard != "never" else ""
-    directive = MESSAGE_DIRECTIVE.match(text.lstrip()) if state.heard == "at_start" else MESSAGE_DIRECTIVE.search(text)
+    heard = state.heard(body.model)
+    text = body.directive_text() if heard != "never" else ""
+    directive = MESSAGE_DIRECTIVE.match(text.lstrip()) if heard == "at_start" else MESSAGE_DIRECTIVE.search(text)
     if directive:
         names += (directive.group(1),)
     return state.scenario(names) if names else HEALTHY
@@ -240,7 +241,9 @@ def _metrics(request: Received, state: BackendState) -> Reply:
         "# TYPE vllm:num_requests_running gauge",
         f"vllm:num_requests_running{label} {state.in_flight}",
         "# TYPE vllm:num_requests_waiting gauge",
-        f"vllm:num_requests_waiting{label} 0",
+        f"vllm:num_requests_waiting{label} {state.waiting}",
+        "# TYPE vllm:kv_cache_usage_perc gauge",
+        f"vllm:kv_cache_usage_perc{label} {state.kv_usage}",
         "# TYPE vllm:request_success_total counter",
         f"vllm:request_success_total{label} {state.completed}",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 from loadtests.fake.answers import FIXED_CREATED_S, Answer, shape_of
@@ -64,10 +65,16 @@ class BackendState:
         keep: int,
         signature: str | None = None,
         heard: Heard = "at_start",
+        steady: Mapping[str, str] | None = None,
     ) -> None:
-        """`signature`: the first word of every answer. `heard`: which directives in messages count."""
-        self.heard = heard
+        """`signature`: the first word of every answer. `heard`: which directives in messages count. `steady`: models
+        that hear none, with the first words of their answers."""
+        self._heard: Heard = heard
+        self._steady = steady or {}
         self.models = models
+        self.waiting = 0
+        """What `/metrics` says of the queue, and below of the KV cache; a test sets them."""
+        self.kv_usage = 0.0
         self.window_tokens = window_tokens
         self.api_key = api_key
         self._signature = signature
@@ -86,6 +93,10 @@ class BackendState:
         self.by_model: Counter[str] = Counter()
         self.by_status: Counter[int] = Counter()
         self._strikes: Counter[tuple[str, ...]] = Counter()
+
+    def heard(self, model: str) -> Heard:
+        """Which directives in messages count for this model."""
+        return "never" if model in self._steady else self._heard
 
     def scenario(self, names: tuple[str, ...]) -> Scenario:
         """The scenario of these directives, healthy once their `times` is used up.
@@ -121,7 +132,7 @@ class BackendState:
         )
         answer = self._answers.get(key)
         if answer is None:
-            answer = Answer(shape_of(body, scenario, prompt_tokens, self._signature))
+            answer = Answer(shape_of(body, scenario, prompt_tokens, self._steady.get(body.model, self._signature)))
             if not scenario.echo:
                 if len(self._answers) >= MAX_CACHED_ANSWERS:
                     self._answers.clear()
