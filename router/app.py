@@ -106,6 +106,7 @@ class Parts:
             students=self.students,
             generations=self.generations,
             store=self.store,
+            admission=self.admission,
             metrics=self.metrics,
             environ=environ,
         )

@@ -19,6 +19,7 @@ from router.admin.insight import InsightEndpoints
 from router.admin.keys import AdminKeys
 from router.admin.policy import PolicyEndpoints
 from router.admin.students import StudentEndpoints
+from router.admission import Admission
 from router.config import Config
 from router.documents.archive import Archive
 from router.documents.engine import PolicyEngine
@@ -44,6 +45,7 @@ class Control:
         students: Students,
         generations: Generations,
         store: Store,
+        admission: Admission,
         metrics: Metrics,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
@@ -68,7 +70,7 @@ class Control:
             metrics=metrics,
         )
         audit = Audit(folder)
-        door = Door(self._keys or AdminKeys({}), audit, body_timeout_s=config.server.body_timeout_s)
+        door = Door(self._keys or AdminKeys({}), admission, audit, body_timeout_s=config.server.body_timeout_s)
         self._admin = Administration(door, audit, self.live)
         self._file = (
             ConfigFile(
@@ -81,7 +83,8 @@ class Control:
 
     def add_to(self, app: FastAPI) -> None:
         """Register the admin API, if there is a key for it."""
-        if self._keys is None:
+        auth = self._config.auth
+        if self._keys is None and (auth is None or auth.keys_file is None):
             return
         PolicyEndpoints(self._admin, self.engine, self._generations, self._config.log.dir).add_to(app)
         InsightEndpoints(self._admin, self.engine, self._generations, self._store, self._file).add_to(app)

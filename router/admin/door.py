@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from router.admin.audit import Actor, Audit, AuditError
 from router.admin.keys import AdminKeys, WrongKeys
+from router.admission import Admission
 from router.errors import (
     BodyTooLarge,
     Forbidden,
@@ -30,8 +32,14 @@ T = TypeVar("T")
 class Door:
     """Every endpoint of `/admin` begins with `enter`."""
 
-    def __init__(self, keys: AdminKeys, audit: Audit, *, body_timeout_s: float) -> None:
+    def __init__(self, keys: AdminKeys, admission: Admission, audit: Audit, *, body_timeout_s: float) -> None:
+        """
+        Args:
+            keys: of the environment.
+            admission: knows the keys that `locum keys` has made; those with the scope `admin` open the door as well.
+        """
         self._keys = keys
+        self._admission = admission
         self._wrong = WrongKeys()
         self._audit = audit
         self._body_timeout_s = body_timeout_s
@@ -45,11 +53,18 @@ class Door:
         if wait_s > 0:
             raise RateLimited("Too many wrong admin keys from this address.", retry_after_s=math.ceil(wait_s))
         try:
-            return self._keys.actor_of(request.headers.get("authorization"))
+            return self._actor_of(request)
         except Unauthorized:
             self._wrong.note(address)
             await self._write_down(request, address)
             raise
+
+    def _actor_of(self, request: Request) -> Actor:
+        """Raises: Unauthorized; Forbidden: a key without this scope, or one that has ended."""
+        with suppress(Unauthorized):
+            return self._keys.actor_of(request.headers.get("authorization"))
+        caller = self._admission.identify(request.headers.raw, "admin")
+        return Actor(caller.key_name, caller.key_end)
 
     async def _write_down(self, request: Request, address: str) -> None:
         """A wrong key; a log that cannot be written must not turn the 401 into something else."""

@@ -40,9 +40,11 @@ class Caller(NamedTuple):
     """Who sent a request."""
 
     tenant: Tenant
-    key_id: str | None
-    """None where no keys are configured."""
-    key_name: str | None
+    key_name: str = ""
+    """Empty where no keys are configured, and so is the rest."""
+    key_id: str = ""
+    key_end: str = ""
+    """Its last characters, where they are known."""
 
 
 class Admission:
@@ -64,7 +66,7 @@ class Admission:
             max_wait_s=config.server.max_queue_wait_s,
         )
         self._keyring = Keyring.from_config(config.auth, environ) if config.auth is not None else None
-        self._anyone = Caller(self.tenants.of(DEFAULT_TENANT), None, None)
+        self._anyone = Caller(self.tenants.of(DEFAULT_TENANT))
         self._store = store
         self._metrics = metrics
         self._holders: set[str] = set()
@@ -90,18 +92,20 @@ class Admission:
         return self.identify(headers, "inference").tenant
 
     def identify(self, headers: Headers, scope: Scope) -> Caller:
-        """Who may do this, with the key for audits. Without `[auth]` everybody may do everything.
+        """Who may do this, with the key for audits. Without `[auth]` everybody may do everything but what an admin may.
 
         Raises: Unauthorized, Forbidden.
         """
         if self._keyring is None:
+            if scope == "admin":
+                raise Unauthorized("There is no admin key: add an [auth] table.")
             return self._anyone
         try:
             key = self._keyring.find(headers, scope)
         except (Unauthorized, Forbidden) as error:
             self._metrics.admission_refusals.labels(error.code).inc()
             raise
-        return Caller(self.tenants.of(key.tenant), key.id, key.name)
+        return Caller(self.tenants.of(key.tenant), key.name, key.id, key.last4)
 
     async def admit(
         self,

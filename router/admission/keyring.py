@@ -19,8 +19,6 @@ from router.http_client import Headers
 logger = logging.getLogger(__name__)
 
 MIN_KEY_CHARACTERS = 8
-ADMIN_TENANT = "admin"
-"""Whose the key of `auth.admin_key_env` is; it can do nothing that needs a tenant."""
 NO_DIGEST = bytes(32)
 
 
@@ -34,6 +32,7 @@ class KnownKey(NamedTuple):
     expires_s: float = math.inf
     """Unix time."""
     revoked: bool = False
+    last4: str = ""
 
     @property
     def id(self) -> str:
@@ -69,8 +68,6 @@ class Keyring:
         pairs: list[KnownKey] = []
         if auth.keys_env is not None:
             pairs += _pairs(auth.keys_env, environ.get(auth.keys_env, ""))
-        if auth.admin_key_env is not None:
-            pairs += _admin_key(auth.admin_key_env, environ.get(auth.admin_key_env, ""), pairs)
         file = KeyFile(Path(auth.keys_file)) if auth.keys_file is not None else None
         ring = cls(pairs, file, clock=clock)
         if file is not None and file.stamp() is None and auth.keys_env is None:
@@ -151,6 +148,7 @@ def _of_file(key: ApiKey) -> KnownKey:
         scopes=frozenset(key.scopes),
         expires_s=key.expires.timestamp() if key.expires is not None else math.inf,
         revoked=key.revoked is not None,
+        last4=key.last4,
     )
 
 
@@ -180,27 +178,10 @@ def _pairs(variable: str, text: str) -> list[KnownKey]:
     return list(found.values())
 
 
-def _admin_key(variable: str, text: str, pairs: list[KnownKey]) -> list[KnownKey]:
-    """The key of `/admin`; none while the variable is unset. Raises: ConfigError."""
-    key = text.strip()  # a mounted secret often ends in a line break
-    if not key:
-        return []
-    problem = _unusable(key)
-    if problem is None and any(digest_of(key.encode()) == pair.digest for pair in pairs):
-        problem = "is a tenant's key as well: give /admin one of its own"
-    if problem is not None:
-        raise ConfigError(variable, [problem])
-    return [KnownKey(digest_of(key.encode()), ADMIN_TENANT, variable, frozenset({"admin"}))]
-
-
 def _problem(tenant: str, separator: str, key: str) -> str | None:
     """What is wrong with an entry, without a word of it."""
     if not separator or not tenant or not tenant.isprintable():
         return "is not tenant=key with a printable tenant"
-    return _unusable(key)
-
-
-def _unusable(key: str) -> str | None:
     if len(key) < MIN_KEY_CHARACTERS:
         return f"has a key of fewer than {MIN_KEY_CHARACTERS} characters"
     if not all("!" <= character <= "~" for character in key):

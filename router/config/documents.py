@@ -8,7 +8,8 @@ from router.config.base import Table
 
 
 class AdminConfig(Table):
-    """Changing the policy while the gateway serves. `/admin` exists where `auth.admin_key_env` is set."""
+    """Changing the policy while the gateway serves. `/admin` exists where `auth.admin_key_env` or
+    `auth.keys_file` is set."""
 
     dir: str = Field(
         "admin",

@@ -130,12 +130,10 @@ def test_file_is_refused_when_a_time_has_no_offset(tmp_path: Path) -> None:
 def test_keys_of_the_file_stand_beside_the_pairs_of_the_environment(tmp_path: Path) -> None:
     key, text = make("beta")
     path = write(tmp_path / "keys.json", key).path
-    auth = AuthConfig(keys_env="KEYS", keys_file=str(path), admin_key_env="ADMIN")
-    ring = Keyring.from_config(auth, {"KEYS": "acme=key-of-acme", "ADMIN": "key-of-admin\n"})
+    ring = Keyring.from_config(AuthConfig(keys_env="KEYS", keys_file=str(path)), {"KEYS": "acme=key-of-acme"})
     assert ring.find(bearer("key-of-acme"), "inference").tenant == "acme"
     assert ring.find(bearer(text), "inference").tenant == "beta"
     assert ring.find(bearer(text), "admin").id == key.id
-    assert ring.find(bearer("key-of-admin"), "admin").name == "ADMIN"
 
 
 def test_pairs_of_the_environment_are_not_asked_for_when_there_is_a_file(tmp_path: Path) -> None:
@@ -145,22 +143,19 @@ def test_pairs_of_the_environment_are_not_asked_for_when_there_is_a_file(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("used", "wanted"), [("key-of-acme", "admin"), ("key-of-admin", "inference"), ("key-of-admin", "feedback")]
+    ("scopes", "wanted"), [(("inference", "feedback"), "admin"), (("admin",), "inference"), (("admin",), "feedback")]
 )
-def test_key_is_forbidden_what_its_scopes_do_not_name(used: str, wanted: Scope) -> None:
-    ring = Keyring.from_config(
-        AuthConfig(keys_env="KEYS", admin_key_env="ADMIN"), {"KEYS": "acme=key-of-acme", "ADMIN": "key-of-admin"}
-    )
+def test_key_is_forbidden_what_its_scopes_do_not_name(tmp_path: Path, scopes: tuple[Scope, ...], wanted: Scope) -> None:
+    key, text = make(scopes=scopes)
+    ring = Keyring((), write(tmp_path / "keys.json", key))
     with pytest.raises(Forbidden) as caught:
-        ring.find(bearer(used), wanted)
+        ring.find(bearer(text), wanted)
     assert caught.value.code == "insufficient_permissions"
 
 
-def test_admin_key_is_refused_when_a_tenant_has_it_too() -> None:
-    with pytest.raises(ConfigError, match="ADMIN: is a tenant's key as well"):
-        Keyring.from_config(
-            AuthConfig(keys_env="KEYS", admin_key_env="ADMIN"), {"KEYS": "acme=key-of-acme", "ADMIN": "key-of-acme"}
-        )
+def test_pair_of_the_environment_is_no_admin_key() -> None:
+    with pytest.raises(Forbidden):
+        ring("acme=key-of-acme").find(bearer("key-of-acme"), "admin")
 
 
 def test_key_is_forbidden_from_the_moment_of_its_expiry(tmp_path: Path) -> None:
