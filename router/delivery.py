@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from policies.base import Route
 from router.additions import NOTHING
 from router.backends import Answer, Backend
 from router.cascade import Cascade
@@ -25,6 +26,7 @@ from router.plain import Reply, fetch
 from router.resilience.attempts import Attempt, Attempts
 from router.resilience.deadline import Deadline
 from router.resilience.routes import Routes
+from router.response_cache import ResponseCache
 from router.streaming import Stream
 
 RESERVE_S = 0.25
@@ -45,16 +47,26 @@ class Opened(NamedTuple):
 class Delivery:
     """Delivers the answer of one backend, or raises `BackendError` with nothing of it sent."""
 
-    def __init__(self, server: ServerConfig, *, routes: Routes, outcomes: Outcomes, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        server: ServerConfig,
+        *,
+        routes: Routes,
+        outcomes: Outcomes,
+        metrics: Metrics,
+        cache: ResponseCache | None = None,
+    ) -> None:
         """
         Args:
             routes: know who is asked where a draft of the student is rejected.
+            cache: of plain answers.
         """
         self._server = server
         self._routes = routes
         self._outcomes = outcomes
         self._metrics = metrics
         self._cascade = Cascade(metrics)
+        self._cache = cache
 
     async def deliver(
         self, exchange: Exchange, state: RequestState, request: ChatRequest, attempts: Attempts, attempt: Attempt
@@ -82,6 +94,41 @@ class Delivery:
         state.status, state.outcome = reply.answer.status, "degraded" if state.degraded else "ok"
         await self._outcomes.settle(state, time.monotonic())
         await exchange.respond(reply.answer.status, answer_headers(state, reply.answer), reply.body)
+        if self._cache is not None and state.cache_key is not None and state.route is not None and not state.degraded:
+            await self._cache.keep(
+                state.cache_key,
+                route=state.route,
+                answer=reply.answer,
+                body=reply.body,
+                usage=state.usage,
+                finish_reason=state.finish_reason,
+            )
+
+    async def deliver_cached(self, exchange: Exchange, state: RequestState, request: ChatRequest, route: Route) -> bool:
+        """Answer without a backend, if an answer to this very request was kept.
+
+        Args:
+            route: chosen for the request.
+        """
+        if self._cache is None or state.tenant is None:
+            return False
+        generation = state.generation
+        state.cache_key = self._cache.key_of(
+            request,
+            exchange.headers,
+            tenant=state.tenant.name,
+            path=state.dialect.path,
+            route=route,
+            version=f"{generation.decider.version}/{generation.bundle_id}",
+        )
+        answer = None if state.cache_key is None else await self._cache.find(state.cache_key, exchange.headers)
+        if answer is None:
+            return False
+        state.take_cached(answer)
+        await self._outcomes.settle(state, time.monotonic())
+        content_type = (b"content-type", answer.content_type.encode("latin-1"))
+        await exchange.respond(state.status, [*answer_headers(state), content_type], answer.body)
+        return True
 
     async def _ask_teachers(
         self, state: RequestState, request: ChatRequest, ask: Callable[[Backend], Awaitable[Reply]]
@@ -210,6 +257,8 @@ def answer_headers(state: RequestState, answer: Answer | None = None) -> Headers
     ]
     if state.degraded is not None:
         headers.append((b"x-router-degraded", state.degraded.encode()))
+    if state.cache_key is not None:
+        headers.append((b"x-router-cache", b"miss" if state.cached is None else b"hit"))
     if evaluation and state.request and state.request.directives.explain:
         explained = {"decision": evaluation.decision, "votes": evaluation.votes}
         if state.draft is not None:

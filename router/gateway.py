@@ -42,6 +42,7 @@ from router.outcome import Outcomes, RequestState, expected_usage
 from router.resilience.attempts import Attempts
 from router.resilience.deadline import Deadline
 from router.resilience.routes import Routes
+from router.response_cache import ResponseCache
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Gateway:
         admission: Admission,
         outcomes: Outcomes,
         metrics: Metrics,
+        cache: ResponseCache | None = None,
     ) -> None:
         self._server = config.server
         self._generations = generations
@@ -83,7 +85,7 @@ class Gateway:
         self._admission = admission
         self._outcomes = outcomes
         self._metrics = metrics
-        self._delivery = Delivery(config.server, routes=routes, outcomes=outcomes, metrics=metrics)
+        self._delivery = Delivery(config.server, routes=routes, outcomes=outcomes, metrics=metrics, cache=cache)
         self._ids = DecisionIds()
         self._inflight = 0
 
@@ -151,9 +153,12 @@ class Gateway:
         evaluation = await decider.decide(request, tenant=tenant.name, every_vote=explain)
         state.evaluation, state.reason = evaluation, evaluation.decision.reason
         permit = state.permit = await self._admit(state, request, evaluation)
+        decision = permit.restricted(evaluation.decision)
+        if await self._delivery.deliver_cached(exchange, state, request, decision.route):
+            return
         generation = state.generation
         attempts = self._routes.attempts(
-            permit.restricted(evaluation.decision),
+            decision,
             generation.student,
             request,
             state.deadline,

@@ -100,6 +100,9 @@ class Metrics:
         self.admission_wait = self._histogram(
             "router_admission_wait_seconds", "Wait of requests that found no free place.", _LATENCY_BUCKETS_S, ()
         )
+        self.cache_lookups = self._counter(
+            "router_cache_lookups", "Requests that the response cache was asked for.", ("result",)
+        )
         self.state_up = self._gauge(
             "router_state_up", "Whether the shared state can be reached; always 1 with memory://.", merged="livemin"
         )
@@ -124,6 +127,8 @@ class Metrics:
         self.hedges = self._counter(
             "router_hedges", "Second attempts beside a slow first one: won, lost, or both failed.", ("outcome",)
         )
+        self.embedding_requests = self._counter("router_embedding_requests", "Requests for embeddings.", ("outcome",))
+        self.embedding_tokens = self._counter("router_embedding_tokens", "Tokens of texts embedded, as reported.", ())
         self.student_info = Info("router_student", "The student that serves.", registry=self._infos)
         self.policy_version = Info("router_policy_version", "The policy document in force.", registry=self._infos)
         self.policy_apply_failures = self._counter(

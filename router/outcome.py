@@ -33,6 +33,7 @@ from router.metrics import Metrics
 from router.resilience.attempts import Attempt
 from router.resilience.deadline import Deadline
 from router.resilience.pool import Pool
+from router.response_cache import CachedAnswer
 from router.traffic_log import TrafficLog
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 UNPAID: frozenset[Outcome] = frozenset({"backend_error", "client_error"})
 """Nobody charges for a request that was refused or failed before its first byte."""
 
+CACHE_HIT = "cache_hit"
+"""Reason of an answer that was kept."""
 REJECTED = RouteDecision(route="student", reason="rejected", policy="request")
 """Stands in a record for the decision on a request that was refused before the policies saw it."""
 
@@ -83,10 +86,16 @@ class RequestState:
     """The student's answer that reviewers have judged, with its text."""
     deadline: Deadline | None = None
     """When the request as a whole must have been answered."""
+    cache_key: str | None = None
+    """What the answer may be kept under."""
+    cached: CachedAnswer | None = None
+    """The answer, where no backend was asked for it."""
     settled: bool = False
 
     @property
     def route(self) -> Route | None:
+        if self.cached is not None:
+            return self.cached.route
         return self.backend.route if self.backend is not None else None
 
     @property
@@ -95,6 +104,11 @@ class RequestState:
         if self.draft is not None and self.draft.escalated and self.draft.review is not None:
             return self.draft.review.policy
         return self.evaluation.decision.policy if self.evaluation else REJECTED.policy
+
+    def take_cached(self, answer: CachedAnswer) -> None:
+        """This answer will be delivered. Its text is in the record of the request that it was written for."""
+        self.cached, self.reason = answer, CACHE_HIT
+        self.status, self.outcome, self.finish_reason = 200, "ok", answer.finish_reason
 
     def take(self, attempt: Attempt) -> None:
         """This attempt is under way, or has answered."""
@@ -176,6 +190,7 @@ class Outcomes:
         capture = self.capture_of(request) if request else self._capture_unparsed(state.tenant)
         full = capture == "full"
         usage = state.usage
+        answered = state.cached.usage if state.cached is not None else usage
         teacher_price = self._teacher.price
         return DecisionRecord(
             schema=SCHEMA_VERSION,
@@ -199,7 +214,7 @@ class Outcomes:
             teacher=self._teacher_of(state).config.model,
             usage=usage,
             cost_usd=self._cost_usd(state),
-            counterfactual_cost_usd=teacher_price.cost_usd(usage) if teacher_price and usage else None,
+            counterfactual_cost_usd=teacher_price.cost_usd(answered) if teacher_price and answered else None,
             ttft_s=state.first_event_s - state.started_s if state.first_event_s is not None else None,
             tpot_s=_tpot_s(state),
             latency_s=now_s - state.started_s,
@@ -228,6 +243,8 @@ class Outcomes:
 
     def _cost_usd(self, state: RequestState) -> float | None:
         """Of the answer, and of the draft that was paid for before it; None when a part is unknown."""
+        if state.cached is not None:
+            return 0.0
         return None if state.usage is None else self._cost_of(state, state.usage)
 
     def _cost_of(self, state: RequestState, usage: Usage) -> float | None:

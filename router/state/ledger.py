@@ -66,12 +66,14 @@ class Holding:
 class Ledger:
     """The claims of all holders. Synchronous, therefore atomic among the tasks of one process."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, max_settled: int = MAX_SETTLED) -> None:
         """
         Args:
             clock: epoch time in seconds.
+            max_settled: holders that are remembered after they have settled.
         """
         self._clock = clock
+        self._max_settled = max_settled
         self._buckets: dict[str, Bucket] = {}
         self._spent: dict[tuple[Period, str], tuple[int, float]] = {}
         self._slots: dict[str, dict[str, float]] = {}
@@ -209,7 +211,7 @@ class Ledger:
     def _forget(self, now_s: float) -> None:
         """Drop what has ended, settled holders at once and the rest every minute: memory stays bounded."""
         while self._settled:
-            if next(iter(self._settled.values())) > now_s and len(self._settled) <= MAX_SETTLED:
+            if next(iter(self._settled.values())) > now_s and len(self._settled) <= self._max_settled:
                 break
             self._settled.popitem(last=False)
         if now_s - self._swept_s >= SWEEP_S:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from router.state.base import Adjust, Rate, Slots
-from router.state.ledger import MAX_SETTLED, Ledger
+from router.state.ledger import Ledger
 from router.state.memory import MemoryStore
 from router.state.values import ENTRY_OVERHEAD_BYTES, Values
 from tests.router.state.conftest import Clock
@@ -34,13 +34,13 @@ def test_values_give_their_bytes_back_when_they_are_replaced_or_expire() -> None
 
 def test_ledger_forgets_what_is_over() -> None:
     clock = Clock(1_000_000.0)
-    ledger = Ledger(clock)
+    ledger = Ledger(clock, max_settled=100)
     claims = [Rate("r", 1e9, 1), Slots("s", 10**9, 30)]
-    for number in range(MAX_SETTLED + 1000):
+    for number in range(300):
         ledger.admit(claims, str(number))
         ledger.settle([Adjust(claim, 1) for claim in claims], str(number))
     ledger.admit(claims, "killed")
-    assert len(vars(ledger)["_settled"]) <= MAX_SETTLED
+    assert len(vars(ledger)["_settled"]) == 100
     clock.now_s += 10_000
     ledger.admit([Rate("other", 60, 1)], "next")
     sizes = {name: len(vars(ledger)[name]) for name in ("_buckets", "_slots", "_holdings", "_settled")}
