@@ -16,6 +16,7 @@ from router.config import BackendConfig, ConfigError
 from router.errors import BackendBroken, BackendRefused, BackendUnreachable, Cause
 from router.http_client import Headers, HttpClient, HttpError, Response
 from router.pricing import price_of
+from router.tls import backend_context
 
 _REQUEST_HEADERS = frozenset({b"traceparent", b"tracestate", b"x-request-id", b"openai-beta"})
 """Headers of a client that reach a backend. Never its authorization: that is between the client and us."""
@@ -116,6 +117,7 @@ class Backend:
         self.window_tokens = config.context_window_tokens
         self.reachable: bool | None = None
         """What the last probe saw; None before the first."""
+        self.tls = backend_context(config.tls, route) if config.base_url.startswith("https:") else None
         key = _key(config, route, environ)
         self.auth_headers: dict[str, str] = {"authorization": f"Bearer {key}"} if key else {}
 
@@ -130,6 +132,7 @@ class Backend:
             connect_timeout_s=self.config.connect_timeout_s,
             max_connections=self.config.max_connections,
             keep_alive_s=KEEP_ALIVE_S,
+            tls=self.tls,
         )
         fixed = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
         fixed += [(name.encode(), value.encode("latin-1")) for name, value in self.auth_headers.items()]

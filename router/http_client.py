@@ -231,12 +231,21 @@ class HttpClient:
         base_url: scheme, host, port and the beginning of every path.
         max_connections: more requests wait for one to end.
         keep_alive_s: an idle connection older than this is not used again; to be below the server's own limit.
+        tls: for an https URL; default: what the system trusts.
     """
 
-    def __init__(self, base_url: str, *, connect_timeout_s: float, max_connections: int, keep_alive_s: float) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        connect_timeout_s: float,
+        max_connections: int,
+        keep_alive_s: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         parts = urlsplit(base_url)
         self._host = parts.hostname or ""
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/").encode("latin-1")
         self._authority = parts.netloc.encode("idna" if not parts.netloc.isascii() else "ascii")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -38,12 +39,24 @@ class Prober:
         self._interval_s = interval_s
 
     async def __aenter__(self) -> Self:
-        """One client for the whole life: making one takes the event loop 50 ms and more."""
-        self._client = httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False)
+        self._clients: dict[ssl.SSLContext | None, httpx.AsyncClient] = {}
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+        for client in self._clients.values():
+            await client.aclose()
+
+    def _client_of(self, backend: Backend) -> httpx.AsyncClient:
+        """One client for the whole life: making one takes the event loop 50 ms and more."""
+        client = self._clients.get(backend.tls)
+        if client is None:
+            client = self._clients[backend.tls] = httpx.AsyncClient(
+                verify=backend.tls or False,  # only http URLs come without a context
+                headers={"accept-encoding": "identity"},
+                timeout=PROBE_TIMEOUT_S,
+                trust_env=False,
+            )
+        return client
 
     async def run(self) -> None:
         """Probe at every interval until cancelled."""
@@ -76,7 +89,7 @@ class Prober:
             return
         was_reachable = backend.reachable
         try:
-            status, body = await self._ask(f"{backend.config.base_url}/models", backend.auth_headers)
+            status, body = await self._ask(backend, f"{backend.config.base_url}/models")
             backend.reachable = status < 500 and status not in (401, 403)
             if status == 200 and backend.config.context_window_tokens is None:
                 window = window_in(json.loads(body), backend.config.model)
@@ -94,16 +107,18 @@ class Prober:
         try:
             async with asyncio.timeout(timeout_s):
                 url = backend.config.base_url.removesuffix("/v1") + "/metrics"
-                status, body = await self._ask(url, backend.auth_headers)
+                status, body = await self._ask(backend, url)
             replica.observe(engine_load(body.decode("utf-8", "replace")) if status == 200 else None)
         except Exception as exc:  # noqa: BLE001 - as in `_probe`; what was read before grows old and is not used
             logger.debug("metrics of the %s: %s", backend.name, type(exc).__name__)
 
-    async def _ask(self, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        """Status and body. Raises: httpx.HTTPError, ValueError (too large)."""
+    async def _ask(self, backend: Backend, url: str) -> tuple[int, bytes]:
+        """Status and body. Raises: httpx.HTTPError, ValueError (too large, or compressed: small can become huge)."""
         body = bytearray()
-        async with self._client.stream("GET", url, headers=headers) as response:
-            async for chunk in response.aiter_bytes():
+        async with self._client_of(backend).stream("GET", url, headers=backend.auth_headers) as response:
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise ValueError("the answer is compressed, which was not asked for")
+            async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     raise ValueError("the answer is too large")

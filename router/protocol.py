@@ -193,7 +193,8 @@ class ClientProtocol(HttpToolsProtocol):
             b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
             % (STATUS_LINE[error.status], len(body), body)
         )
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # not with TLS
+            self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
 
     def _await_head(self) -> None:

@@ -16,6 +16,7 @@ import uvicorn
 from router import protocol
 from router.app import Application
 from router.config import ServerConfig
+from router.tls import server_context
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,9 @@ class CannotListen(OSError):
 
 
 def bind(config: ServerConfig) -> socket.socket:
-    """A listening socket. Raises: CannotListen, with the key to change."""
+    """A listening socket. Raises: CannotListen, ConfigError, with the key to change."""
+    if config.tls is not None:
+        server_context(config.tls)  # made again where the server is: by then it is too late for a good message
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -83,16 +86,17 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, config: ServerConfig) -> str:
     """Where a listening socket is reached."""
     host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{'https' if config.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def build(
     app: Application, config: ServerConfig, listener: socket.socket, announce: Callable[[str], None]
 ) -> DrainingServer:
     """A server for `run(sockets=[listener])`; `announce` gets its URL when it accepts connections."""
+    tls = config.tls
     return DrainingServer(
         uvicorn.Config(
             app,
@@ -106,9 +110,10 @@ def build(
             proxy_headers=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
+            ssl_context_factory=(lambda *_: server_context(tls)) if tls is not None else None,
             timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
         ),
-        lambda: announce(url_of(listener)),
+        lambda: announce(url_of(listener, config)),
         on_drain=app.begin_drain,
         delay_s=config.shutdown_delay_s,
     )

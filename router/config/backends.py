@@ -10,6 +10,7 @@ from pydantic import Field, StrictBool, StrictInt, ValidationError, ValidationIn
 from router.addresses import plain_http_url
 from router.config.base import EnvName, ModelName, Price, Seconds, Table, WrongKey, env_name, model_name
 from router.config.resilience import FallbackTeacherConfig, ReplicaConfig, Spread
+from router.config.tls import BackendTlsConfig
 from serving.options import VllmOptions, VllmSettings
 
 
@@ -31,6 +32,7 @@ class BackendConfig(Table):
         300.0, description="The whole call; for plain answers the only limit after connecting."
     )
     max_connections: StrictInt = Field(1024, ge=1, description="Open connections to the backend.")
+    tls: BackendTlsConfig = BackendTlsConfig()
     capture_token_ids: StrictBool = Field(
         False,
         description="Plain answers at capture level `full`: have the backend tell the token ids (vLLM's "

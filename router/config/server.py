@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, StrictInt
 
 from router.config.base import Seconds, Table
+from router.config.tls import ServerTlsConfig
 
 
 class ServerConfig(Table):
@@ -12,6 +13,7 @@ class ServerConfig(Table):
 
     host: str = Field("127.0.0.1", description="Address to listen on; without `[auth]` only loopback is accepted.")
     port: StrictInt = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
+    tls: ServerTlsConfig | None = None
     workers: StrictInt = Field(
         1, ge=1, le=256, description="Gateway processes on the port, with merged metrics; one a core is a good number."
     )

@@ -77,7 +77,7 @@ class Workers:
             watchers = [asyncio.create_task(self._keep_alive(place)) for place in range(len(self._children))]
             if self._background is not None:
                 await running.enter_async_context(self._background(self.install))
-            announce(server.url_of(listener))
+            announce(server.url_of(listener, server_config))
             await self._stopping.wait()
             for watcher in watchers:
                 watcher.cancel()
