@@ -76,8 +76,7 @@ from types import TracebackType
 import click
 
 from loadtests.fake.protocol import BackendProtocol
-from loadtests.fake.scenario import Heard
-from loadtests.fake.state import BackendState, Received
+from loadtests.fake.state import HEARS_AT_START, BackendState, Hearing, Received
 from loadtests.loop import run
 
 __all__ = ["BackendThread", "FakeBackend", "Received"]
@@ -102,11 +101,11 @@ class FakeBackend:
         api_key: str | None = None,
         keep: int = KEPT_REQUESTS,
         signature: str | None = None,
-        heard: Heard = "at_start",
+        hearing: Hearing = HEARS_AT_START,
     ) -> None:
-        """`signature`: the first word of every answer, by which a test tells two backends apart. `heard`: which
-        directives in messages count; `never` makes of two backends behind a gateway one that is always well."""
-        self.state = BackendState(models, window_tokens, api_key, keep, signature, heard)
+        """`signature`: the first word of every answer, by which a test tells two backends apart. `hearing`:
+        which directives in messages count; of two backends behind a gateway one may hear none and be always well."""
+        self.state = BackendState(models, window_tokens, api_key, keep, signature, hearing)
         self._host = host
         self.port = port
         self._tasks: set[asyncio.Task[None]] = set()

@@ -8,6 +8,8 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from loadtests.fake.answers import FIXED_CREATED_S, Answer, shape_of
 from loadtests.fake.body import Body
 from loadtests.fake.scenario import Heard, Scenario, parse
@@ -50,6 +52,17 @@ class Received:
         }
 
 
+class Hearing(msgspec.Struct, frozen=True):
+    """Which directives in messages count; those in model names always do."""
+
+    heard: Heard = "at_start"
+    steady: Mapping[str, str] = {}
+    """Models that hear none all the same, with the first words of their answers."""
+
+
+HEARS_AT_START = Hearing()
+
+
 class BackendState:
     """Shared by all connections of one fake backend.
 
@@ -64,13 +77,10 @@ class BackendState:
         api_key: str | None,
         keep: int,
         signature: str | None = None,
-        heard: Heard = "at_start",
-        steady: Mapping[str, str] | None = None,
+        hearing: Hearing = HEARS_AT_START,
     ) -> None:
-        """`signature`: the first word of every answer. `heard`: which directives in messages count. `steady`: models
-        that hear none, with the first words of their answers."""
-        self._heard: Heard = heard
-        self._steady = steady or {}
+        """`signature`: the first word of every answer."""
+        self._hearing = hearing
         self.models = models
         self.waiting = 0
         """What `/metrics` says of the queue, and below of the KV cache; a test sets them."""
@@ -96,7 +106,7 @@ class BackendState:
 
     def heard(self, model: str) -> Heard:
         """Which directives in messages count for this model."""
-        return "never" if model in self._steady else self._heard
+        return "never" if model in self._hearing.steady else self._hearing.heard
 
     def scenario(self, names: tuple[str, ...]) -> Scenario:
         """The scenario of these directives, healthy once their `times` is used up.
@@ -132,7 +142,9 @@ class BackendState:
         )
         answer = self._answers.get(key)
         if answer is None:
-            answer = Answer(shape_of(body, scenario, prompt_tokens, self._steady.get(body.model, self._signature)))
+            answer = Answer(
+                shape_of(body, scenario, prompt_tokens, self._hearing.steady.get(body.model, self._signature))
+            )
             if not scenario.echo:
                 if len(self._answers) >= MAX_CACHED_ANSWERS:
                     self._answers.clear()

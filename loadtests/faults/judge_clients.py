@@ -10,21 +10,21 @@ import re
 from loadtests.faults.judge_streams import NOTICED_S, is_whole
 from loadtests.faults.judging import MEBIBYTE, Verdict
 from loadtests.faults.stage import FIRST_WORD, PATIENCE_S, Stage
-from loadtests.faults.transcript import answer_of, describe, names_members, read_stream
+from loadtests.faults.transcript import answer_of, describe, has_message, read_stream
 from loadtests.faults.wire import Client
 
 LEAVERS = 30
 STUCK_CLIENTS = 3
 STUCK_FOR_S = 2.0
 SMALL_BUFFER_BYTES = 4096
-MAX_STUCK_GROWTH_BYTES = 32 * MEBIBYTE
+MAX_STUCK_GROWTH_BYTES = 64 * MEBIBYTE
 PIPELINED = 3
 _position = re.compile(r"(line|column|char|byte|position|offset|index|pos)\D{0,12}\d+", re.IGNORECASE)
 
 
 async def cancels_in_stream(stage: Stage, directive: str) -> Verdict:
     """The client has read some text and goes."""
-    return await _cancel(stage, directive, stream=True, until=b'"content":"')
+    return await _cancel(stage, directive, stream=True, until=FIRST_WORD.encode())
 
 
 async def cancels_before_first_byte(stage: Stage, directive: str) -> Verdict:
@@ -66,7 +66,7 @@ async def answers_half_closed(stage: Stage, directive: str) -> Verdict:
         seen = await client.receive(PATIENCE_S)
     if is_whole(seen, FIRST_WORD):
         return Verdict(True, f"the answer all the same: {describe(seen)}")
-    freed = await stage.happens(lambda: not stage.first.state.in_flight, 0.2)
+    freed = await stage.happens(lambda: not stage.first.state.in_flight, 1.0)
     cancelled = freed is not None and stage.first.state.aborted > 0
     left = "the upstream call was cancelled" if cancelled else "the upstream went on for nobody"
     return Verdict(cancelled, f"{describe(seen)}; {left}")
@@ -203,8 +203,8 @@ async def points_at_bad_json(stage: Stage, directive: str) -> Verdict:
     broken = body.replace(b'"messages":[', b'"messages":[,', 1)
     seen = await stage.post(stage.request(broken))
     located = bool(_position.search(seen.body.decode("utf-8", "replace")))
-    in_form = names_members(answer_of(seen).get("error"))
-    saw = f"{describe(seen)}; {'with' if located else 'without'} a position{'' if in_form else ', not OpenAI JSON'}"
+    in_form = has_message(answer_of(seen).get("error"))
+    saw = f"{describe(seen)}; {'with' if located else 'without'} a position{'' if in_form else ', no JSON error'}"
     return Verdict(seen.status == 400 and in_form and located and not stage.asked(), saw)
 
 

@@ -62,8 +62,17 @@ async def _kept(stage: Stage, directive: str, members: dict[str, Any]) -> Verdic
     if not stage.asked():
         return Verdict(False, f"the upstream was never called: {describe(seen)}")
     arrived = _parsed(stage.asked()[-1].body)
-    lost = [name for name, value in members.items() if arrived.get(name) != value]
+    lost = [name for name, value in members.items() if not _holds(arrived.get(name), value)]
     return Verdict(not lost, f"lost or changed: {_list(lost)}" if lost else "all of them arrived")
+
+
+def _holds(arrived: Any, sent: Any) -> bool:
+    """Whether a value arrived; members that a gateway adds to an object do not matter."""
+    if isinstance(sent, dict) and isinstance(arrived, dict):
+        return all(name in arrived and _holds(arrived[name], value) for name, value in sent.items())
+    if isinstance(sent, list) and isinstance(arrived, list):
+        return len(sent) == len(arrived) and all(map(_holds, arrived, sent))
+    return bool(arrived == sent)
 
 
 async def keeps_request_members(stage: Stage, directive: str) -> Verdict:
@@ -171,7 +180,17 @@ async def echoes_text(stage: Stage, directive: str) -> Verdict:
     in_plain, in_stream = text in text_of(plain), text in found.text and found.complete
     if in_plain and in_stream:
         return Verdict(True, "the text, unchanged")
-    return Verdict(False, f"plain {describe(plain)}; stream {describe(stream)}")
+    saw = f"plain {_difference(text_of(plain), text)}; stream {_difference(found.text, text)}"
+    return Verdict(False, f"{saw}{'' if found.complete else f', {describe(stream)}'}")
+
+
+def _difference(arrived: str, sent: str) -> str:
+    if sent in arrived:
+        return "unchanged"
+    missing = sorted(set(sent) - set(arrived))
+    if missing and arrived:
+        return "without " + ", ".join(f"U+{ord(character):04X}" for character in missing)
+    return "with a changed text" if arrived else "without any text"
 
 
 async def gives_nothing_unasked(stage: Stage, directive: str) -> Verdict:

@@ -24,7 +24,7 @@ async def drains(stage: Stage, directive: str) -> Verdict:
     stage.system.check_stoppable()
     async with stage.connect() as client:
         await client.send(stage.request(stage.body(directive, stream=True)))
-        await client.receive(PATIENCE_S, until=b'"content":"')
+        await client.receive(PATIENCE_S, until=FIRST_WORD.encode())
         os.kill(stage.child.pid, signal.SIGTERM)
         await asyncio.sleep(0.3)
         refused = await stage.post(stage.request(stage.body("")), patience_s=EXIT_WITHIN_S / 2)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from loadtests.faults.judging import MEBIBYTE, Untouched, Verdict
 from loadtests.faults.stage import FIRST_WORD, SECOND_WORD, Stage
+from loadtests.faults.system import NotApplicable
 from loadtests.faults.transcript import (
     Transcript,
     answer_of,
     describe,
+    has_message,
     is_event_stream,
     names_members,
     read_stream,
@@ -20,6 +22,8 @@ NOTICED_S = 2.0
 ENDLESS_PATIENCE_S = 20.0
 MAX_GROWTH_BYTES = 64 * MEBIBYTE
 MAX_RETRY_AFTER_S = 7
+UNSURE = "I don't know. I am not sure. Maybe I cannot answer."
+"""A draft that is not good enough, whatever judges it: unsure in its words, its logprobs and its end."""
 
 
 def is_broken_off(found: Transcript) -> bool:
@@ -36,6 +40,8 @@ async def breaks_off(stage: Stage, directive: str) -> Verdict:
 
 async def breaks_off_before_all_choices_finished(stage: Stage, directive: str) -> Verdict:
     seen = await stage.ask(directive, stream=True, n=2)
+    if seen.status == 400 and not stage.asked():
+        raise NotApplicable(f"refuses two choices ({describe(seen)})")
     found = read_stream(seen.body)
     return Verdict(is_broken_off(found) and len(found.finished) < 2, f"{describe(seen)}; 2 choices were asked for")
 
@@ -99,21 +105,21 @@ async def _fall_back(stage: Stage, directive: str, *, stream: bool) -> Verdict:
     seen = await stage.ask(directive, stream=stream)
     if not stage.asked():
         raise Untouched
-    by_second = "the second upstream was asked" if stage.asked(stage.second) else "the second upstream was not asked"
+    by_second = "the second upstream was asked" if stage.asked_second() else "the second upstream was not asked"
     return Verdict(is_whole(seen, SECOND_WORD), f"{describe(seen)} after {seen.elapsed_s:.1f} s; {by_second}")
 
 
 async def shows_second_answer(stage: Stage, directive: str) -> Verdict:
     """A plain answer after a rejected draft."""
-    seen = await stage.ask(directive)
+    seen = await stage.ask(directive, text=UNSURE)
     if not stage.asked():
         raise Untouched
     return Verdict(is_whole(seen, SECOND_WORD), describe(seen))
 
 
 async def shows_one_answer(stage: Stage, directive: str) -> Verdict:
-    """Of a stream whose draft is rejected or breaks, nothing of one answer stands beside the other's."""
-    seen = await stage.ask(directive, stream=True)
+    """Of a stream whose draft is rejected, nothing of one answer stands beside the other's."""
+    seen = await stage.ask(directive, stream=True, text=UNSURE)
     if not stage.asked():
         raise Untouched
     text = read_stream(seen.body).text
@@ -138,14 +144,14 @@ async def tells_when_to_retry(stage: Stage, directive: str) -> Verdict:
     seen = await stage.ask(directive)
     wait = seen.header("retry-after")
     passed = seen.status in (429, 503) and wait is not None and wait.isdigit() and 0 < int(wait) <= MAX_RETRY_AFTER_S
-    passed = passed and names_members(answer_of(seen).get("error"))
+    passed = passed and has_message(answer_of(seen).get("error"))
     return Verdict(passed, f"{describe(seen)}; Retry-After {'absent' if wait is None else wait}")
 
 
 async def fails_as_json(stage: Stage, directive: str) -> Verdict:
-    """An upstream's HTML is an error in OpenAI's form, plain and for a stream."""
+    """An upstream's HTML is an error in JSON, plain and for a stream."""
     answers = [await stage.ask(directive), await stage.ask(directive, stream=True)]
-    passed = all(seen.status >= 500 and names_members(answer_of(seen).get("error")) for seen in answers)
+    passed = all(seen.status >= 500 and has_message(answer_of(seen).get("error")) for seen in answers)
     return Verdict(passed, f"plain {describe(answers[0])}; stream {describe(answers[1])}")
 
 
@@ -153,5 +159,5 @@ async def passes_refusal_on(stage: Stage, directive: str) -> Verdict:
     """What is wrong with the request itself is said with the upstream's status and words."""
     seen = await stage.ask(directive)
     error = answer_of(seen).get("error")
-    passed = seen.status == 400 and names_members(error) and b"maximum context length" in seen.body
+    passed = seen.status == 400 and has_message(error) and b"maximum context length" in seen.body
     return Verdict(passed, describe(seen))

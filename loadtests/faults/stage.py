@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from loadtests.children import Child
-from loadtests.fake.state import Received
+from loadtests.fake.state import Hearing, Received
 from loadtests.fake_backend import FakeBackend
 from loadtests.faults.system import Launch, Setting, System, Upstreams
 from loadtests.faults.wire import Client, Seen, request
@@ -26,7 +26,7 @@ FIRST_WORD, SECOND_WORD = "Alpha", "Omega"
 PATIENCE_S = 10.0
 POLL_S = 0.02
 WINDOW_TOKENS = 2**20
-MODELS = ("student", "teacher")
+FIRST_MODEL, SECOND_MODEL = MODELS = ("student", "teacher")
 _encode = msgspec.json.Encoder().encode
 _numbers = itertools.count(1)
 
@@ -72,10 +72,14 @@ class Stage:
         except OSError:
             return Seen(end="reset", headers=[], interim=[])
 
-    def asked(self, backend: FakeBackend | None = None) -> list[Received]:
-        """The chat requests that an upstream (the first) has seen since the case began, oldest first."""
-        received = (backend or self.first).state.received
-        return [entry for entry in received if entry.path.endswith("/chat/completions")]
+    def asked(self) -> list[Received]:
+        """The chat requests that the first upstream has seen since the case began, oldest first."""
+        return [entry for entry in self.first.state.received if _is_chat(entry) and not _is_for_second(entry)]
+
+    def asked_second(self) -> list[Received]:
+        """The same for the second one, which the first one's address may stand for: the model tells."""
+        at_first = [entry for entry in self.first.state.received if _is_chat(entry) and _is_for_second(entry)]
+        return at_first + [entry for entry in self.second.state.received if _is_chat(entry)]
 
     def rss_bytes(self) -> int:
         return self.child.rss_bytes()
@@ -103,12 +107,35 @@ class Stage:
         return seen.status == 200 and bool(self.asked())
 
 
+class _Model(msgspec.Struct):
+    model: str = ""
+
+
+def _is_chat(entry: Received) -> bool:
+    return entry.path.endswith("/chat/completions")
+
+
+def _is_for_second(entry: Received) -> bool:
+    try:
+        return msgspec.json.decode(entry.body, type=_Model).model == SECOND_MODEL
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+
+
 class Backends:
-    """The two upstreams, running. The first obeys the directives in messages, the second answers everybody."""
+    """The two upstreams, running. The first obeys the directives in messages, the second answers everybody; the second
+    one's model is well at the first one's address, too, for gateways that know one address a provider."""
 
     def __init__(self) -> None:
-        self.first = FakeBackend(models=MODELS, window_tokens=WINDOW_TOKENS, signature=FIRST_WORD, heard="anywhere")
-        self.second = FakeBackend(models=MODELS, window_tokens=WINDOW_TOKENS, signature=SECOND_WORD, heard="never")
+        self.first = FakeBackend(
+            models=MODELS,
+            window_tokens=WINDOW_TOKENS,
+            signature=FIRST_WORD,
+            hearing=Hearing("anywhere", {SECOND_MODEL: SECOND_WORD}),
+        )
+        self.second = FakeBackend(
+            models=MODELS, window_tokens=WINDOW_TOKENS, signature=SECOND_WORD, hearing=Hearing("never")
+        )
 
     async def __aenter__(self) -> Backends:
         await self.first.start()

@@ -122,6 +122,11 @@ def names_members(error: Any) -> bool:
     return isinstance(error, dict) and bool(error.get("message")) and bool(error.get("type")) and "code" in error
 
 
+def has_message(error: Any) -> bool:
+    """Whether an error is an object with a message, which is the least that a client can show."""
+    return isinstance(error, dict) and bool(error.get("message"))
+
+
 def is_event_stream(seen: Seen) -> bool:
     return (seen.header("content-type") or "").lower().startswith("text/event-stream")
 

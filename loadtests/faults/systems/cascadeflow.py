@@ -14,7 +14,10 @@ class Cascadeflow:
     """The first upstream drafts, the second verifies; `alone` there is one model only."""
 
     name = "cascadeflow"
-    about = "`cascadeflow-gateway --mode agent`; provider vllm, the first upstream drafts, the second verifies"
+    about = (
+        "`cascadeflow-gateway --mode agent`, provider vllm; the first upstream's model drafts, the second's verifies, "
+        "both at one address, since its streams use one address a provider"
+    )
 
     @property
     def version(self) -> str:
@@ -40,7 +43,7 @@ class Cascadeflow:
 def _config(setting: Setting, upstreams: Upstreams) -> dict[str, Any]:
     models = [_model(upstreams.first_model, upstreams.first_url, 0.0001)]
     if setting != "alone":
-        models.append(_model(upstreams.second_model, upstreams.second_url, 0.01))
+        models.append(_model(upstreams.second_model, upstreams.first_url, 0.01))  # one address a provider in streams
     return {"models": models, "settings": {"enable_cascade": setting != "alone"}}
 
 
