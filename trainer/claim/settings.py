@@ -29,9 +29,9 @@ class Size:
     teacher_epochs: float = 2.6
     teacher_learning_rate: float = 3e-4
     student_layers: tuple[int, ...] = (0, 1, 3, 8, 16, 29)
-    student_epochs: float = 5.0
+    student_epochs: float = 8.0
     student_learning_rate: float = 5e-4
-    label_epochs: float = 5.0
+    label_epochs: float = 8.0
     """The baseline on human labels sees as many examples as the student."""
     top_k: int = 20
     temperature: float = 2.0
