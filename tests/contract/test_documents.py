@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from router.config_file import parse
 from tests.contract.conftest import CONFIG, RunningGateway, StartGateway
 from tests.contract.test_admin import AUTH, ENVIRON, QUESTION, Admin
 from tests.contract.test_disconnect import WaitUntil
+from tests.router.state.conftest import RedisServer, start_redis
 
 CLIENT = {"authorization": "Bearer client-key-1"}
 TO_TEACHER = {"routing": {"default_route": "teacher", "policies": []}}
@@ -213,3 +215,64 @@ def test_edit_of_the_file_is_in_force_and_written_down(
     assert ask(admin.gateway).headers["x-router-policy-version"].startswith("v1-")
     wait_until(lambda: len(admin.audit()) == 2)
     assert [(entry["actor"], entry["result"]) for entry in admin.audit()] == [("file", "ok"), ("file", "refused")]
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    server = start_redis()
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
+
+
+def replica_of(start: StartGateway, redis: RedisServer, folder: Path, more: str = "") -> Admin:
+    state = f'\n[state]\nurl = "{redis.tcp_url}"\ntimeout_s = 2.0\n'
+    rest = AUTH.format(folder=folder) + state + more
+    return Admin(start(environ=ENVIRON, rest=rest, log_dir=str(folder / "traffic")), folder)
+
+
+def version_of(admin: Admin) -> str:
+    return ask(admin.gateway).headers["x-router-policy-version"].partition("-")[0]
+
+
+def test_every_replica_follows_and_goes_on_without_the_store(
+    start_gateway: StartGateway, redis: RedisServer, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    one, two = (replica_of(start_gateway, redis, tmp_path / name) for name in ("one", "two"))
+    assert one.put(TO_TEACHER, expected=0).status_code == 200
+    wait_until(lambda: version_of(two) == "v1")
+    assert two.put(TO_STUDENT, expected=0).json()["current_version"] == 1
+    redis.stop()
+    refused = two.put(TO_STUDENT, expected=1)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "state_unavailable")
+    assert refused.headers["retry-after"]
+    assert (version_of(one), version_of(two)) == ("v1", "v1")
+    redis.start()  # and it has forgotten everything
+    wait_until(lambda: two.put(TO_STUDENT, expected=1).status_code == 200)
+    wait_until(lambda: (version_of(one), version_of(two)) == ("v2", "v2"))
+    late = replica_of(start_gateway, redis, tmp_path / "late")
+    assert version_of(late) == "v2"
+
+
+def test_replica_that_cannot_use_a_version_keeps_its_own_and_says_so(
+    start_gateway: StartGateway, redis: RedisServer, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    named = '\n[[routing.policies]]\ntype = "policies.long_context:LongContext"\n'
+    one = replica_of(start_gateway, redis, tmp_path / "one", named)
+    two = replica_of(start_gateway, redis, tmp_path / "two")
+    one.put(
+        {"routing": {"policies": [{"type": "policies.long_context:LongContext", "margin_tokens": 7}]}}, expected=0
+    )
+
+    def policy_of(admin: Admin) -> Any:
+        return httpx.get(f"{admin.gateway.origin}/readyz").json()["policy"]
+
+    assert policy_of(one)["version"] == 1
+    wait_until(lambda: policy_of(two)["rejected_version"] == 1)
+    assert policy_of(two)["version"] == 0
+    assert version_of(two) == "file"
+    assert two.gateway.metric('router_policy_apply_failures_total{cause="not_buildable"}') == 1
+    assert "does not name it" in two.ask("GET", "status").json()["policy"]["rejected"]["problem"]
+    assert two.put(TO_TEACHER, expected=1).json()["version"] == 2
+    wait_until(lambda: (version_of(one), version_of(two)) == ("v2", "v2"))
+    assert policy_of(two)["rejected_version"] is None
