@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -21,9 +22,10 @@ from router.dialects.chat import CHAT
 from router.dialects.completions import COMPLETION
 from router.dialects.messages.endpoint import MESSAGES
 from router.dialects.responses.endpoint import RESPONSES
+from router.embeddings.endpoint import Embeddings, open_model
 from router.endpoints import add_endpoints, comes_from_foreign_page, foreign_origin_response
 from router.exchange import Receive, Scope, Send
-from router.gateway import Endpoint, Gateway
+from router.gateway import Gateway
 from router.generations import Generation, Generations
 from router.metrics import Metrics
 from router.outcome import Outcomes
@@ -31,6 +33,7 @@ from router.probes import Prober
 from router.resilience.breaker import State
 from router.resilience.pool import Pool
 from router.resilience.routes import Routes
+from router.response_cache import ResponseCache
 from router.state import open_store
 from router.students import Students
 from router.traffic_log import TrafficLog
@@ -92,6 +95,7 @@ class Parts:
             distillation=config.teacher.distillation,
         )
         self.admission = Admission(config, store=self.store, metrics=self.metrics, environ=environ)
+        cache = ResponseCache(config, self.store, self.metrics) if config.cache.enabled else None
         self.gateway = Gateway(
             config,
             generations=self.generations,
@@ -99,7 +103,10 @@ class Parts:
             admission=self.admission,
             outcomes=self.outcomes,
             metrics=self.metrics,
+            cache=cache,
         )
+        self.embedder = open_model(config, environ)
+        self.embeddings = Embeddings(config, self.embedder, admission=self.admission, metrics=self.metrics)
         self.control = Control(
             config,
             path=path,
@@ -168,6 +175,8 @@ def build_app(
             if parts.log is not None:
                 await parts.log.start()
                 running.push_async_callback(parts.log.stop)
+            if parts.embedder is not None:
+                await running.enter_async_context(parts.embedder)
             running.push_async_callback(parts.gateway.drained)
             running.push_async_callback(parts.students.close)
             encoder = parts.students.encoder
@@ -194,9 +203,18 @@ def build_app(
     app.refuses_foreign_origins = config.auth is None
     for dialect in DIALECTS:
         app.add_hot_route(parts.gateway.endpoint(dialect))
+    app.add_hot_route(parts.embeddings)
     add_endpoints(app, parts)
     parts.control.add_to(app)
     return app
+
+
+class HotEndpoint(Protocol):
+    """An endpoint on raw ASGI."""
+
+    path: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
 class Application(FastAPI):
@@ -214,7 +232,7 @@ class Application(FastAPI):
         """From now on `/readyz` tells load balancers to turn away; requests are still served."""
         self.draining = True
 
-    def add_hot_route(self, endpoint: Endpoint) -> None:
+    def add_hot_route(self, endpoint: HotEndpoint) -> None:
         self._hot = {**getattr(self, "_hot", {}), endpoint.path: endpoint}
         self.router.routes.append(
             Route(endpoint.path, endpoint=endpoint, methods=["POST"])

