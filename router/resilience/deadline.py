@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 Clock = Callable[[], float]
 """Monotonic seconds; asyncio's loops count in the same."""
+TIMER_S = 0.005
+"""An event loop's timers may come early by about as much: it reads the clock once a turn."""
 
 
 class Deadline:
@@ -26,8 +28,9 @@ class Deadline:
         return self._clock()
 
     def left_s(self) -> float:
-        """Never negative."""
-        return max(0.0, self.at_s - self._clock())
+        """Never negative; too little to do anything in counts as nothing."""
+        left_s = self.at_s - self._clock()
+        return left_s if left_s > TIMER_S else 0.0
 
     def cut(self, limit_s: float) -> float:
         """A phase's limit, shortened to what is left."""
