@@ -48,6 +48,13 @@ def said(gateway: RunningGateway, *parts: bytes) -> list[Response]:
         return responses(everything(client))
 
 
+def everything_said(gateway: RunningGateway, sent: bytes) -> bytes:
+    """What comes back up to the end of the connection, which the request asks for."""
+    with connect(gateway) as client:
+        client.sendall(sent)
+        return everything(client)
+
+
 def everything(client: socket.socket) -> bytes:
     data = b""
     try:
