@@ -107,7 +107,11 @@ class Administration:
             return
         outcome: Outcome = "ok" if reload.result == "installed" else "refused"
         detail = "; ".join(reload.problems)
-        await self.write_down(Actor("file"), "file.reload", outcome, to_version=reload.version, detail=detail)
+        to_version = reload.version if reload.result == "installed" else None
+        await self.write_down(
+            Actor("file"), "file.reload", outcome,
+            from_version=reload.from_version, to_version=to_version, detail=detail,
+        )  # fmt: skip
 
 
 def _for_client(error: Exception) -> Exception:

@@ -32,6 +32,7 @@ POLL_INTERVAL_S = 0.25
 MAX_FILE_BYTES = 4 * 2**20
 
 Result = Literal["installed", "unchanged", "refused"]
+"""`unchanged` also where another worker of this machine was faster."""
 
 
 class Reload(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +40,9 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True):
 
     time_s: float
     result: Result
+    from_version: int
     version: int
-    """In force afterwards."""
+    """In force before and afterwards."""
     problems: tuple[str, ...] = ()
     needs_restart: tuple[str, ...] = ()
     """Keys that differ from what this process started with and that it cannot change while it serves."""
@@ -100,14 +102,14 @@ class ConfigFile:
 
     async def reload(self, why: str) -> Reload:
         """Read the file and install its policy document. Never raises for what the file says."""
-        before = self._live.applied.version
+        before, made = self._live.applied.version, None
         needs_restart: tuple[str, ...] = ()
         problems: tuple[str, ...] = ()
         self._digest = self._digest_now()
         try:
             config = await asyncio.to_thread(self._read)
             needs_restart = tuple(restart_keys(self._started_with, config))
-            await self._live.take_file(PolicyDocument.of_config(config), comment=why)
+            made = await self._live.take_file(PolicyDocument.of_config(config), comment=why)
         except (ConfigError, DocumentRejected) as exc:
             problems = tuple(exc.problems)
         except (StateUnavailable, VersionConflict) as exc:
@@ -115,9 +117,13 @@ class ConfigFile:
             self._digest = None  # nothing is wrong with the file: the next look tries again
             self._seen = None
         version = self._live.applied.version
-        result: Result = "refused" if problems else "installed" if version != before else "unchanged"
         self.last = Reload(
-            time_s=time.time(), result=result, version=version, problems=problems, needs_restart=needs_restart
+            time_s=time.time(),
+            result="refused" if problems else "installed" if made is not None else "unchanged",
+            from_version=before,
+            version=version,
+            problems=problems,
+            needs_restart=needs_restart,
         )
         self._log(self.last)
         if self._report is not None:
@@ -132,7 +138,7 @@ class ConfigFile:
                 path, reload.version, "; ".join(reload.problems),
             )  # fmt: skip
         elif reload.result == "unchanged":
-            logger.info("%s: nothing in it changes the policy; version %d stays in force", path, reload.version)
+            logger.info("%s: nothing in it that is not in version %d already", path, reload.version)
         if reload.needs_restart:
             logger.warning("%s: needs a restart to take effect: %s", path, ", ".join(reload.needs_restart))
 

@@ -223,9 +223,11 @@ class LivePolicy:
             return
         await self.take_file(self.seed.document, comment="the file was edited while the gateway was stopped")
 
-    async def take_file(self, document: PolicyDocument, *, comment: str, author: str = "file") -> Version:
+    async def take_file(self, document: PolicyDocument, *, comment: str, author: str = "file") -> Version | None:
         """Install what the configuration file says, unless its last state has been installed before.
 
+        Returns:
+            The version that this process made of it; None when it is there already.
         Raises:
             DocumentRejected, StateUnavailable, VersionConflict.
         """
@@ -234,7 +236,7 @@ class LivePolicy:
         for _ in range(FILE_TRIES):  # the other workers of this machine read the same edit at the same time
             await self.catch_up()
             if document.sha256 == self.applied.file_sha256:
-                return self.applied
+                return None
             with suppress(VersionConflict):
                 return await self.put(draft, expected=ANY_VERSION)
         raise VersionConflict(NAME, expected_version=self.applied.version, current_version=self.applied.version + 1)
