@@ -141,6 +141,7 @@ class Delivery:
         try:
             async with asyncio.timeout(deadline.left_s()):
                 while attempt is not None:
+                    state.backend = attempt.backend
                     try:
                         answered, reply = await attempts.first_answer(attempt, ask, _drop)
                     except BackendError as error:

@@ -112,7 +112,8 @@ def test_teacher_answers_while_no_student_is_loaded(switching: Switching) -> Non
     response = gateway.post({"model": "auto", "messages": HI})
     assert response.status_code == 200
     assert (response.headers["x-router-route"], response.headers["x-router-student"]) == ("teacher", "none")
-    assert response.headers["x-router-reason"] == "fallback_connect_error"
+    assert response.headers["x-router-reason"] == "student_loading"
+    assert gateway.metric('router_spills_total{reason="student_loading"}') == 1
     ready = httpx.get(f"{gateway.origin}/readyz")
     assert ready.status_code == 200
     assert ready.json()["student"]["reachable"] is False
@@ -133,9 +134,11 @@ def test_everything_follows_the_installed_bundle(switching: Switching, beta: Bac
     assert usage is not None
     assert record.cost_usd == pytest.approx((usage.prompt_tokens * 1 + usage.completion_tokens * 2) / 1e6)
     ready = httpx.get(f"{gateway.origin}/readyz").json()
+    (replica,) = ready["student"].pop("replicas")
     assert ready["student"] == {
         "bundle": bundle.bundle_id, "model": "student", "reachable": True, "context_window_tokens": 4096,
     }  # fmt: skip
+    assert (replica["name"], replica["reachable"], replica["breaker"]) == ("student", True, "closed")
     assert ready["policy_version"] == response.headers["x-router-policy-version"]
     assert httpx.get(f"{gateway.origin}/v1/models/student").json()["max_model_len"] == 4096
     assert gateway.metric(f'router_student_info{{student="{bundle.bundle_id}"}}') == 1
