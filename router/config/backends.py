@@ -213,7 +213,7 @@ class TeacherConfig(BackendConfig):
         """(name, configuration) of each teacher, the first one first."""
         teachers = [("teacher", self)]
         for number, fallback in enumerate(self.fallbacks, 2):
-            own = fallback.model_dump(exclude={"name"})
+            own = {key: getattr(fallback, key) for key in FallbackTeacherConfig.model_fields if key != "name"}
             changes = {**own, "context_window_tokens": None, "fallbacks": ()}
             teachers.append((fallback.name or f"teacher-{number}", self.model_copy(update=changes)))
         return teachers

@@ -16,6 +16,8 @@ price_usd_per_1m_input_tokens = 2.5
 price_usd_per_1m_output_tokens = 10.0
 first_token_timeout_s = 12.0
 distillation = "allowed"
+[teacher.tls]
+ca_file = "/etc/first.pem"
 """
 STUDENT = '[student]\nbase_url = "http://127.0.0.1:8101/v1"\n'
 REPLICAS = """
@@ -66,6 +68,7 @@ base_url = "https://third.example/v1"
     assert (other.base_url, other.model, other.api_key_env) == ("https://second.example/v1", "other", "SECOND_KEY")
     assert (other.price_usd_per_1m_input_tokens, other.price_usd_per_1m_output_tokens) == (3.0, None)
     assert (other.distillation, other.first_token_timeout_s, other.fallbacks) == ("denied", 12.0, ())
+    assert (first[1].tls.ca_file, other.tls.ca_file) == ("/etc/first.pem", None)
     assert third[1].api_key_env is None  # the first teacher's key is nobody else's business
     assert ("teacher.fallbacks.0.api_key_env", "SECOND_KEY") in config.secret_env_names()
 
