@@ -16,7 +16,7 @@ MAX_MEMBERS = 1024
 """Top-level keys; a request has a few dozen at most."""
 MAX_VALUES = 1_000_000
 """Commas and opening brackets in a body, those in texts included: three bytes of `[],` become 70 bytes of memory, and
-building them keeps all other requests waiting. A text with so many is larger than any context window; images have none."""
+building them keeps all other requests waiting. A text with so many is beyond any context window; images have none."""
 
 
 class Member(NamedTuple):
