@@ -34,6 +34,9 @@ class Take(NamedTuple):
     """Before it is taken."""
     amount: float
     reset_s: float
+    there: float = 0.0
+    """The level of the bucket, or what was spent."""
+    window: int = 0
 
 
 class Held(NamedTuple):
@@ -96,9 +99,10 @@ class Ledger:
         if holding is None:
             holding = self._holdings[holder] = Holding(now_s + HELD_S)
             self._settled.pop(holder, None)
-        for claim in claims:
-            if field_of(claim) not in holding.claims:
-                self._take(claim, holder, holding, now_s)
+        for claim, take in zip(claims, takes, strict=True):
+            name = field_of(claim)
+            if name not in holding.claims:
+                holding.claims[name] = self._take(claim, take, holder, now_s)
         return Verdict(True, None, 0.0, tuple(max(0.0, take.left - take.amount) for take in takes), resets)
 
     def settle(self, adjustments: Sequence[Adjust], holder: str) -> None:
@@ -140,11 +144,13 @@ class Ledger:
             return self._examine_rate(claim, 0.0 if ours else claim.amount, ours, now_s)
         if isinstance(claim, Budget):
             window = window_at(now_s, claim.resets)
-            left = claim.limit - self._spent_in(claim, window.number)
+            spent = self._spent_in(claim, window.number)
+            left = claim.limit - spent
             amount = 0.0 if ours else claim.amount
             admitted = ours or (left > claim.limit * TOLERANCE and amount <= left + claim.limit * TOLERANCE)
             wait_s = math.inf if amount > claim.limit or claim.limit <= 0 else window.end_s - now_s
-            return Take(admitted, 0.0 if admitted else wait_s, left, amount, window.end_s - now_s)
+            rest_s = window.end_s - now_s
+            return Take(admitted, 0.0 if admitted else wait_s, left, amount, rest_s, spent, window.number)
         places = self._places(claim.key, now_s)
         ours = ours or holder in places
         left = claim.limit - len(places)
@@ -157,20 +163,17 @@ class Ledger:
         admitted = ours or missing <= claim.per_minute * TOLERANCE
         wait_s = missing * 60 / claim.per_minute if amount <= claim.per_minute > 0 else math.inf
         full_s = (claim.per_minute - level + amount) * 60 / claim.per_minute if claim.per_minute > 0 else 0.0
-        return Take(admitted, 0.0 if admitted else wait_s, level, amount, full_s)
+        return Take(admitted, 0.0 if admitted else wait_s, level, amount, full_s, level)
 
-    def _take(self, claim: Claim, holder: str, holding: Holding, now_s: float) -> None:
-        name = field_of(claim)
+    def _take(self, claim: Claim, found: Take, holder: str, now_s: float) -> Held:
         if isinstance(claim, Rate):
-            self._set_level(claim, self._level(claim, now_s) - claim.amount, now_s)
-            holding.claims[name] = Held(claim.amount)
-        elif isinstance(claim, Budget):
-            window = window_at(now_s, claim.resets).number
-            self._spent[claim.resets, claim.key] = (window, self._spent_in(claim, window) + claim.amount)
-            holding.claims[name] = Held(claim.amount, window)
-        else:
-            self._slots.setdefault(claim.key, {})[holder] = now_s + claim.ttl_s
-            holding.claims[name] = Held(1.0, ttl_s=claim.ttl_s)
+            self._set_level(claim, found.there - claim.amount, now_s)
+            return Held(claim.amount)
+        if isinstance(claim, Budget):
+            self._spent[claim.resets, claim.key] = (found.window, found.there + claim.amount)
+            return Held(claim.amount, found.window)
+        self._slots.setdefault(claim.key, {})[holder] = now_s + claim.ttl_s
+        return Held(1.0, ttl_s=claim.ttl_s)
 
     def _correct(self, adjust: Adjust, held: Held, holder: str, now_s: float) -> None:
         claim = adjust.claim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -48,12 +48,14 @@ class WriteNext(msgspec.Struct, frozen=True, array_like=True, tag="write"):
 class RedisWire:
     """`Wire` to a Redis server, 6.2 or newer, or one that speaks like it."""
 
-    def __init__(self, config: StateConfig, environ: Mapping[str, str], *, clock_offset_s: float = 0.0) -> None:
+    def __init__(
+        self, config: StateConfig, environ: Mapping[str, str], *, clock: Callable[[], float] | None = None
+    ) -> None:
         """
         Args:
-            clock_offset_s: added to the server's clock, by which everything is decided; for tests.
+            clock: epoch time in seconds, instead of the server's; for tests.
         """
-        self.clock_offset_s = clock_offset_s
+        self._clock = clock
         self._prefix = "{" + config.key_prefix + "}"
         self._timeout_s = config.timeout_s
         self._pool = _pool(config, environ)
@@ -81,7 +83,7 @@ class RedisWire:
             1,
             self._prefix,
             msgspec.msgpack.encode([_for_script(operation) for operation in operations] if contents else operations),
-            self.clock_offset_s,
+            "" if self._clock is None else repr(self._clock()),
             int(HELD_S),
             int(SETTLED_S),
             SLOT_RETRY_S,

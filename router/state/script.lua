@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  prefix of every key, with a hash tag: in a cluster all of them live in one slot
 -- ARGV[1]  MessagePack: list of operations, carried out in order; each gets one reply
--- ARGV[2]  seconds added to the server's clock (0 but in tests)
+-- ARGV[2]  epoch time in seconds; empty, but in tests: the server's own clock decides
 -- ARGV[3]  seconds that an unsettled claim is known to be its holder's
 -- ARGV[4]  seconds that a settled holder is known to be settled
 -- ARGV[5]  seconds after which a denied slot should be asked for again
@@ -14,7 +14,7 @@
 
 local prefix = KEYS[1]
 local time = redis.call('TIME')
-local now = tonumber(time[1]) + tonumber(time[2]) / 1e6 + tonumber(ARGV[2])
+local now = tonumber(ARGV[2]) or tonumber(time[1]) + tonumber(time[2]) / 1e6
 local HELD_S, SETTLED_S, SLOT_RETRY_S = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local HISTORY_LENGTH = tonumber(ARGV[6])
 local TOLERANCE = 1e-9 -- of a limit: sums of decimal fractions are not exact
@@ -98,7 +98,8 @@ local function keep_claims(holder, claims)
   redis.call('SET', prefix .. ':holder:' .. holder, text, 'EX', settled and SETTLED_S or HELD_S)
 end
 
--- What one claim would find and take: {admitted, retry_after_s, left, amount, reset_s}
+-- What one claim would find and take: {admitted, retry_after_s, left, amount, reset_s, what there is: the level of the
+-- bucket or what was spent, number of the window, end of the window}
 local function examine(claim, holder, claims)
   local kind, limit, amount = claim[1], claim[3], claim[4]
   local ours = claims[key_of(claim)] ~= nil
@@ -108,13 +109,14 @@ local function examine(claim, holder, claims)
     local missing = amount - level
     local wait_s = (limit > 0 and amount <= limit) and missing * 60 / limit or NEVER
     local full_s = limit > 0 and (limit - level + amount) * 60 / limit or 0
-    return {ours or missing <= limit * TOLERANCE, wait_s, level, amount, full_s}
+    return {ours or missing <= limit * TOLERANCE, wait_s, level, amount, full_s, level}
   elseif kind == 'budget' then
     local window, ends = window_of(claim[5])
-    local left = limit - spent_in(claim, window)
+    local spent = spent_in(claim, window)
+    local left = limit - spent
     local admitted = ours or (left > limit * TOLERANCE and amount <= left + limit * TOLERANCE)
     local wait_s = (amount > limit or limit <= 0) and NEVER or ends - now
-    return {admitted, wait_s, left, amount, ends - now}
+    return {admitted, wait_s, left, amount, ends - now, spent, window, ends}
   end
   local key = key_of(claim)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', number(now))
@@ -128,14 +130,13 @@ local function hold_slot(key, holder, ttl_s)
   if redis.call('PTTL', key) < ttl_s * 1000 then redis.call('PEXPIRE', key, milliseconds(ttl_s + 1)) end
 end
 
-local function take(claim, holder)
+local function take(claim, holder, found)
   if claim[1] == 'rate' then
-    set_level(claim, level_of(claim) - claim[4])
+    set_level(claim, found[6] - claim[4])
     return {claim[4], -1, 0}
   elseif claim[1] == 'budget' then
-    local window, ends = window_of(claim[5])
-    set_spent(claim, window, ends, spent_in(claim, window) + claim[4])
-    return {claim[4], window, 0}
+    set_spent(claim, found[7], found[8], found[6] + claim[4])
+    return {claim[4], found[7], 0}
   end
   hold_slot(key_of(claim), holder, claim[4])
   return {1, -1, claim[4]}
@@ -176,8 +177,9 @@ function operations.admit(operation)
     remaining[index] = math.max(0, worst == -1 and found[3] - found[4] or found[3])
   end
   if worst == -1 then
-    for _, claim in ipairs(wanted) do
-      if claims[key_of(claim)] == nil then claims[key_of(claim)] = take(claim, holder) end
+    for index, claim in ipairs(wanted) do
+      local key = key_of(claim)
+      if claims[key] == nil then claims[key] = take(claim, holder, takes[index]) end
     end
     keep_claims(holder, claims)
   end

@@ -175,20 +175,6 @@ class Clock:
         self.now_s = now_s
 
 
-class ServerClock:
-    """Time of a Redis, which runs; it can be moved on as well."""
-
-    def __init__(self, wires: list[RedisWire]) -> None:
-        self._wires = wires
-
-    def __call__(self) -> float:
-        return time.time() + self._wires[0].clock_offset_s
-
-    def move_to(self, now_s: float) -> None:
-        for wire in self._wires:
-            wire.clock_offset_s = now_s - time.time()
-
-
 class Setup(Protocol):
     """Two stores that share their state, and their clock. One and the same for `memory`."""
 
@@ -218,12 +204,12 @@ async def _opened(kind: str, server: RedisServer, prefix: str) -> AsyncIterator[
         yield _Setup(kind, memory, memory, clock)
     elif kind == "redis":
         config = StateConfig(url=server.url, key_prefix=prefix, timeout_s=PATIENT_S)
-        wires = [RedisWire(config, {}) for _ in range(2)]
+        wires = [RedisWire(config, {}, clock=clock) for _ in range(2)]
         async with (
             LinkedStore(wires[0], timeout_s=PATIENT_S) as store,
             LinkedStore(wires[1], timeout_s=PATIENT_S) as other,
         ):
-            yield _Setup(kind, store, other, ServerClock(wires))
+            yield _Setup(kind, store, other, clock)
     else:
         path = Path(tempfile.mkdtemp(prefix="locum-store-")) / "store.sock"
         async with (

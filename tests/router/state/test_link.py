@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from router.errors import StateUnavailable
-from router.state import link as link_module
 from router.state.batches import Batches
 from router.state.link import Link
 from router.state.operations import Operation, Renew, Settle
@@ -134,9 +133,8 @@ async def test_operation_ends_in_time_when_the_one_before_it_hangs() -> None:
     ids=["never sent", "perhaps sent", "perhaps sent, long ago"],
 )
 async def test_settlement_is_repeated_as_long_as_the_store_would_know_it(
-    monkeypatch: pytest.MonkeyPatch, reachable: bool, late_s: float, delivered: bool
+    reachable: bool, late_s: float, delivered: bool
 ) -> None:
-    monkeypatch.setattr(link_module, "PROBE_INTERVAL_S", 0.01)
     now_s = 0.0
     wire = FakeWire()
     if not reachable:
