@@ -11,7 +11,8 @@ from typing import cast
 
 import httptools
 
-from loadtests.fake.routes import Reply, reply_to
+from loadtests.fake.reply import Reply
+from loadtests.fake.routes import reply_to
 from loadtests.fake.state import BackendState, Received
 
 MAX_BODY_BYTES = 64 * 2**20

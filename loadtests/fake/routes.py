@@ -8,46 +8,20 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from loadtests.fake.answers import FIXED_CREATED_S, error_body
+from loadtests.fake import responses
+from loadtests.fake.answers import FIXED_CREATED_S
 from loadtests.fake.body import Body
 from loadtests.fake.embeddings import EmbeddingBody, embeddings_answer
+from loadtests.fake.reply import EVENT_STREAM, HEALTHY, Reply, engine_error, failure, refusal
 from loadtests.fake.scenario import MESSAGE_DIRECTIVE, Scenario, ScenarioError, is_directive
 from loadtests.fake.state import BackendState, Received
 
-HEALTHY = Scenario()
-JSON = b"application/json"
-EVENT_STREAM = b"text/event-stream; charset=utf-8"
 DEFAULT_LAST = 10
 
 _encode = msgspec.json.Encoder().encode
 _decode_body = msgspec.json.Decoder(Body).decode
+_decode_response = msgspec.json.Decoder(responses.ResponseBody).decode
 _decode_embedding = msgspec.json.Decoder(EmbeddingBody).decode
-
-_ERROR_TYPES = {
-    400: "BadRequestError",
-    401: "AuthenticationError",
-    403: "PermissionDeniedError",
-    404: "NotFoundError",
-    429: "RateLimitError",
-    500: "InternalServerError",
-    503: "ServiceUnavailableError",
-}
-
-
-class Reply(msgspec.Struct):
-    """What goes back. `events` makes it a stream; then `body` is empty."""
-
-    status: int = 200
-    body: bytes = b""
-    content_type: bytes = JSON
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    events: list[bytes] | None = None
-    """Complete SSE events, line ends included."""
-    lead_events: int = 0
-    """Events before the first content chunk; faults count from there."""
-    scenario: Scenario = HEALTHY
-    is_control: bool = False
-    """Answers of the fake's own endpoints are neither counted nor remembered."""
 
 
 def reply_to(request: Received, state: BackendState) -> Reply:
@@ -57,6 +31,8 @@ def reply_to(request: Received, state: BackendState) -> Reply:
     path = request.path
     if path == "/v1/embeddings":
         return _guarded(request, state, _embed)
+    if path == "/v1/responses":
+        return _guarded(request, state, _respond)
     if path == "/v1/models" or path.startswith("/v1/models/"):
         return _guarded(request, state, _models)
     control = _CONTROL.get(path.removesuffix("/"))
@@ -78,18 +54,45 @@ def _generate(request: Received, state: BackendState) -> Reply:
     try:
         body = _decode_body(request.body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        return _refusal(400, str(exc))
+        return refusal(400, str(exc))
     if not request.target.startswith(b"/v1/chat/"):
         body.messages = None
     elif body.messages is None:
-        return _refusal(400, "Field required: messages", param="messages")
+        return refusal(400, "Field required: messages", param="messages")
     try:
         scenario = _scenario(body, state)
     except ScenarioError as exc:
-        return _refusal(400, f"{exc}; see the table in loadtests.fake_backend", param="model")
+        return refusal(400, f"{exc}; see the table in loadtests.fake_backend", param="model")
     if scenario is None:
-        return _refusal(404, f"The model `{body.model}` does not exist.", param="model")
+        return refusal(404, f"The model `{body.model}` does not exist.", param="model")
     return _answer(body, scenario, state)
+
+
+def _respond(request: Received, state: BackendState) -> Reply:
+    """The Responses API. What a plain answer can do wrong is what the others can."""
+    try:
+        body = _decode_response(request.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        return refusal(400, str(exc))
+    names: tuple[str, ...] = (body.model,) if is_directive(body.model) else ()
+    if not names and body.model not in state.models:
+        return refusal(404, f"The model `{body.model}` does not exist.", param="model")
+    directive = MESSAGE_DIRECTIVE.match(body.directive_text())
+    try:
+        scenario = (
+            state.scenario((*names, directive.group(1)) if directive else names) if names or directive else HEALTHY
+        )
+    except ScenarioError as exc:
+        return refusal(400, str(exc), param="model")
+    state.by_model[body.model] += 1
+    if scenario.fault == "status":
+        return failure(scenario, state)
+    if not body.stream:
+        content = engine_error() if scenario.fault == "error_frame" else responses.plain(body, scenario)
+        return Reply(body=content, scenario=scenario)
+    end = b"\r\n\r\n" if scenario.crlf else b"\n\n"
+    events = responses.events(body, scenario, end)
+    return Reply(content_type=EVENT_STREAM, events=events, lead_events=responses.LEAD_EVENTS, scenario=scenario)
 
 
 def _embed(request: Received, state: BackendState) -> Reply:
@@ -97,18 +100,18 @@ def _embed(request: Received, state: BackendState) -> Reply:
     try:
         body = _decode_embedding(request.body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        return _refusal(400, str(exc))
+        return refusal(400, str(exc))
     scenario = HEALTHY
     if is_directive(body.model):
         try:
             scenario = state.scenario((body.model,))
         except ScenarioError as exc:
-            return _refusal(400, str(exc), param="model")
+            return refusal(400, str(exc), param="model")
     elif body.model not in state.models:
-        return _refusal(404, f"The model `{body.model}` does not exist.", param="model")
+        return refusal(404, f"The model `{body.model}` does not exist.", param="model")
     state.by_model[body.model] += 1
     if scenario.fault == "status":
-        return _failure(scenario, state)
+        return failure(scenario, state)
     if scenario.fault == "garbage":
         return Reply(body=b"<!doctype html>", scenario=scenario)
     return Reply(body=embeddings_answer(body), scenario=scenario)
@@ -130,9 +133,9 @@ def _scenario(body: Body, state: BackendState) -> Scenario | None:
 def _answer(body: Body, scenario: Scenario, state: BackendState) -> Reply:
     state.by_model[body.model] += 1
     if scenario.fault == "status":
-        return _failure(scenario, state)
+        return failure(scenario, state)
     if scenario.strict and body.return_token_ids is not None:
-        return _refusal(400, "Unrecognized request argument supplied: return_token_ids", param="return_token_ids")
+        return refusal(400, "Unrecognized request argument supplied: return_token_ids", param="return_token_ids")
     if body.stream:
         return _stream(body, scenario, state)
     return _plain(body, scenario, state)
@@ -142,7 +145,7 @@ def _plain(body: Body, scenario: Scenario, state: BackendState) -> Reply:
     if scenario.fault == "garbage":
         return Reply(body=b"<!doctype html>\n\x00\xff this is not JSON {", scenario=scenario)
     if scenario.fault == "error_frame":
-        return Reply(body=_engine_error(), scenario=scenario)
+        return Reply(body=engine_error(), scenario=scenario)
     answer_id, created = state.identity(chat=body.is_chat, fixed=scenario.fixed)
     return Reply(body=state.answer(body, scenario).plain(answer_id, created), scenario=scenario)
 
@@ -160,7 +163,7 @@ def _stream(body: Body, scenario: Scenario, state: BackendState) -> Reply:
         events = answer.events(answer_id, created, end)
         if scenario.fault == "error_frame":
             kept = 0 if scenario.after_chunks is None else lead + scenario.after_chunks
-            events[kept:] = [b"data: " + _engine_error() + end]
+            events[kept:] = [b"data: " + engine_error() + end]
         if scenario.fault == "lost_choice":
             events = events[: lead + body.choices * answer.tokens + body.choices - 1]
         if not scenario.no_done:
@@ -169,44 +172,6 @@ def _stream(body: Body, scenario: Scenario, state: BackendState) -> Reply:
         beat = b": heartbeat" + end
         events = [beat + event for event in events]
     return Reply(content_type=EVENT_STREAM, events=events, lead_events=lead, scenario=scenario)
-
-
-def _failure(scenario: Scenario, state: BackendState) -> Reply:
-    status = scenario.status
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    if scenario.retry_after_s is not None:
-        headers = ((b"retry-after", str(scenario.retry_after_s).encode()),)
-    content_type = JSON
-    if scenario.error == "string":
-        body = _encode({"error": "Unauthorized"})
-    elif scenario.error == "html":
-        content_type = b"text/html"
-        body = b"<html><head><title>%d</title></head><body><center>proxy error</center></body></html>\r\n" % status
-    elif scenario.error == "context":
-        window = state.window_tokens
-        body = error_body(
-            f"This model's maximum context length is {window} tokens. However, your prompt contains at least "
-            f"{window + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce "
-            "the length of the input prompt.",
-            "BadRequestError",
-            400,
-            "input_tokens",
-        )
-    else:
-        body = error_body(f"The fake backend was told to fail with {status}.", _error_type(status), status)
-    return Reply(status=status, body=body, content_type=content_type, headers=headers, scenario=scenario)
-
-
-def _refusal(status: int, message: str, param: str | None = None) -> Reply:
-    return Reply(status=status, body=error_body(message, _error_type(status), status, param))
-
-
-def _engine_error() -> bytes:
-    return error_body("EngineCore encountered an issue.", "InternalServerError", 500)
-
-
-def _error_type(status: int) -> str:
-    return _ERROR_TYPES.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
 
 
 def _models(request: Received, state: BackendState) -> Reply:
@@ -227,7 +192,7 @@ def _models(request: Received, state: BackendState) -> Reply:
     if not wanted:
         return Reply(body=_encode({"object": "list", "data": list(cards.values())}))
     if wanted not in cards:
-        return _refusal(404, f"The model `{wanted}` does not exist.", param="model")
+        return refusal(404, f"The model `{wanted}` does not exist.", param="model")
     return Reply(body=_encode(cards[wanted]))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, StrictBool, StrictInt, ValidationError, ValidationInfo, field_validator, model_validator
 
 from router.addresses import plain_http_url
-from router.config.base import EnvName, ModelName, Price, Seconds, Table, WrongKey, env_name, model_name
+from router.config.base import EnvName, ModelName, NativeApi, Price, Seconds, Table, WrongKey, env_name, model_name
 from router.config.resilience import FallbackTeacherConfig, ReplicaConfig, Spread
 from router.config.tls import BackendTlsConfig
 from serving.options import VllmOptions, VllmSettings
@@ -32,6 +32,11 @@ class BackendConfig(Table):
         300.0, description="The whole call; for plain answers the only limit after connecting."
     )
     max_connections: StrictInt = Field(1024, ge=1, description="Open connections to the backend.")
+    native_apis: tuple[NativeApi, ...] = Field(
+        (),
+        description="What the backend speaks beside chat and completions. `responses`: requests of `/v1/responses` are "
+        "forwarded untouched; without it they are translated to chat.",
+    )
     tls: BackendTlsConfig = BackendTlsConfig()
     capture_token_ids: StrictBool = Field(
         False,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, StrictInt, field_validator
 
 from router.addresses import plain_http_url
-from router.config.base import EnvName, ModelName, Price, Seconds, Table
+from router.config.base import EnvName, ModelName, NativeApi, Price, Seconds, Table
 from router.config.tls import BackendTlsConfig
 
 Spread = Literal["least_loaded", "session", "prefix"]
@@ -42,6 +42,7 @@ class FallbackTeacherConfig(Table):
     api_key_env: EnvName | None = Field(None, description="Environment variable that holds the backend's key.")
     price_usd_per_1m_input_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
     price_usd_per_1m_output_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
+    native_apis: tuple[NativeApi, ...] = Field((), description="As of the first teacher.")
     tls: BackendTlsConfig = BackendTlsConfig()
     distillation: Literal["allowed", "conditional", "denied"] = Field(
         "denied", description="Whether this teacher's licence allows training on its answers."

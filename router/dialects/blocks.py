@@ -141,7 +141,7 @@ class BlockReader:
         """What an answer, and each chunk of a stream, says about the whole."""
         self.answer_id = self.answer_id or _string(chunk.get("id"))
         self.model = self.model or _string(chunk.get("model"))
-        if self.created_s is None and _is_count(chunk.get("created")):
+        if self.created_s is None and is_count(chunk.get("created")):
             self.created_s = chunk["created"]
         self.service_tier = _string(chunk.get("service_tier")) or self.service_tier
         if isinstance(chunk.get("usage"), dict):
@@ -247,10 +247,11 @@ def _usage(usage: Json) -> TokenUsage:
 
 def _count(values: Any, key: str) -> int:
     value: Any = values.get(key) if isinstance(values, dict) else None
-    return int(value) if _is_count(value) else 0
+    return int(value) if is_count(value) else 0
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a backend's value is a number of tokens, or of seconds since the epoch."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

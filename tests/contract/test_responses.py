@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from loadtests.fake_backend import BackendThread
 from tests.contract.conftest import RunningGateway, StartGateway
+from tests.contract.test_cascade import DOUBTER, WEAK
 
 TOOLS: list[Any] = [
     {"type": "function", "name": name, "parameters": {"type": "object"}, "strict": False}
@@ -184,3 +185,71 @@ def test_stream_that_breaks_ends_in_a_failed_response(
     wait_until(lambda: bool(gateway.records()))
     (record,) = gateway.records()
     assert record.outcome == "backend_error"
+
+
+NATIVE = 'native_apis = ["responses"]'
+
+
+def test_backend_that_has_the_api_is_asked_in_it_byte_for_byte(
+    start_gateway: StartGateway, student: BackendThread
+) -> None:
+    gateway = start_gateway(student=NATIVE)
+    body = b'{"model": "auto","input":"Hi", "temperature": 0.50, "x":1E+2, "router":{"session":"s"}}'
+    response = httpx.post(f"{gateway.origin}/v1/responses", content=body, timeout=20)
+    received = student.state.received[-1]
+    assert received.path == "/v1/responses"
+    assert received.body == b'{"model": "student","input":"Hi", "temperature": 0.50, "x":1E+2}'
+    assert response.content == b"".join(received.response)
+    (record,) = gateway.records()
+    assert (record.completion, record.finish_reason, record.outcome) == (TEXT, "stop", "ok")
+    assert record.usage is not None
+    assert (record.usage.prompt_tokens, record.usage.completion_tokens) == (9, 8)
+    assert json.loads(record.request or "")["messages"] == [{"role": "user", "content": "Hi"}]
+
+
+def test_native_stream_is_passed_on_byte_for_byte(start_gateway: StartGateway, student: BackendThread) -> None:
+    gateway = start_gateway(student=NATIVE)
+    body = {"model": "auto", "input": "[[fake-split-tokens-3]]", "stream": True}
+    response = httpx.post(f"{gateway.origin}/v1/responses", json=body, timeout=20)
+    assert response.content == b"".join(student.state.received[-1].response)
+    with gateway.client() as client:
+        events = list(client.responses.create(model="auto", input="Hi", max_output_tokens=2, stream=True))
+    assert events[-1].type == "response.incomplete"
+    first, second = gateway.records()
+    assert (first.completion, first.finish_reason) == ("The quick brown", "stop")
+    assert (second.completion, second.finish_reason) == ("The quick", "length")
+    assert second.usage is not None
+    assert second.usage.completion_tokens == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_translation_takes_over_where_the_next_backend_lacks_the_api(start_gateway: StartGateway, stream: bool) -> None:
+    gateway = start_gateway(student=NATIVE, student_model="fault-error-frame")
+    with gateway.client() as client:
+        if not stream:
+            assert client.responses.create(model="auto", input="Hi").model == "teacher"
+            return
+        with client.responses.stream(model="auto", input="Hi") as events:
+            assert events.get_final_response().model == "teacher"
+
+
+@pytest.mark.parametrize("fault", ["fault-reset-mid-3", "fault-error-frame-mid-3", "fault-cut-3"])
+def test_native_stream_that_breaks_ends_in_an_error_event(
+    start_gateway: StartGateway, fault: str, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    gateway = start_gateway(student=NATIVE)
+    with gateway.client() as client:
+        events = list(client.responses.create(model="auto", input=f"[[{fault}]]", stream=True))
+    assert events[-1].type == "error"
+    assert [event.type for event in events].count("response.output_text.delta") == 3
+    wait_until(lambda: bool(gateway.records()))
+    assert gateway.records()[0].outcome == "backend_error"
+
+
+def test_draft_is_asked_for_in_chats_words_when_it_is_reviewed(
+    start_gateway: StartGateway, student: BackendThread
+) -> None:
+    gateway = start_gateway(student=NATIVE, rest=DOUBTER, student_model=WEAK)
+    with gateway.client() as client:
+        assert client.responses.create(model="auto", input="Hi").model == "teacher"
+    assert student.state.received[-1].path == "/v1/chat/completions"

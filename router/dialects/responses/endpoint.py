@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from router.dialects.base import Dialect, Translation
+import json
+
+from router.additions import NOTHING, Additions
+from router.config import BackendConfig
+from router.dialects.base import Dialect, Outgoing, Translation
 from router.dialects.fields import Json
 from router.dialects.frames import encoded, event
 from router.dialects.responses.answer import from_chat
+from router.dialects.responses.native import RESPONSES_API
 from router.dialects.responses.request import to_chat
 from router.dialects.responses.stream import ResponsesStream
 from router.dialects.translated import TranslatedRequest, parser
@@ -24,6 +29,14 @@ class ResponsesRequest(TranslatedRequest):
 
     def translation(self) -> Translation:
         return ResponsesTranslation(self.asked.values)
+
+    def outgoing(self, backend: BackendConfig, added: Additions = NOTHING) -> Outgoing:
+        """Untouched to a backend that has this API itself, unless we want something beside the answer: that is asked
+        for in chat's words."""
+        if added != NOTHING or "responses" not in backend.native_apis:
+            return super().outgoing(backend, added)
+        body = self.asked.splice(replace={"model": json.dumps(backend.model)}, remove=("router",))
+        return Outgoing(RESPONSES_API, body, hides_usage=False)
 
 
 def error_frame(error: LocumError) -> bytes:
