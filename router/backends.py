@@ -117,6 +117,8 @@ class Backend:
         self.window_tokens = config.context_window_tokens
         self.reachable: bool | None = None
         """What the last probe saw; None before the first."""
+        self.was_reachable = False
+        """Whether any probe has reached it."""
         self.tls = backend_context(config.tls, route) if config.base_url.startswith("https:") else None
         key = _key(config, route, environ)
         self.auth_headers: dict[str, str] = {"authorization": f"Bearer {key}"} if key else {}

@@ -91,6 +91,7 @@ class Prober:
         try:
             status, body = await self._ask(backend, f"{backend.config.base_url}/models")
             backend.reachable = status < 500 and status not in (401, 403)
+            backend.was_reachable |= backend.reachable
             if status == 200 and backend.config.context_window_tokens is None:
                 window = window_in(json.loads(body), backend.config.model)
                 backend.window_tokens = window or backend.window_tokens

@@ -159,6 +159,8 @@ class ErrorWindow:
 
     def _advance(self) -> None:
         bucket = int(self._clock() / self._bucket_s)
+        if bucket <= self._bucket:
+            return
         for passed in range(max(self._bucket + 1, bucket - BUCKETS + 1), bucket + 1):
             self._requests[passed % BUCKETS] = self._failures[passed % BUCKETS] = 0
-        self._bucket = max(bucket, self._bucket)
+        self._bucket = bucket

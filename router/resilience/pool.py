@@ -61,7 +61,7 @@ class Pool:
         self._spill = SpillLimits(spill)
         self._spread = spread
         self._supervised = isinstance(first.config, StudentConfig) and first.config.vllm is not None
-        """We started it: while it does not answer it is loading, and nobody has to find that out."""
+        """We started it: until it answers for the first time it is loading, and nobody has to find that out."""
         self._random = random or Random()  # noqa: S311 - chooses among replicas
 
     # What they have in common
@@ -148,7 +148,7 @@ class Pool:
 
     def overflow(self) -> SpillReason | None:
         """Why the teacher should answer instead: no replica that could answer has room."""
-        if not self.exists or (self._supervised and self.reachable is False):
+        if not self.exists or (self._supervised and self.reachable is False and not self._first.was_reachable):
             return "student_loading"
         if not self._spill.any:
             return None
