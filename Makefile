@@ -3,6 +3,7 @@
 #   .venv-serving/  vLLM, llama.cpp's server and the conversion of models
 #   .venv-train/    torch, transformers, trl, peft
 #   .venv-quantize/ llm-compressor
+#   .venv-audit/    pip-audit, the SBOM generator, the API fuzzer
 SHELL := /bin/bash
 PYTHON ?= python3.11
 ENV := PYTHON=$(PYTHON) bash deploy/install/env.sh
@@ -10,12 +11,14 @@ BIN := .venv/bin
 KEEP ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+AUDIT_ARGS ?=
+SBOM_ARGS ?=
 DATA ?=
 COMPARE ?=
 SEEDS ?= 1
 CLAIM_ARGS ?=
 
-.PHONY: help install install-semantic install-serving install-train install-quantize \
+.PHONY: help install install-semantic install-serving install-train install-quantize install-audit audit sbom \
 	demo check lint types fast-tests test slow-tests train-tests docs bench claim clean
 
 help:            ## show the targets
@@ -68,10 +71,19 @@ bench: install   ## nginx, the bare backend and Locum side by side on pinned cor
 	@command -v nginx >/dev/null && command -v wrk >/dev/null || apt-get install -y -qq nginx wrk
 	$(BIN)/python -m loadtests.bench $(BENCH_ARGS)
 
+install-audit:   ## .venv-audit with pip-audit, the SBOM generator and the API fuzzer
+	@$(ENV) audit
+
+audit: install-audit ## look every locked package up in the advisory database; 2 = not checked. AUDIT_ARGS="--service osv core"
+	@.venv-audit/bin/python deploy/audit/audit.py $(AUDIT_ARGS)
+
+sbom: install-audit ## bills of materials (CycloneDX) of what is deployed, from the locks, in sbom/
+	@bash deploy/audit/sbom.sh $(SBOM_ARGS)
+
 claim: install install-serving ## the claim on real models: DATA=folder of BANKING77, COMPARE=1, SEEDS=3; resumable
 	@test -n "$(DATA)" || { echo "DATA must name a folder with BANKING77's train.csv and test.csv" >&2; exit 2; }
 	@$(BIN)/python -m trainer.claim "$(DATA)" $(if $(COMPARE),--compare) --seeds $(SEEDS) --page docs/claim.md $(CLAIM_ARGS)
 
 clean:           ## remove the environments and what runs leave behind; the model cache stays
-	rm -rf .venv .venv-* .cache traffic claim demo.json bench.json build dist
+	rm -rf .venv .venv-* .cache sbom traffic claim demo.json bench.json build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

