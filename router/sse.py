@@ -18,6 +18,8 @@ from router.errors import InvalidRequest
 
 MAX_FRAME_BYTES = 16 * 2**20
 MAX_FINGERPRINT_CHARS = 256
+SEAM_BYTES = 3
+"""A blank line of up to four bytes may begin in one piece and end in the next."""
 
 _blank_line = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n").search
 _finish_reason = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]{1,64})"').search
@@ -32,10 +34,13 @@ class FrameTooLarge(ValueError):
 
 
 class FrameSplitter:
-    """Cuts a byte stream where frames end. Holds at most one open frame."""
+    """Cuts a byte stream where frames end. Holds at most one open frame, in the pieces in which it came: joining them
+    only where it ends keeps the cost of a long one linear, and of one that never ends as well."""
 
     def __init__(self) -> None:
-        self._open = b""
+        self._open: list[bytes] = []
+        self._open_bytes = 0
+        self._tail = b""
 
     def feed(self, data: bytes) -> bytes:
         """The block of frames that `data` completes; empty when it completes none.
@@ -44,22 +49,38 @@ class FrameSplitter:
             FrameTooLarge: the open frame exceeds MAX_FRAME_BYTES.
         """
         if self._open:
-            data = self._open + data
+            if not _holds_blank_line(self._tail + data):
+                self._keep(data)
+                return b""
+            data = b"".join((*self._open, data))
+            self._open.clear()
+            self._open_bytes, self._tail = 0, b""
         if b"\r" in data:
             end = len(data) - len(_split_any(data)[1])
         elif data.endswith(b"\n\n"):  # the usual case: whole frames, and the usual line end
-            self._open = b""
             return data
         else:
             end = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
-        self._open = data[end:]
-        if len(self._open) > MAX_FRAME_BYTES:
-            raise FrameTooLarge
+        if end < len(data):
+            self._keep(data[end:])
         return data[:end]
 
     def rest(self) -> bytes:
         """What was received after the last complete frame."""
-        return self._open
+        return b"".join(self._open)
+
+    def _keep(self, data: bytes) -> None:
+        self._open.append(data)
+        self._open_bytes += len(data)
+        if self._open_bytes > MAX_FRAME_BYTES:
+            raise FrameTooLarge
+        tail = data if len(data) >= SEAM_BYTES else self._tail + data
+        self._tail = tail[-SEAM_BYTES:]
+
+
+def _holds_blank_line(data: bytes) -> bool:
+    """Whether a frame may end here. `data` begins with the end of what was there before."""
+    return _blank_line(data) is not None if b"\r" in data else b"\n\n" in data
 
 
 def frames_of(block: bytes) -> list[bytes]:
