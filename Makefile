@@ -11,6 +11,7 @@ BIN := .venv/bin
 KEEP ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+FAULTS_ARGS ?=
 AUDIT_ARGS ?=
 SBOM_ARGS ?=
 DATA ?=
@@ -19,7 +20,7 @@ SEEDS ?= 1
 CLAIM_ARGS ?=
 
 .PHONY: help install install-semantic install-serving install-train install-quantize install-audit audit sbom \
-	demo check lint types fast-tests test slow-tests train-tests docs bench claim clean
+	demo check lint types fast-tests test slow-tests train-tests docs bench faults claim clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -80,10 +81,13 @@ audit: install-audit ## look every locked package up in the advisory database; 2
 sbom: install-audit ## bills of materials (CycloneDX) of what is deployed, from the locks, in sbom/
 	@bash deploy/audit/sbom.sh $(SBOM_ARGS)
 
+faults: install  ## faults played against Locum and the gateways that can be installed; writes docs/faults.md
+	$(BIN)/python -m loadtests.faults --json faults.json --page docs/faults.md $(FAULTS_ARGS)
+
 claim: install install-serving ## the claim on real models: DATA=folder of BANKING77, COMPARE=1, SEEDS=3; resumable
 	@test -n "$(DATA)" || { echo "DATA must name a folder with BANKING77's train.csv and test.csv" >&2; exit 2; }
 	@$(BIN)/python -m trainer.claim "$(DATA)" $(if $(COMPARE),--compare) --seeds $(SEEDS) --page docs/claim.md $(CLAIM_ARGS)
 
 clean:           ## remove the environments and what runs leave behind; the model cache stays
-	rm -rf .venv .venv-* .cache sbom traffic claim demo.json bench.json build dist
+	rm -rf .venv .venv-* .cache sbom traffic claim demo.json bench.json faults.json build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -191,6 +191,13 @@ FIDELITY: tuple[Case, ...] = (
         judge=fidelity.echoes_text,
     ),
     Case(
+        name="large-events",
+        title="Events of a megabyte",
+        upstream="fake-tokens-4-wide-1000000",
+        must="the answer, plain and stream",
+        judge=streams.completes,
+    ),
+    Case(
         name="interim-answers",
         title="100 and 103 answers before the answer",
         upstream="fake-hints",

@@ -103,6 +103,14 @@ BEFORE_THE_FIRST_BYTE: tuple[Case, ...] = (
         setting="pair",
     ),
     Case(
+        name="key-refused",
+        title="First upstream refuses the gateway's key, its `error` a string",
+        upstream="fault-401-string",
+        must=SECOND_ANSWERS,
+        judge=streams.falls_back_in_stream,
+        setting="pair",
+    ),
+    Case(
         name="html-200",
         title="HTTP 200 with an HTML page",
         upstream="fault-html",
