@@ -60,7 +60,11 @@ class Control:
         self._store = store
         self._keys = AdminKeys.from_config(config.auth, environ)
         folder = Path(config.admin.dir)
-        self.engine = PolicyEngine(students, generations)
+        self.engine = PolicyEngine(
+            students,
+            generations,
+            on_install=lambda document: admission.configure(document.limits, document.tenants),
+        )
         self.live = LivePolicy(
             students.version,
             engine=self.engine,

@@ -54,7 +54,7 @@ class Door:
             raise RateLimited("Too many wrong admin keys from this address.", retry_after_s=math.ceil(wait_s))
         try:
             return self._actor_of(request)
-        except Unauthorized:
+        except (Unauthorized, Forbidden):
             self._wrong.note(address)
             await self._write_down(request, address)
             raise

@@ -24,7 +24,7 @@ from router.admission.keys import Scope
 from router.admission.line import Line, NoPlace
 from router.admission.permit import Permit
 from router.admission.tenants import DEFAULT_TENANT, Tenant, Tenants
-from router.config import Config
+from router.config import Config, LimitsConfig, TenantConfig
 from router.errors import Forbidden, Overloaded, RateLimited, StateUnavailable, Unauthorized
 from router.http_client import Headers
 from router.metrics import Metrics
@@ -87,6 +87,11 @@ class Admission:
             with suppress(asyncio.CancelledError):
                 await task
 
+    def configure(self, limits: LimitsConfig, tables: Mapping[str, TenantConfig]) -> None:
+        """From now on requests are admitted by these limits; what has been admitted is settled by its own."""
+        self.tenants = Tenants(limits, tables)
+        self._anyone = Caller(self.tenants.of(DEFAULT_TENANT))
+
     def authenticate(self, headers: Headers) -> Tenant:
         """Whose request this is. Raises: Unauthorized, Forbidden."""
         return self.identify(headers, "inference").tenant
@@ -126,12 +131,17 @@ class Admission:
         Raises:
             RateLimited, BudgetSpent, Overloaded, StateUnavailable: all with `retry_after_s`.
         """
-        if not self.line.try_enter(tenant.name):
+        arrived_s, waited = time.monotonic(), not self.line.try_enter(tenant.name)
+        if waited:
             await self._wait(tenant, self.line.enter(tenant.name, deadline_s=deadline_s))
         if tenant.unlimited:
-            return Permit(self, tenant, holder)
-        claims = claims_of(tenant, tokens=estimated_tokens, cost_usd=estimated_cost_usd)
-        return await self._claim(tenant, holder, claims, deadline_s)
+            permit = Permit(self, tenant, holder)
+        else:
+            claims = claims_of(tenant, tokens=estimated_tokens, cost_usd=estimated_cost_usd)
+            permit = await self._claim(tenant, holder, claims, deadline_s)
+        if waited or permit.waited:
+            self._metrics.admission_wait.observe(time.monotonic() - arrived_s)
+        return permit
 
     async def settled(self, permit: Permit, held_s: float, adjustments: Sequence[Adjust]) -> None:
         """A permit has ended. The store comes first: who is let in next asks it at once."""
@@ -145,6 +155,7 @@ class Admission:
     async def _claim(self, tenant: Tenant, holder: str, claims: Sequence[Claim], deadline_s: float) -> Permit:
         """The request has a place; now what it takes of its tenant's share."""
         spent: RateLimited | None = None
+        waited = False
         while True:
             asked = [claim for claim in claims if spent is None or not isinstance(claim, Budget)]
             try:
@@ -158,6 +169,7 @@ class Admission:
                 break
             denied = asked[verdict.denied_by or 0]
             if isinstance(denied, Slots):
+                waited = True
                 await self._wait(tenant, self.line.step_back(tenant.name, limit=denied.limit, deadline_s=deadline_s))
             elif isinstance(denied, Budget) and tenant.student_only_when_spent and "student" in tenant.routes:
                 spent = refusal(tenant, asked, verdict)
@@ -170,7 +182,7 @@ class Admission:
         if any(isinstance(claim, Slots) and left >= 1 for claim, left in zip(asked, verdict.remaining, strict=True)):
             self.line.give_turn(tenant.name)
         headers = limit_headers(tenant, asked, verdict)
-        return Permit(self, tenant, holder, claims, headers, spent=spent)
+        return Permit(self, tenant, holder, claims, headers, spent=spent, waited=waited)
 
     async def _give_back(self, tenant: Tenant, holder: str, claims: Sequence[Claim]) -> None:
         """The store was asked and its answer will not be used, or was lost: it may have given something."""
@@ -181,7 +193,7 @@ class Admission:
 
     async def _wait(self, tenant: Tenant, place: Awaitable[None]) -> None:
         """Wait for a place. Raises: Overloaded, or RateLimited where the tenant's own limit is in the way."""
-        metrics, started_s = self._metrics, time.monotonic()
+        metrics = self._metrics
         metrics.admission_waiting.inc()
         try:
             await place
@@ -193,7 +205,6 @@ class Admission:
             raise Overloaded("The gateway is full; try again soon.", retry_after_s=retry_after_s) from refused
         finally:
             metrics.admission_waiting.dec()
-            metrics.admission_wait.observe(time.monotonic() - started_s)
 
     async def renew(self) -> None:
         """Keep what running requests hold. Others forget a gateway that does not do this for `SLOT_TTL_S`."""

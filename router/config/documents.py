@@ -18,6 +18,6 @@ class AdminConfig(Table):
     )
     watch_file: StrictBool = Field(
         True,
-        description="Whether an edit of `[routing]` in the configuration file is installed as it is saved; "
+        description="Whether an edit of what the policy document holds is installed as the file is saved; "
         "SIGHUP does that in any case.",
     )

@@ -1,7 +1,8 @@
 """The policy document and its versions: what may change while the gateway serves, as one validated JSON value.
 
     {"routing": {"default_route": "student", "policies": [{"type": "long_context"}, ...]},
-     "server": {"max_inflight_requests": 1024, ...}}
+     "server": {"max_inflight_requests": 1024, ...},
+     "limits": {"requests_per_minute": 600}, "tenants": {"acme": {"budget_usd_per_day": 5.0}}}
 
 Its tables are those of the configuration file, as far as they may change at run time. Version 0 is that file. Every
 later version is immutable and carries who made it, when and from what.
@@ -13,9 +14,9 @@ import hashlib
 from typing import Any, Literal
 
 import msgspec
-from pydantic import Field, StrictInt, ValidationError
+from pydantic import Field, StrictInt, ValidationError, field_validator
 
-from router.config import Config, RoutingConfig
+from router.config import Config, LimitsConfig, RoutingConfig, TenantConfig
 from router.config.base import Table
 from router.config_file import describe_problem
 
@@ -46,12 +47,25 @@ class PolicyDocument(Table):
 
     routing: RoutingConfig
     server: ServerBounds
+    limits: LimitsConfig = LimitsConfig()
+    tenants: dict[str, TenantConfig] = Field(default_factory=dict)
+
+    @field_validator("tenants", mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        """JSON can spell out what is left out; it means the same: as in `limits`."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: {key: each for key, each in table.items() if each is not None} if isinstance(table, dict) else table
+            for name, table in value.items()
+        }
 
     @classmethod
     def of_config(cls, config: Config) -> PolicyDocument:
         """What a configuration file says about it."""
         bounds = {name: getattr(config.server, name) for name in ServerBounds.model_fields}
-        return cls(routing=config.routing, server=ServerBounds(**bounds))
+        return cls(routing=config.routing, server=ServerBounds(**bounds), limits=config.limits, tenants=config.tenants)
 
     def encoded(self) -> bytes:
         """Canonical: equal documents have equal bytes."""
@@ -104,16 +118,22 @@ def seed_of(config: Config, *, now_s: float) -> Version:
 
 
 def parse_document(value: object, *, defaults: PolicyDocument) -> PolicyDocument:
-    """A document that somebody sent. What it leaves out of `server` is as in `defaults`.
+    """A document that somebody sent. A table but `routing` that it leaves out is as in `defaults`, and so is a key of
+    `server`.
 
     Raises:
         DocumentRejected.
     """
     if not isinstance(value, dict):
-        raise DocumentRejected(["document: must be an object with the keys routing and server"])
+        raise DocumentRejected(["document: must be an object with the keys routing, server, limits and tenants"])
     bounds = value.get("server", {})
     if isinstance(bounds, dict):
-        value = {**value, "server": {**defaults.server.model_dump(), **bounds}}
+        value = {
+            "limits": defaults.limits,
+            "tenants": defaults.tenants,
+            **value,
+            "server": {**defaults.server.model_dump(), **bounds},
+        }
     try:
         document = PolicyDocument.model_validate(value)
     except ValidationError as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from policies.base import PolicyConfigError
 from router.config import ConfigError
@@ -18,9 +19,20 @@ BUILD_TIMEOUT_S = 60.0
 class PolicyEngine:
     """Changes the document and the student of a gateway, one at a time, so that neither undoes the other."""
 
-    def __init__(self, students: Students, generations: Generations) -> None:
+    def __init__(
+        self,
+        students: Students,
+        generations: Generations,
+        *,
+        on_install: Callable[[PolicyDocument], None] = lambda _: None,
+    ) -> None:
+        """
+        Args:
+            on_install: puts the rest of a document in force, what is not about deciding; must not fail.
+        """
         self._students = students
         self._generations = generations
+        self._on_install = on_install
         self._swapping = asyncio.Lock()
         self._building = asyncio.Lock()
         """One encoder is loaded, however many ask for it."""
@@ -35,6 +47,7 @@ class PolicyEngine:
             generation = await self.built(version)
             self._students.version = version
             self._generations.revise(generation)
+            self._on_install(version.document)
 
     async def install_student(self, generation: Generation) -> None:
         """Let another student answer new requests, under the document that is in force by now.

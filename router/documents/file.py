@@ -1,4 +1,4 @@
-"""The configuration file while the gateway runs: an edit of what the policy document holds becomes a new version.
+"""The configuration file while the gateway runs: an edit of what the policy document holds becomes a version.
 
 Reread on SIGHUP, and when the file has changed and then kept still for a moment (an editor writes more than once). What
 else was edited waits for a restart, and is named.
@@ -182,9 +182,9 @@ class ConfigFile:
 
 def restart_keys(started_with: Config, now: Config) -> list[str]:
     """Dotted keys that differ and that only a restart can change."""
-    live = {f"server.{name}" for name in ServerBounds.model_fields}
+    live = {"tenants", *(f"server.{name}" for name in ServerBounds.model_fields)}
     differing = _differing("", started_with, now)
-    return sorted(key for key in differing if key not in live and not key.startswith("routing."))
+    return sorted(key for key in differing if key not in live and not key.startswith(("routing.", "limits.")))
 
 
 def _differing(prefix: str, before: object, after: object) -> list[str]:

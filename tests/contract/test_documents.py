@@ -120,6 +120,17 @@ def test_bounds_change_with_the_document(admin: Admin) -> None:
     assert ask(admin.gateway, {**QUESTION, "user": "x" * 2_000}).status_code == 413
 
 
+def test_limits_of_tenants_change_with_the_document(admin: Admin) -> None:
+    assert [ask(admin.gateway).status_code for _ in range(3)] == [200] * 3
+    answer = admin.put({"routing": {}, "tenants": {"acme": {"requests_per_minute": 1, "tags": None}}}, expected=0)
+    assert answer.status_code == 200, answer.text
+    assert [ask(admin.gateway).status_code for _ in range(2)] == [200, 429]
+    kept = admin.put({"routing": {"default_route": "teacher"}}, expected=1).json()  # says nothing about tenants
+    assert kept["document"]["tenants"]["acme"]["requests_per_minute"] == 1
+    admin.put({"routing": {}, "tenants": {}}, expected=2)
+    assert ask(admin.gateway).status_code == 200
+
+
 def test_cascade_reviews_drafts_from_the_version_that_adds_it(admin: Admin, tmp_path: Path) -> None:
     fitted = CalibratorArtefact(
         calibrator=Platt(slope=2.0, intercept=3.0), raw=MEAN_LOGPROB, source="test", n=200, n_sufficient=150,
@@ -260,9 +271,7 @@ def test_replica_that_cannot_use_a_version_keeps_its_own_and_says_so(
     named = '\n[[routing.policies]]\ntype = "policies.long_context:LongContext"\n'
     one = replica_of(start_gateway, redis, tmp_path / "one", named)
     two = replica_of(start_gateway, redis, tmp_path / "two")
-    one.put(
-        {"routing": {"policies": [{"type": "policies.long_context:LongContext", "margin_tokens": 7}]}}, expected=0
-    )
+    one.put({"routing": {"policies": [{"type": "policies.long_context:LongContext", "margin_tokens": 7}]}}, expected=0)
 
     def policy_of(admin: Admin) -> Any:
         return httpx.get(f"{admin.gateway.origin}/readyz").json()["policy"]

@@ -44,6 +44,8 @@ def test_bounds_that_are_left_out_stay_as_they_are() -> None:
         ({"routing": {}, "server": {"port": 1}}, "server.port: unknown key"),
         ({"routing": {}, "server": {"retry_after_s": 0}}, "server.retry_after_s: "),
         ({"routing": {}, "server": 3}, "server: "),
+        ({"routing": {}, "tenants": {"acme": {"requests_per_minute": -1}}}, "tenants.acme.requests_per_minute: "),
+        ({"routing": {}, "limits": {"budget": 1}}, "limits.budget: unknown key"),
         ({"routing": {"policies": [{"type": "x"}] * 65}}, "routing.policies: has more than 64"),
     ],
 )  # fmt: skip
@@ -51,6 +53,20 @@ def test_wrong_document_is_refused_with_its_key(value: object, problem: str) -> 
     with pytest.raises(DocumentRejected) as rejected:
         parsed(value)
     assert any(each.startswith(problem) for each in rejected.value.problems), rejected.value.problems
+
+
+def test_null_in_a_tenants_table_means_what_leaving_it_out_means() -> None:
+    document = parsed({"routing": {}, "tenants": {"acme": {"requests_per_minute": None, "tokens_per_minute": 5}}})
+    assert document.tenants["acme"].model_fields_set == {"tokens_per_minute"}
+    version = SEED.model_copy(update={"document": document})
+    assert Version.decoded(version.encoded()).document.tenants["acme"].model_fields_set == {"tokens_per_minute"}
+
+
+def test_unlimited_survives_its_encoding() -> None:
+    document = parsed({"routing": {}, "limits": {"budget_usd_per_day": "unlimited"}})
+    again = Version.decoded(SEED.model_copy(update={"document": document}).encoded()).document
+    assert again == document
+    assert again.limits.budget_usd_per_day == float("inf")
 
 
 def test_version_survives_its_encoding() -> None:

@@ -111,6 +111,10 @@ async def test_only_hangups_count_when_the_file_is_not_watched(replica: StartRep
 
 def test_keys_that_may_change_at_run_time_need_no_restart() -> None:
     before = parse(CONFIG.format(rest=""))
-    after = parse(CONFIG.format(rest="[server]\nmax_body_bytes = 2048\n[routing]\npolicies = []"))
+    after = parse(
+        CONFIG.format(
+            rest="[server]\nmax_body_bytes = 2048\n[routing]\npolicies = []\n[limits]\nrequests_per_minute = 5"
+        )
+    )
     assert restart_keys(before, after) == []
     assert restart_keys(before, parse(CONFIG.format(rest='[auth]\nkeys_env = "KEYS"'))) == ["auth"]
