@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from router.errors import StateUnavailable
-from router.state.link import Link
+from router.state.link import Link, finishes
 from router.state.operations import Operation
 
 MAX_BATCH = 50
 """Operations in one round trip: Redis is busy with one for up to 0.1 ms, and hears nobody else meanwhile."""
-
 Run = Callable[[Sequence[Operation]], Awaitable[list[Any]]]
 """Carries operations out in order, all in one round trip; one reply each."""
 
@@ -42,10 +42,11 @@ class Batches:
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_all())
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await reply
-        except TimeoutError as exc:
-            raise self._link.unavailable() from exc
+            if await finishes(reply, within_s=self._timeout_s):
+                return reply.result()
+            raise self._link.unavailable()
+        finally:
+            reply.cancel()  # whoever is gone is not asked for
 
     async def _send_all(self) -> None:
         try:
@@ -65,7 +66,8 @@ class Batches:
 
     async def _send(self, batch: list[tuple[Operation, asyncio.Future[Any]]]) -> None:
         try:
-            replies = await self._link.call(lambda: self._run([operation for operation, _ in batch]))
+            run = partial(self._run, [operation for operation, _ in batch])
+            replies = await self._link.call(run, timeout_s=2 * self._timeout_s)
         except StateUnavailable as error:
             for _, reply in batch:
                 if not reply.done():

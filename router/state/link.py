@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from router.errors import StateUnavailable
 
@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 PROBE_INTERVAL_S = 0.2
+GRACE_TURNS = 10
+"""Of the event loop, for a reply that came in time while the loop was busy with something else."""
 
 
 class Link:
@@ -64,21 +66,30 @@ class Link:
             with suppress(asyncio.CancelledError):
                 await self._recovery
 
-    async def call(self, function: Callable[[], Awaitable[Result]]) -> Result:
-        """Raises: StateUnavailable."""
+    async def call(self, function: Callable[[], Awaitable[Result]], *, timeout_s: float | None = None) -> Result:
+        """Raises: StateUnavailable.
+
+        Args:
+            timeout_s: instead of the link's own.
+        """
         if self.failure is not None:
             raise self.unavailable()
-        recovering = not self._up.is_set()
+        task = asyncio.create_task(self._when_up(function))
+        task.add_done_callback(_look_at)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._up.wait()
-                recovering = False
-                return await function()
+            if await finishes(task, within_s=timeout_s or self._timeout_s):
+                return task.result()
+            raise TimeoutError
         except Exception as exc:
             reason = self._describe(exc)
-            if not recovering:
-                self._recover()
+            self._recover()
             raise StateUnavailable(f"The shared state cannot be used: {reason}.") from exc
+        finally:
+            task.cancel()
+
+    async def _when_up(self, function: Callable[[], Awaitable[Result]]) -> Result:
+        await self._up.wait()
+        return await function()
 
     def unavailable(self) -> StateUnavailable:
         return StateUnavailable(f"The shared state cannot be used: {self.failure or 'timeout'}.")
@@ -120,3 +131,19 @@ class Link:
             logger.error("a call of the shared state failed inside the gateway", exc_info=error)
             return "internal error"
         return reason
+
+
+async def finishes(future: asyncio.Future[Any], *, within_s: float) -> bool:
+    """Whether it has a result or an error in time."""
+    await asyncio.wait((future,), timeout=within_s)
+    for _ in range(GRACE_TURNS):
+        if future.done():
+            return True
+        await asyncio.sleep(0)
+    return False
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Nobody may wait for a call any more that was given up; asyncio would complain about its error."""
+    if not task.cancelled():
+        task.exception()

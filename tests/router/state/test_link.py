@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -43,6 +44,10 @@ class FakeWire:
         )
 
 
+async def _break() -> None:
+    raise OSError
+
+
 async def until(link: Link, *, down: bool) -> None:
     async with asyncio.timeout(10):
         while (link.failure is not None) != down:  # noqa: ASYNC110 - the link has no event for tests
@@ -77,12 +82,8 @@ async def test_link_opens_and_fails_fast_when_the_store_is_away() -> None:
 async def test_link_stays_up_for_others_when_one_connection_breaks() -> None:
     wire = FakeWire()
     async with wire.link() as link:
-        wire.failing = OSError()
-        failing = asyncio.create_task(link.call(lambda: wire.run([])))
-        await asyncio.sleep(0)
-        wire.failing = None
         with pytest.raises(StateUnavailable):
-            await failing
+            await link.call(_break)
         assert await link.call(lambda: wire.run([])) == []  # waits for the probe, which succeeds
     assert wire.changes == [True, True]
 
@@ -125,6 +126,25 @@ async def test_operation_ends_in_time_when_the_one_before_it_hangs() -> None:
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(result) for result in results] == [StateUnavailable] * 3
         wire.blocked.set()
+
+
+async def test_reply_counts_when_it_came_in_time_to_a_busy_event_loop() -> None:
+    wire = FakeWire()
+
+    asked = asyncio.Event()
+
+    async def run(operations: list[Operation]) -> list[bool]:
+        asked.set()
+        await asyncio.sleep(0.001)
+        return [True] * len(operations)
+
+    async with wire.link() as link:
+        batches = Batches(link, run, timeout_s=0.05)  # type: ignore[arg-type]
+        asking = asyncio.create_task(batches.do(Renew(("a",))))
+        await asked.wait()
+        time.sleep(0.2)  # noqa: ASYNC251 - the reply and the bound are both over when the loop goes on
+        assert await asking is True
+        assert link.failure is None
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,14 @@ async def test_store_works_by_tcp_as_well(redis: RedisServer, opened: Open) -> N
         await eventually(lambda: works(store))
 
 
+async def test_time_is_that_of_the_server(opened: Open) -> None:
+    async with opened() as store:
+        await eventually(lambda: works(store))
+        before_s = time.time()
+        document = await store.write_document("d", b"", expected_version=None)
+        assert before_s - 0.01 <= document.written_s <= time.time() + 0.01
+
+
 async def test_tls_is_spoken_when_the_url_says_so(redis: RedisServer, opened: Open) -> None:
     """A server without TLS is refused: nothing is ever sent in the clear."""
     async with opened(redis.tcp_url.replace("redis://", "rediss://")) as store:
