@@ -24,6 +24,7 @@ from router.config_file import parse
 CONFIG = """
 [server]
 port = 0
+idle_grace_s = 0.01
 probe_interval_s = 60.0
 {server}
 [student]
