@@ -98,7 +98,10 @@ class Metrics:
             "router_admission_waiting_requests", "Requests that wait for a place.", merged="livesum"
         )
         self.admission_wait = self._histogram(
-            "router_admission_wait_seconds", "Wait of requests that found no free place.", _LATENCY_BUCKETS_S, ()
+            "router_admission_wait_seconds",
+            "Wait of requests that were let in later than they came.",
+            _LATENCY_BUCKETS_S,
+            (),
         )
         self.cache_lookups = self._counter(
             "router_cache_lookups", "Requests that the response cache was asked for.", ("result",)

@@ -140,11 +140,12 @@ class Line:
             for name in (tenant, ""):
                 mean_s = self._held_s.get(name, held_s)
                 self._held_s[name] = mean_s + WEIGHT_OF_LATEST * (held_s - mean_s)
-        if self._queues:
-            self.give_turn(tenant)
+        self.give_turn(tenant)
 
     def give_turn(self, tenant: str) -> None:
         """The tenant is below its limit again: let one more of it in."""
+        if not self._queues:
+            return
         queue = self._queues.get(tenant)
         if queue is not None:
             queue.turns += 1

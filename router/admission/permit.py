@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Permit:
     """Leave to answer one request. `settle` ends it, on every way out, once."""
 
-    __slots__ = ("_admission", "_claims", "_granted_s", "_open", "headers", "holder", "spent", "tenant")
+    __slots__ = ("_admission", "_claims", "_granted_s", "_open", "headers", "holder", "spent", "tenant", "waited")
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Permit:
         headers: Headers | None = None,
         *,
         spent: RateLimited | None = None,
+        waited: bool = False,
     ) -> None:
         """
         Args:
@@ -45,6 +46,8 @@ class Permit:
         self.holder = holder
         self.headers: Headers = headers if headers is not None else []
         self.spent = spent
+        self.waited = waited
+        """At its tenant's limit."""
         self._admission = admission
         self._claims = claims
         self._granted_s = time.monotonic()
