@@ -13,13 +13,14 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
 AUDIT_ARGS ?=
+SECONDS ?= 120
 SBOM_ARGS ?=
 DATA ?=
 COMPARE ?=
 SEEDS ?= 1
 CLAIM_ARGS ?=
 
-.PHONY: help install install-semantic install-serving install-train install-quantize install-audit audit sbom \
+.PHONY: help install install-semantic install-serving install-train install-quantize install-audit audit fuzz sbom \
 	demo check lint types fast-tests test slow-tests train-tests docs bench faults claim clean
 
 help:            ## show the targets
@@ -77,6 +78,9 @@ install-audit:   ## .venv-audit with pip-audit, the SBOM generator and the API f
 
 audit: install-audit ## look every locked package up in the advisory database; 2 = not checked. AUDIT_ARGS="--service osv core"
 	@.venv-audit/bin/python deploy/audit/audit.py $(AUDIT_ARGS)
+
+fuzz: install install-audit ## schemathesis against a running gateway, for SECONDS
+	@bash deploy/audit/fuzz.sh $(SECONDS)
 
 sbom: install-audit ## bills of materials (CycloneDX) of what is deployed, from the locks, in sbom/
 	@bash deploy/audit/sbom.sh $(SBOM_ARGS)
