@@ -26,6 +26,7 @@ _COUNT: Schema = {"type": "integer", "minimum": 1}
 _LIST: Schema = {"type": "array"}
 _OBJECT: Schema = {"type": "object"}
 _SOME_TEXT: Schema = {"type": "string", "minLength": 1}
+_SOME_TEXTS: Schema = {"type": "array", "minItems": 1, "items": _SOME_TEXT}
 _MODEL: Schema = {"type": "string", "minLength": 1, "description": "`auto`, `student`, `teacher` or an alias."}
 _ROUTER: Schema = {"$ref": "#/components/schemas/Directives"}
 _MESSAGES: Schema = {
@@ -56,6 +57,14 @@ REQUESTS: dict[str, tuple[str, list[str], Schema]] = {
         "A completion of a prompt, in OpenAI's older form.",
         ["model", "prompt"],
         {**_COMMON, "prompt": {"anyOf": [_TEXT, _TEXTS]}, "max_tokens": _COUNT},
+    ),
+    "/v1/embeddings": (
+        "Embeddings of texts or of token ids.",
+        ["model", "input"],
+        {
+            "model": _SOME_TEXT, "input": {"anyOf": [_SOME_TEXT, _SOME_TEXTS]},
+            "encoding_format": {"type": "string", "enum": ["float", "base64"]}, "dimensions": _COUNT,
+        },
     ),
     "/v1/responses": (
         "A response, in OpenAI's form; stateless.",
@@ -101,7 +110,7 @@ def document() -> Schema:
 
 def _post(path: str, summary: str, required: list[str], properties: Schema) -> Schema:
     schema = {"type": "object", "required": required, "properties": properties}
-    return _operation(summary, body=schema, streams=True, anthropic=path == "/v1/messages")
+    return _operation(summary, body=schema, streams="stream" in properties, anthropic=path == "/v1/messages")
 
 
 def _operation(

@@ -75,7 +75,8 @@ class Target:
 def running(student_url: str, teacher_url: str, folder: Path) -> RunningGateway:
     values = {
         "server": "body_timeout_s = 1.0\nrequest_timeout_s = 10.0", "student": "", "teacher": "",
-        "rest": "[resilience.breaker]\nconsecutive_failures = 1000000\nmin_requests = 1000000\n[resilience.retries]\nmax_per_request = 0",
+        "rest": "[resilience.breaker]\nconsecutive_failures = 1000000\nmin_requests = 1000000\n[resilience.retries]\nmax_per_request = 0\n"
+        f'[embeddings]\nbase_url = "{student_url}"\nmodel = "student"',
         "student_url": student_url, "teacher_url": teacher_url, "student_model": "student", "teacher_model": "teacher",
         "log_dir": str(folder),
     }  # fmt: skip
@@ -165,6 +166,7 @@ KEYS = st.one_of(
 JSON = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
 )
+STREAMING = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 VALID: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
         "model": "auto",
@@ -196,6 +198,7 @@ VALID: dict[str, dict[str, Any]] = {
         ],
         "tools": [{"name": "f", "input_schema": {"type": "object"}}], "tool_choice": {"type": "auto"}, "metadata": {"user_id": "u"},
     },
+    "/v1/embeddings": {"model": "student", "input": ["a", "b"], "encoding_format": "float", "dimensions": 8, "user": "u"},
     "/v1/feedback": {"decision_id": "0" * 32, "score": 0.5, "label": "x", "correction": "y", "source": "app"},
 }  # fmt: skip
 
@@ -220,7 +223,7 @@ def put(value: Any, at: tuple[Any, ...], new: Any) -> Any:
 def requests(draw: st.DrawFn) -> tuple[str, bytes]:
     """A valid request with one to three of its parts replaced, for some endpoint."""
     path = draw(st.sampled_from(sorted(VALID)))
-    body: Any = VALID[path] if path == "/v1/feedback" else {**VALID[path], "stream": draw(st.booleans())}
+    body: Any = VALID[path] if path not in STREAMING else {**VALID[path], "stream": draw(st.booleans())}
     for _ in range(draw(st.integers(1, 3))):
         if not isinstance(body, dict | list):
             break
@@ -277,7 +280,6 @@ EVENTS = st.lists(
     ),
     max_size=8,
 ).map(lambda parts: b"".join(part for pair in parts for part in pair))
-STREAMING = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 END_OF = {
     "/v1/chat/completions": b"data: [DONE]", "/v1/completions": b"data: [DONE]", "/v1/responses": b"response.completed",
     "/v1/messages": b"message_stop",
