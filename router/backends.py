@@ -30,6 +30,7 @@ _REFUSALS: dict[int, Cause] = {
 }
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 MAX_RETRY_AFTER_S = 3600
+MAX_MESSAGE_CHARS = 500
 KEEP_ALIVE_S = 4.0
 """Idle connections expire before servers close them; the race that remains is retried."""
 LINGER_S = 0.5
@@ -194,7 +195,7 @@ class Backend:
             finally:
                 answer.close()
             if _is_context_overflow(answer.refusal):
-                raise BackendRefused("the request exceeds the context window", cause="context_overflow")
+                raise BackendRefused(_overflow_message(answer.refusal), cause="context_overflow")
             return answer
         cause = _REFUSALS.get(answer.status)
         if cause is None and (answer.status >= 500 or answer.status < 400 or answer.status == 408):
@@ -259,6 +260,12 @@ def parse_retry_after(value: bytes | None) -> int | None:
     if value is None or not value.strip().isdigit():
         return None
     return min(int(value.strip()[:6]), MAX_RETRY_AFTER_S)
+
+
+def _overflow_message(body: bytes) -> str:
+    """In the backend's words: they hold the limit."""
+    message = msgspec.json.decode(body)["error"].get("message")
+    return message[:MAX_MESSAGE_CHARS] if isinstance(message, str) and message else "The request is too long."
 
 
 def _is_context_overflow(body: bytes) -> bool:

@@ -239,7 +239,10 @@ def _unavailable(attempts: Attempts, state: RequestState) -> LocumError:
     retry_after_s = attempts.retry_after_s or state.generation.document.server.retry_after_s
     if attempts.only_rate_limited:
         return RateLimited("Every model that may answer this request is rate limited.", retry_after_s=retry_after_s)
-    cause = attempts.failure.cause if attempts.failure is not None else "no_backend"
+    failure = attempts.failure
+    if failure is not None and failure.cause == "context_overflow":  # waiting makes no request shorter
+        return InvalidRequest(str(failure), param="messages", code="context_length_exceeded")
+    cause = failure.cause if failure is not None else "no_backend"
     return NoRoute(f"No backend can answer this request now ({cause}).", retry_after_s=retry_after_s)
 
 
