@@ -66,6 +66,25 @@ class Holding:
     claims: dict[Field, Held | None] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Places:
+    """Who has a slot of one key, and until when. They are looked through only when one may have expired: a tenant may
+    have thousands."""
+
+    ends_s: dict[str, float] = field(default_factory=dict)
+    earliest_s: float = math.inf
+    """None ends before this."""
+
+    def take(self, holder: str, end_s: float) -> None:
+        self.ends_s[holder] = end_s
+        self.earliest_s = min(self.earliest_s, end_s)
+
+    def expire(self, now_s: float) -> None:
+        if now_s >= self.earliest_s:
+            self.ends_s = {holder: end_s for holder, end_s in self.ends_s.items() if end_s > now_s}
+            self.earliest_s = min(self.ends_s.values(), default=math.inf)
+
+
 class Ledger:
     """The claims of all holders. Synchronous, therefore atomic among the tasks of one process."""
 
@@ -79,7 +98,7 @@ class Ledger:
         self._max_settled = max_settled
         self._buckets: dict[str, Bucket] = {}
         self._spent: dict[tuple[Period, str], tuple[int, float]] = {}
-        self._slots: dict[str, dict[str, float]] = {}
+        self._slots: dict[str, Places] = {}
         self._holdings: dict[str, Holding] = {}
         self._settled: OrderedDict[str, float] = OrderedDict()  # in the order in which the records end
         self._swept_s = clock()
@@ -135,8 +154,9 @@ class Ledger:
                 continue
             holding.expires_s = now_s + HELD_S
             for (kind, key), held in holding.claims.items():
-                if kind == "slots" and held is not None and holder in self._slots.get(key, ()):
-                    self._slots[key][holder] = now_s + held.ttl_s
+                places = self._slots.get(key)
+                if kind == "slots" and held is not None and places is not None and holder in places.ends_s:
+                    places.take(holder, now_s + held.ttl_s)
 
     def _examine(self, claim: Claim, holder: str, holding: Holding | None, now_s: float) -> Take:
         ours = holding is not None and field_of(claim) in holding.claims
@@ -172,13 +192,13 @@ class Ledger:
         if isinstance(claim, Budget):
             self._spent[claim.resets, claim.key] = (found.window, found.there + claim.amount)
             return Held(claim.amount, found.window)
-        self._slots.setdefault(claim.key, {})[holder] = now_s + claim.ttl_s
+        self._slots.setdefault(claim.key, Places()).take(holder, now_s + claim.ttl_s)
         return Held(1.0, ttl_s=claim.ttl_s)
 
     def _correct(self, adjust: Adjust, held: Held, holder: str, now_s: float) -> None:
         claim = adjust.claim
         if isinstance(claim, Slots):
-            self._slots.get(claim.key, {}).pop(holder, None)
+            self._places(claim.key, now_s).pop(holder, None)
             return
         surplus = held.amount - adjust.actual_amount
         if isinstance(claim, Rate):
@@ -204,12 +224,10 @@ class Ledger:
     def _places(self, key: str, now_s: float) -> dict[str, float]:
         """The holders that have a slot now, those left out whose time is over."""
         places = self._slots.get(key)
-        if not places:
+        if places is None:
             return {}
-        expired = [holder for holder, end_s in places.items() if end_s <= now_s]
-        for holder in expired:
-            del places[holder]
-        return places
+        places.expire(now_s)
+        return places.ends_s
 
     def _forget(self, now_s: float) -> None:
         """Drop what has ended, settled holders at once and the rest every minute: memory stays bounded."""
@@ -233,7 +251,7 @@ class Ledger:
             if window == window_at(now_s, period).number
         }
         self._holdings = {holder: holding for holder, holding in self._holdings.items() if holding.expires_s > now_s}
-        self._slots = {key: places for key in list(self._slots) if (places := self._places(key, now_s))}
+        self._slots = {key: places for key, places in self._slots.items() if self._places(key, now_s)}
 
 
 def field_of(claim: Claim) -> Field:

@@ -14,9 +14,10 @@ from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnecti
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from router.config.state import StateConfig, redis_address
+from router.config.state import RedisAddress, StateConfig, redis_address
 from router.state.base import HISTORY_LENGTH, SLOT_RETRY_S, Document
 from router.state.ledger import HELD_S, SETTLED_S
+from router.state.lookup import Lookup
 from router.state.operations import Operation, Probe, Write
 
 CONNECT_TIMEOUT_S = 0.5
@@ -58,7 +59,9 @@ class RedisWire:
         self._clock = clock
         self._prefix = "{" + config.key_prefix + "}"
         self._timeout_s = config.timeout_s
-        self._pool = _pool(config, environ)
+        address = redis_address(config.url)
+        self._lookup = Lookup(address.host, address.port)
+        self._pool = _pool(address, config, environ)
         self._redis: Redis = Redis(connection_pool=self._pool)
         self._script = files("router.state").joinpath("script.lua").read_text(encoding="utf-8")
         self._digest = ""
@@ -67,6 +70,7 @@ class RedisWire:
     async def probe(self) -> None:
         """New connections only: what is left of the old ones may lead to a server that is not the master any more."""
         await self._pool.disconnect(inuse_connections=False)
+        await self._lookup.check(within_s=CONNECT_TIMEOUT_S)
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             self._digest = await self._redis.script_load(self._script)
         async with asyncio.timeout(self._timeout_s):
@@ -144,9 +148,8 @@ def _document(name: str, entry: bytes) -> Document:
     return Document(name, int(version), content, float(written_s))
 
 
-def _pool(config: StateConfig, environ: Mapping[str, str]) -> BlockingConnectionPool:
+def _pool(address: RedisAddress, config: StateConfig, environ: Mapping[str, str]) -> BlockingConnectionPool:
     """Without redis-py's own retries and timeouts: the link bounds every call, and its recovery is what retries."""
-    address = redis_address(config.url)
     options: dict[str, Any] = {
         "db": address.db,
         "username": address.username,

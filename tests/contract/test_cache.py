@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+import httpx
 import pytest
 
 from loadtests.fake_backend import BackendThread
@@ -125,6 +126,14 @@ def test_answer_is_not_given_when_the_policies_choose_another_route(
     assert (chats(student), chats(teacher)) == (1, 1)
 
 
+def test_hit_uses_no_tokens_of_the_tenant(start_gateway: StartGateway) -> None:
+    gateway = start_gateway(rest=ON + "[limits]\ntokens_per_minute = 100000")
+    answers = [gateway.post(BODY | {"max_tokens": 1000}) for _ in range(5)]
+    assert [answer.headers["x-router-cache"] for answer in answers] == ["miss"] + ["hit"] * 4
+    left = [int(answer.headers["x-ratelimit-remaining-tokens"]) for answer in answers]
+    assert left[4] >= left[1] > 98_000
+
+
 def test_degraded_answer_is_not_kept(start_gateway: StartGateway) -> None:
     gateway = start_gateway(rest=ON, teacher_url="http://127.0.0.1:9/v1")
     answers = [gateway.post(BODY | {"router": {"retrieval_confidence": 0.1}}) for _ in range(2)]
@@ -147,6 +156,12 @@ def test_cache_is_off_by_default(gateway: RunningGateway, student: BackendThread
     assert chats(student) == 2
 
 
+def _shared_state(gateway: RunningGateway) -> Any:
+    answer = httpx.get(f"{gateway.origin}/readyz")
+    assert answer.status_code == 200  # whatever the state: requests are answered
+    return answer.json()["state"]
+
+
 def test_replicas_share_answers_in_redis_and_go_on_without_it(
     start_gateway: StartGateway, student: BackendThread
 ) -> None:
@@ -155,11 +170,14 @@ def test_replicas_share_answers_in_redis_and_go_on_without_it(
         rest = f'{ON}[state]\nurl = "{redis.url}"\ntimeout_s = 5.0'
         one, other = start_gateway(rest=rest), start_gateway(rest=rest)
         assert [each.post(BODY).headers["x-router-cache"] for each in (one, other)] == ["miss", "hit"]
+        assert _shared_state(other) == {"kind": "unix", "reachable": True}
         redis.stop()
         answers = [other.post(BODY) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 200]
         assert [answer.headers["x-router-cache"] for answer in answers] == ["miss"] * 3
         assert other.metric('router_state_errors_total{feature="cache"}') >= 3
+        assert _shared_state(other) == {"kind": "unix", "reachable": False, "failure": "Redis cannot be reached"}
+        assert other.metric("router_state_up") == 0
     finally:
         redis.stop()
         shutil.rmtree(redis.folder)
