@@ -1,6 +1,6 @@
 """The life of a request to a model, from the client's bytes to the last byte of the answer, in every dialect.
 
-authenticate → admit → parse → decide → call a backend (fall back only before the first byte) → have a draft of the
+authenticate → parse → decide → admit → call a backend (fall back only before the first byte) → have a draft of the
 student reviewed → pass the answer on → write the record → release the last byte. One `DecisionRecord` ends every
 request, on every way out.
 """
@@ -11,9 +11,10 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 
 from policies.chain import Evaluation
-from policies.record import Outcome
+from policies.record import Outcome, Usage
 from router.admission import Admission, Permit
 from router.chat import ChatRequest
 from router.config import Config
@@ -49,7 +50,8 @@ logger = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST = 499
 """Status in the record of a request whose client left; nobody receives it."""
 
-
+UNCOUNTED = Usage(prompt_tokens=0, completion_tokens=0)
+"""What is expected of the requests of a tenant without limits."""
 DRAIN_S = 2.0
 
 
@@ -152,7 +154,7 @@ class Gateway:
         decider = state.generation.decider
         evaluation = await decider.decide(request, tenant=tenant.name, every_vote=explain)
         state.evaluation, state.reason = evaluation, evaluation.decision.reason
-        permit = state.permit = await self._admit(state, request, evaluation)
+        permit, without_teacher = await self._admit(state, request, evaluation)
         decision = permit.restricted(evaluation.decision)
         if await self._delivery.deliver_cached(exchange, state, request, decision.route):
             return
@@ -163,26 +165,43 @@ class Gateway:
             request,
             state.deadline,
             teacher_may_stand_in=generation.document.routing.fall_back_when_student_forced,
-            without_teacher=None if permit.teacher_allowed else permit.degraded,
+            without_teacher=without_teacher,
         )
         await self._answer(exchange, state, request, attempts)
 
-    async def _admit(self, state: RequestState, request: ChatRequest, evaluation: Evaluation) -> Permit:
-        """Raises: RateLimited, BudgetSpent, Overloaded, StateUnavailable."""
+    async def _admit(
+        self, state: RequestState, request: ChatRequest, evaluation: Evaluation
+    ) -> tuple[Permit, str | None]:
+        """Let the request in, and keep its permit in `state`.
+
+        Returns:
+            The permit, and why no teacher may answer; None: one may.
+        Raises:
+            RateLimited, BudgetSpent, Overloaded, StateUnavailable.
+        """
         assert state.tenant is not None and state.deadline is not None  # noqa: S101 - see `_serve`
-        tokens, cost_usd = 0, None
+        generation, route, spills, expected = state.generation, evaluation.decision.route, False, UNCOUNTED
         if not state.tenant.unlimited:
             expected = expected_usage(evaluation.features, request.choices)
-            tokens = expected.prompt_tokens + expected.completion_tokens
-            cost_usd = self._outcomes.price_usd(expected, evaluation.decision.route, state.generation)
-        self._admission.line.max_inflight = state.generation.document.server.max_inflight_requests
-        return await self._admission.admit(
+            spills = self._routes.overflow(evaluation.decision, generation.student) is not None
+        self._admission.line.max_inflight = generation.document.server.max_inflight_requests
+        admit = partial(
+            self._admission.admit,
             state.tenant,
             holder=state.decision_id,
-            estimated_tokens=tokens,
-            estimated_cost_usd=cost_usd,
+            estimated_tokens=expected.prompt_tokens + expected.completion_tokens,
             deadline_s=state.deadline.at_s,
         )
+        price_usd = partial(self._outcomes.price_usd, expected, generation=generation)
+        try:
+            permit = state.permit = await admit(estimated_cost_usd=price_usd("teacher" if spills else route))
+        except BudgetSpent:
+            if not spills:
+                raise
+            # The student is full, but what is left of the budget is not enough for the teacher.
+            permit = state.permit = await admit(estimated_cost_usd=price_usd(route))
+            return permit, "budget_spent"
+        return permit, None if permit.teacher_allowed else permit.degraded
 
     async def _answer(self, exchange: Exchange, state: RequestState, request: ChatRequest, attempts: Attempts) -> None:
         """Try the backends in order; the first one that answers is committed to. Raises: LocumError."""

@@ -12,6 +12,7 @@ from router.metrics import Metrics
 from router.resilience.attempts import Attempts, Sleep, Step, Tools
 from router.resilience.deadline import Deadline
 from router.resilience.pool import Pool
+from router.resilience.spill import SpillReason
 from router.resilience.spread import Affine
 from router.routing import FORCED_POLICY
 
@@ -65,12 +66,19 @@ class Routes:
         own = Step(student)
         if forced and not teacher_may_stand_in:
             return self._of((own,), request, deadline)
-        overflow = student.overflow() if not forced or not student.exists else None
-        if overflow is None or not any(step.pool.usable for step in teachers):
+        overflow = self.overflow(decision, student) if teachers else None
+        if overflow is None:
             return self._of((own, *teachers), request, deadline)
         self._metrics.spills.labels(overflow).inc()
         last_resort = (own,) if student.exists else ()
         return self._of((*teachers, *last_resort), request, deadline, reason=overflow)
+
+    def overflow(self, decision: RouteDecision, student: Pool) -> SpillReason | None:
+        """Why a teacher would answer a request that is the student's, now; None: the student would."""
+        if decision.route == "teacher" or (decision.policy == FORCED_POLICY and student.exists):
+            return None
+        reason = student.overflow()
+        return reason if reason is not None and any(step.pool.usable for step in self._teachers) else None
 
     def escalation(self, request: Affine, deadline: Deadline) -> Attempts:
         """The teachers alone, for a draft of the student that is not good enough."""

@@ -63,14 +63,16 @@ class Site:
     def replica(self, signature: str, port: int = 0) -> BackendThread:
         return self._running.enter_context(BackendThread(models=("student",), signature=signature, port=port))
 
-    def gateway(self, *urls: str, rest: str = "", **values: object) -> RunningGateway:
+    def gateway(
+        self, *urls: str, rest: str = "", environ: dict[str, str] | None = None, **values: object
+    ) -> RunningGateway:
         replicas = "".join(f'[[student.replicas]]\nbase_url = "{url}"\n' for url in urls)
         given = {
             "replicas": replicas, "teacher": self.teacher.base_url, "teacher_model": "teacher", "student_model": "student", "fallbacks": "",
             "folder": self.folder, "rest": rest, "spread": "session", "first_token_timeout_s": 10.0,
             "request_timeout_s": 60.0,
         }  # fmt: skip
-        gateway = RunningGateway(parse(CONFIG.format(**(given | values))), {})
+        gateway = RunningGateway(parse(CONFIG.format(**(given | values))), environ or {})
         gateway.start()
         self._running.callback(gateway.stop)
         return gateway

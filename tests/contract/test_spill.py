@@ -123,3 +123,28 @@ def test_numbers_of_an_engine_that_fell_silent_are_not_used(site: Site, wait_unt
     wait_until(lambda: engine(gateway) == {})
     with BackendThread(models=("student",), port=port):
         wait_until(lambda: where(gateway) == ("student", "default"))
+
+
+def test_full_student_answers_a_tenant_whose_budget_has_no_room_for_the_teacher(
+    site: Site, wait_until: WaitUntil
+) -> None:
+    """At 1000 tokens the student costs 0.00004 USD and the teacher 0.01."""
+    student = site.replica("ALPHA")
+    budgets = '[auth]\nkeys_env = "KEYS"\n[tenants.poor]\nbudget_usd_per_day = 0.001\n[tenants.rich]\nbudget_usd_per_day = 1.0\n'
+    gateway = site.gateway(
+        student.base_url,
+        rest=LIMITS.format(limit="max_waiting_requests = 4") + budgets,
+        environ={"KEYS": "poor=key-of-poor,rich=key-of-rich"},
+    )
+    student.state.waiting = 9
+    wait_until(lambda: engine(gateway).get("waiting") == 9)
+
+    def asked(key: str, model: str = "auto") -> httpx.Response:
+        body = {"model": model, "max_tokens": 1000, "messages": HI}
+        return gateway.post(body, headers={"authorization": f"Bearer {key}"})
+
+    poor, rich = asked("key-of-poor"), asked("key-of-rich")
+    assert (rich.headers["x-router-route"], rich.headers["x-router-reason"]) == ("teacher", "overflow_queue")
+    assert (poor.headers["x-router-route"], poor.headers["x-router-reason"]) == ("student", "default")
+    assert "x-router-degraded" not in poor.headers  # it was the student's request
+    assert asked("key-of-poor", "teacher").status_code == 429
