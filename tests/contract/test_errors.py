@@ -121,6 +121,18 @@ def test_teacher_answers_when_the_student_fails_before_the_first_byte(
     assert (record.route, record.decision.route, record.fallback_cause) == ("teacher", "student", cause)
 
 
+@pytest.mark.parametrize("body", [PLAIN, STREAM])
+def test_too_long_request_is_a_400_in_the_backends_words_when_nobody_else_may_answer(
+    start_gateway: StartGateway, body: dict[str, object]
+) -> None:
+    rest = "[routing]\nfall_back_when_student_forced = false"
+    response = start_gateway(student_model="fault-400-context", rest=rest).post({**body, "model": "student"})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
+    assert "maximum context length is 8192 tokens" in error["message"]
+    assert "retry-after" not in response.headers
+
+
 @pytest.mark.parametrize("fault", ["fault-error-frame", "fault-empty-stream", "fault-truncate-0", "fault-reset-mid-0"])
 def test_teacher_answers_a_stream_when_the_students_ends_before_its_first_event(
     start_gateway: StartGateway, fault: str
