@@ -13,7 +13,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
 AUDIT_ARGS ?=
-SECONDS ?= 120
+FUZZ_S ?= 120
 SBOM_ARGS ?=
 DATA ?=
 COMPARE ?=
@@ -79,8 +79,8 @@ install-audit:   ## .venv-audit with pip-audit, the SBOM generator and the API f
 audit: install-audit ## look every locked package up in the advisory database; 2 = not checked. AUDIT_ARGS="--service osv core"
 	@.venv-audit/bin/python deploy/audit/audit.py $(AUDIT_ARGS)
 
-fuzz: install install-audit ## schemathesis against a running gateway, for SECONDS
-	@bash deploy/audit/fuzz.sh $(SECONDS)
+fuzz: install install-audit ## schemathesis against a running gateway, for FUZZ_S seconds
+	@bash deploy/audit/fuzz.sh $(FUZZ_S)
 
 sbom: install-audit ## bills of materials (CycloneDX) of what is deployed, from the locks, in sbom/
 	@bash deploy/audit/sbom.sh $(SBOM_ARGS)
