@@ -27,7 +27,7 @@ _LIST: Schema = {"type": "array"}
 _OBJECT: Schema = {"type": "object"}
 _SOME_TEXT: Schema = {"type": "string", "minLength": 1}
 _SOME_TEXTS: Schema = {"type": "array", "minItems": 1, "items": _SOME_TEXT}
-_MODEL: Schema = {"type": "string", "minLength": 1, "description": "`auto`, `student`, `teacher` or an alias."}
+_MODEL: Schema = {"anyOf": [{"enum": ["auto", "student", "teacher"]}, _SOME_TEXT], "description": "Or an alias."}
 _ROUTER: Schema = {"$ref": "#/components/schemas/Directives"}
 _MESSAGES: Schema = {
     "type": "array",
