@@ -68,14 +68,12 @@ class Delivery:
         self._cascade = Cascade(metrics)
         self._cache = cache
 
-    async def deliver(
+    def deliver(
         self, exchange: Exchange, state: RequestState, request: ChatRequest, attempts: Attempts, attempt: Attempt
-    ) -> None:
+    ) -> Awaitable[None]:
         """Ask and pass on. Raises: BackendError: another backend may do better, the attempt has ended."""
-        if request.stream:
-            await self._stream(exchange, state, request, attempts, attempt)
-        else:
-            await self._plain(exchange, state, request, attempts, attempt)
+        way = self._stream if request.stream else self._plain
+        return way(exchange, state, request, attempts, attempt)  # no coroutine of its own: each frame would pass it
 
     async def _plain(
         self, exchange: Exchange, state: RequestState, request: ChatRequest, attempts: Attempts, attempt: Attempt
@@ -184,10 +182,13 @@ class Delivery:
                 if opened.stream is None:
                     await self._pass_on_refusal(exchange, state, opened.answer, opened.refusal)
                     return
-                broke_off = await self._relay(exchange, state, opened.answer, opened.stream)
-                answered.done(broke_off)
+                await self._begin(exchange, state, opened.answer)
+                settle = partial(self._settle, state)
+                answered.done(await opened.stream.relay(exchange, state, self._metrics, settle))
             finally:
                 opened.close()
+                if opened.stream is not None:
+                    opened.stream.record_text(state)
 
     async def _open(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> Opened:
         """Ask, and wait for the first event. Raises: BackendError, with nothing left open."""
@@ -213,19 +214,14 @@ class Delivery:
                 raise BackendTimeout(f"no event within {limit_s:g} s", cause="timeout") from exc
             raise
 
-    async def _relay(
-        self, exchange: Exchange, state: RequestState, answer: Answer, stream: Stream
-    ) -> BackendError | None:
-        """Everything from the first event on. Returns what cut it off."""
+    async def _begin(self, exchange: Exchange, state: RequestState, answer: Answer) -> None:
+        """The head of a stream that is committed to."""
         state.status = answer.status
-        try:
-            headers = [*answer_headers(state, answer), (b"cache-control", b"no-cache")]
-            await exchange.start(answer.status, headers)
-            return await stream.relay(
-                exchange, state, self._metrics, lambda: self._outcomes.settle(state, time.monotonic())
-            )
-        finally:
-            stream.record_text(state)
+        headers = [*answer_headers(state, answer), (b"cache-control", b"no-cache")]
+        await exchange.start(answer.status, headers)
+
+    def _settle(self, state: RequestState) -> Awaitable[None]:
+        return self._outcomes.settle(state, time.monotonic())
 
     async def _pass_on_refusal(self, exchange: Exchange, state: RequestState, answer: Answer, body: bytes) -> None:
         """A 4xx that is the client's own affair goes to the client, as the backend wrote it where that can be."""

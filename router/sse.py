@@ -164,8 +164,7 @@ class ChatStreamReader:
     def __init__(self, hide_usage: bool) -> None:
         self._hide_usage = hide_usage
 
-    def is_ordinary(self, block: bytes) -> bool:
-        return is_ordinary(block)
+    is_ordinary = staticmethod(is_ordinary)
 
     def text_of(self, block: bytes) -> str:
         return text_of(block)

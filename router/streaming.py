@@ -51,7 +51,7 @@ class Stream:
         self._answer = answer
         self._splitter = FrameSplitter()
         self._reader = asked.api.reader(asked.hides_usage)
-        self._is_ordinary = self._reader.is_ordinary
+        self._is_ordinary = self._reader.is_ordinary if asked.translation is None else _never
         self._translation = asked.translation
         self._dialect = dialect
         self._choices = choices
@@ -109,12 +109,12 @@ class Stream:
         gaps = metrics.itl.labels(self._backend.route)
         idle_timeout_s = self._backend.config.idle_timeout_s
         state.first_event_s = state.last_event_s = clock()
-        step = self._absorb(self._peeked, state)
+        visible, last = self._absorb(self._peeked, state)
         try:
             async with IdleTimeout(idle_timeout_s) as idle:
-                while not step.last:
-                    if step.visible:
-                        await exchange.write(step.visible)
+                while not last:
+                    if visible:
+                        await exchange.write(visible)
                     idle.waiting_since_s = clock()
                     block = await self._next_block()
                     idle.waiting_since_s = None
@@ -123,22 +123,27 @@ class Stream:
                     now_s = clock()
                     gaps.observe(now_s - state.last_event_s)
                     state.last_event_s = now_s
-                    step = self._absorb(block, state)
+                    if self._is_ordinary(block):  # nearly every block; `_absorb` would do the same
+                        state.streamed_events += block.count(b"\ndata:") + block.startswith(b"data:")
+                        self._capture(block)
+                        visible = block
+                    else:
+                        visible, last = self._absorb(block, state)
         except TimeoutError as exc:
             raise BackendTimeout(
                 f"The {self._backend.route} sent nothing for {idle_timeout_s:g} s.", cause="timeout"
             ) from exc
-        return step.visible
+        return visible
 
     def _absorb(self, block: bytes, state: RequestState) -> Step:
         """Note what the frames say. Raises: BackendBroken for an error event."""
         state.streamed_events += block.count(b"\ndata:") + block.startswith(b"data:")
-        if self._translation is None and self._is_ordinary(block):
+        if self._is_ordinary(block):
             self._capture(block)
             return Step(block, last=False)
         self._unsent = visible = []
         for frame in frames_of(block):
-            if self._translation is None and self._is_ordinary(frame):
+            if self._is_ordinary(frame):
                 self._capture(frame)
                 visible.append(frame)
                 continue
@@ -221,6 +226,11 @@ class Stream:
         captured, self._captured = self._captured, None
         if captured is not None:
             state.completion = self._reader.text_of(b"".join(captured))
+
+
+def _never(block: bytes) -> bool:
+    """A translated stream has no block that passes as it is."""
+    return False
 
 
 def _chunk(data: bytes) -> dict[str, Any]:

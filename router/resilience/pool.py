@@ -47,6 +47,11 @@ class Pool:
             random: for the spread.
         """
         first = backends[0]
+        self.route: Route = first.route
+        self.config: BackendConfig = first.config
+        self.price: Price | None = first.price
+        self.exists = first.exists
+        """False for a student that is still to be promoted or loaded."""
         spill = config.spill if first.route == "student" else SpillConfig()
         self.replicas = [
             Replica(b, breaker=config.breaker, spill=spill, clock=clock, on_breaker=self._breaker_changed)
@@ -67,23 +72,6 @@ class Pool:
     # What they have in common
 
     @property
-    def route(self) -> Route:
-        return self._first.route
-
-    @property
-    def config(self) -> BackendConfig:
-        return self._first.config
-
-    @property
-    def price(self) -> Price | None:
-        return self._first.price
-
-    @property
-    def exists(self) -> bool:
-        """False for a student that is still to be promoted or loaded."""
-        return self._first.exists
-
-    @property
     def reachable(self) -> bool | None:
         """Whether the last probe reached one of them; None before the first probe."""
         seen = [replica.backend.reachable for replica in self.replicas]
@@ -92,6 +80,8 @@ class Pool:
     @property
     def window_tokens(self) -> int | None:
         """The smallest of those that are known; None while none is."""
+        if len(self.replicas) == 1:
+            return self.replicas[0].backend.window_tokens
         known = [r.backend.window_tokens for r in self.replicas if r.backend.window_tokens is not None]
         return min(known, default=None)
 
@@ -104,10 +94,6 @@ class Pool:
     def needs_engine_load(self) -> bool:
         """Whether the engines' own metrics have to be read."""
         return len(self.replicas) > 1 or self._spill.needs_engine
-
-    @property
-    def _first(self) -> Backend:
-        return self.replicas[0].backend
 
     async def __aenter__(self) -> Self:
         for replica in self.replicas:
@@ -148,7 +134,7 @@ class Pool:
 
     def overflow(self) -> SpillReason | None:
         """Why the teacher should answer instead: no replica that could answer has room."""
-        if not self.exists or (self._supervised and self.reachable is False and not self._first.was_reachable):
+        if not self.exists or self._loads_still():
             return "student_loading"
         if not self._spill.any:
             return None
@@ -159,6 +145,9 @@ class Pool:
                 if reason is None:
                     return None
         return reason
+
+    def _loads_still(self) -> bool:
+        return self._supervised and self.reachable is False and not self.replicas[0].backend.was_reachable
 
     def reopens_in_s(self) -> float:
         """Time until the first ejected replica is tried again."""
