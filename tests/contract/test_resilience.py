@@ -272,6 +272,18 @@ def test_slow_answer_is_hedged_and_the_slower_call_cancelled(
     assert httpx.get(f"{gateway.origin}/readyz").json()["student"]["replicas"][0]["inflight_requests"] == 0
 
 
+def test_both_calls_are_cancelled_when_the_client_leaves_a_hedged_request(site: Site, wait_until: WaitUntil) -> None:
+    student = site.replica("ALPHA")
+    gateway = site.gateway(student.base_url, rest="[resilience.hedging]\nenabled = true\n")
+    ask(gateway, 24)
+    student.state.reset()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{gateway.origin}/v1/chat/completions", json=saying("fault-hang"), timeout=3.0)
+    wait_until(lambda: student.state.aborted == 2)
+    wait_until(lambda: gateway.records()[-1].outcome == "client_disconnected")
+    assert chats(site.teacher) == 0
+
+
 def test_request_ends_at_its_deadline_whoever_hangs(site: Site, wait_until: WaitUntil) -> None:
     student = site.replica("ALPHA")
     gateway = site.gateway(student.base_url, first_token_timeout_s=0.5, request_timeout_s=0.8)
