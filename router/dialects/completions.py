@@ -19,7 +19,7 @@ from router.body import JsonBody
 from router.chat import APPROX_BYTES_PER_TOKEN, MAX_PARTS, MAX_TURN_CHARS, ChatRequest, storable
 from router.config import BackendConfig
 from router.dialects.base import Dialect, Outgoing
-from router.dialects.fields import flag, object_of, text_at, whole_number, wrong
+from router.dialects.fields import flag, object_of, optional_text, text_at, whole_number, wrong
 from router.sse import ChatStreamReader, frames_of, payload
 
 DEFAULT_MAX_TOKENS = 16
@@ -100,6 +100,7 @@ def _check(values: Mapping[str, Any]) -> None:
         raise wrong("model", "is required and must be a string, for example 'auto'.")
     if values.get("prompt") is not None and not _is_prompt(values["prompt"]):
         raise wrong("prompt", "must be a string, a list of strings, a list of token ids or a list of such lists.")
+    optional_text(values, "suffix")
     if values.get("n") is not None:
         whole_number(values["n"], "n")
     if type(values.get("max_tokens", 0)) not in (int, type(None)) or (values.get("max_tokens") or 0) < 0:

@@ -205,3 +205,19 @@ def test_cascade_replaces_a_rejected_draft_before_the_translation(start_gateway:
     (record,) = gateway.records()
     assert record.draft is not None
     assert record.draft.escalated
+
+
+def test_key_of_anthropics_client_is_known_and_its_limits_hold(start_gateway: StartGateway) -> None:
+    """It sends `x-api-key`, where OpenAI's sends a bearer token."""
+    rest = '[auth]\nkeys_env = "KEYS"\n[limits]\nrequests_per_minute = 1\n'
+    gateway = start_gateway(rest=rest, environ={"KEYS": "team=secret-key-of-the-team"})
+    with connect(gateway) as client, pytest.raises(anthropic.AuthenticationError) as caught:
+        client.messages.create(**ask())
+    assert caught.value.type == "authentication_error"
+    with connect(gateway).with_options(api_key="secret-key-of-the-team") as client:
+        assert client.messages.create(**ask()).model == "student"
+        with pytest.raises(anthropic.RateLimitError) as limited:
+            client.messages.create(**ask())
+    assert limited.value.type == "rate_limit_error"
+    assert int(limited.value.response.headers["retry-after"]) >= 1
+    assert "team" in {record.tenant for record in gateway.records()}

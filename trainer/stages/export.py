@@ -28,7 +28,8 @@ MAX_CONTROL_SHARE = 0.01
 PROGRESS_ROWS = 500
 PEOPLE = frozenset({"", "human", "user"})
 """Sources of feedback whose corrections are a person's own; unstated counts as the person who sent it."""
-CHAT_ENDPOINT = "/chat/completions"
+CHAT_ENDPOINTS = ("/chat/completions", "/messages", "/responses")
+"""Endpoints whose requests are in the log as chat, whatever the client's form was."""
 FIXES = {
     "capture": 'log.capture = "full" in the gateway\'s configuration',
     "route": "export.routes",
@@ -181,7 +182,7 @@ def _check_record(record: DecisionRecord, correction: str | None, routes: tuple[
         raise _Unfit("outcome", record.outcome)
     if record.capture != "full":
         raise _Unfit("capture", record.capture)
-    if not record.endpoint.endswith(CHAT_ENDPOINT):
+    if not record.endpoint.endswith(CHAT_ENDPOINTS):
         raise _Unfit("endpoint", record.endpoint)
     if record.route not in routes:
         raise _Unfit("route", str(record.route))

@@ -153,7 +153,7 @@ def _tools(body: Mapping[str, Any]) -> Json:
     if body.get("tool_choice") is None:
         return found
     choice = object_of(body["tool_choice"], "tool_choice")
-    kind = choice.get("type")
+    kind = text_at(choice, "type", "tool_choice.")
     if kind == "tool":
         name = text_at(choice, "name", "tool_choice.")
         found["tool_choice"] = {"type": "function", "function": {"name": name}}
@@ -192,7 +192,7 @@ def _account(body: Mapping[str, Any]) -> Json:
     user = optional_text(metadata, "user_id", "metadata.")
     if user is not None:
         found["user"] = user
-    tier = body.get("service_tier")
+    tier = optional_text(body, "service_tier")
     if tier is not None and tier not in SERVICE_TIERS:
         raise wrong("service_tier", "must be auto or standard_only.")
     if tier is not None and SERVICE_TIERS[tier] is not None:

@@ -145,7 +145,7 @@ def _text(body: Mapping[str, Any]) -> Json:
 def _logprobs(body: Mapping[str, Any]) -> Json:
     include = body.get("include")
     for index, name in enumerate(include if isinstance(include, list) else ()):
-        if name not in INCLUDABLE:
+        if not isinstance(name, str) or name not in INCLUDABLE:
             raise wrong(f"include.{index}", "is not known.")
     top = body.get("top_logprobs")
     if not top and not (isinstance(include, list) and LOGPROBS in include):
@@ -175,7 +175,7 @@ def _tools(body: Mapping[str, Any]) -> Json:
 
 def _allowed(tools: list[Json], choice: Json) -> tuple[list[Json], Any]:
     """Not every backend knows a choice among some tools; all know a shorter list of tools."""
-    names = {tool.get("name") for tool in objects_of(choice.get("tools"), "tool_choice.tools")}
+    names = [tool.get("name") for tool in objects_of(choice.get("tools"), "tool_choice.tools")]
     if choice.get("mode") not in ("auto", "required"):
         raise wrong("tool_choice.mode", "must be auto or required.")
     return [tool for tool in tools if tool.get("name") in names], choice["mode"]
