@@ -49,7 +49,7 @@ CLIENTS: tuple[Case, ...] = (
     Case(
         name="stops-reading",
         title=f"{clients.STUCK_CLIENTS} clients stop reading long streams",
-        upstream="fake-tokens-90-wide-350000",
+        upstream="fake-tokens-60-wide-350000",
         must="the upstream is held back, memory stays bounded",
         judge=clients.bounds_stuck_clients,
         ends_process=True,

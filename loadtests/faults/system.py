@@ -12,8 +12,8 @@ Setting = Literal["alone", "pair", "cascade", "replicas"]
 drafts are judged before they are passed on; and `pair` (or two equal replicas) with everything that it has to keep
 away from a dead upstream."""
 
-FIRST_TOKEN_TIMEOUT_S = 1.0
-IDLE_TIMEOUT_S = 1.0
+FIRST_TOKEN_TIMEOUT_S = 1.5
+IDLE_TIMEOUT_S = 1.5
 REQUEST_TIMEOUT_S = 3.0
 """What a gateway is configured to wait for an upstream, where it can be: first event, gap in a stream, plain answer."""
 FAILURES_TO_EJECT, EJECTED_FOR_S = 2, 3
