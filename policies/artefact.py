@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ import msgspec
 
 DATA_FOLDER = Path(__file__).parent / "data"
 """Artefacts that come with the package."""
+
+MAX_BYTES = 64 * 2**20
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -31,7 +34,7 @@ def read(path: Path, kind: type[T]) -> T:
         ArtefactError: missing, damaged, edited by hand, or of another kind.
     """
     try:
-        fields = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        fields = msgspec.json.decode(_content(path), type=dict[str, Any])
         stated = fields.pop("sha256", None)
         artefact = msgspec.convert(fields, kind, str_keys=True)
     except OSError as exc:
@@ -44,6 +47,21 @@ def read(path: Path, kind: type[T]) -> T:
             f"{path}: its sha256 is {actual} but it states {stated}: it is damaged or was edited; fit it again"
         )
     return artefact
+
+
+def _content(path: Path) -> bytes:
+    """Bounded, and of a file only: a policy document that came over the network may name any path.
+
+    Raises:
+        ArtefactError, OSError.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ArtefactError(f"{path}: is not a file")
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ArtefactError(f"{path}: is larger than {MAX_BYTES} bytes; no artefact is")
+    return content
 
 
 def write(path: Path, artefact: msgspec.Struct) -> str:

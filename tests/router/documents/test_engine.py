@@ -102,6 +102,8 @@ async def test_new_student_takes_the_document_that_came_while_it_was_made(swappi
     ("policy", "problem"),
     [
         ({"type": "retrieval_confidence", "calibrator": "missing.json"}, "routing.policies.0.calibrator"),
+        ({"type": "retrieval_confidence", "calibrator": "/dev/zero"}, "routing.policies.0.calibrator"),
+        ({"type": "retrieval_confidence", "calibrator": "a\0b"}, "routing.policies.0.options"),
         ({"type": "cascade", "calibrator": "missing.json", "threshold": 0.5}, "routing.policies.0.calibrator"),
         ({"type": "long_context", "margin": "x"}, "routing.policies.0.margin"),
     ],
