@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from typing import NamedTuple
 
 from router.resilience.deadline import Clock
@@ -78,7 +79,7 @@ class TtftAverage:
         self._clock = clock
         self._sum_s = self._weight = 0.0
         self._at_s = clock()
-        self._waiting: dict[object, float] = {}
+        self._waiting: OrderedDict[object, float] = OrderedDict()  # finds its oldest at once, which a dict does not
 
     def begin(self, stream: object) -> None:
         self._waiting[stream] = self._clock()
