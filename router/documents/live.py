@@ -27,9 +27,8 @@ CHECK_INTERVAL_S = 3.0
 """How often the store is asked unannounced: finds what a store has lost, and tries again what was rejected."""
 ANY_VERSION = -1
 """As the expected version: whatever is in force is replaced."""
-
-
 FILE_TRIES = 8
+"""Workers that read the same edit of the file get out of each other's way this often."""
 
 
 class UnknownVersion(LookupError):
