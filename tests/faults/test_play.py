@@ -31,7 +31,7 @@ class Scripted(Player):
             raise Untouched
         if step == "held up":
             await asyncio.sleep(0)
-            time.sleep(HELD_UP_S * 2)
+            time.sleep(HELD_UP_S * 2)  # noqa: ASYNC251 - the loop is to stand still
             await asyncio.sleep(0.1)
         return Verdict(step is True, str(step))
 
