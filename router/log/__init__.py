@@ -1,0 +1,1 @@
+"""`locum log`: statistics, SQL, verification, export and compaction of a traffic folder."""
