@@ -98,6 +98,10 @@ class Child:
         """Resident memory of the process and its descendants (shared pages count in each)."""
         return sum(_rss_bytes(pid) for pid in (self.pid, *descendants(self.pid)))
 
+    def descriptors(self) -> int:
+        """Open descriptors of the process and its descendants."""
+        return sum(_descriptors(pid) for pid in (self.pid, *descendants(self.pid)))
+
     def cpu_s(self) -> float:
         """CPU time used so far by the process and its living descendants."""
         return sum(_cpu_s(pid) for pid in (self.pid, *descendants(self.pid)))
@@ -149,6 +153,13 @@ def _cpu_s(pid: int) -> float:
 def _rss_bytes(pid: int) -> int:
     fields = _stat_fields(pid)
     return int(fields[21]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+
+
+def _descriptors(pid: int) -> int:
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # gone
+        return 0
 
 
 class ForeignCpu:

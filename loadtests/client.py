@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -80,12 +82,20 @@ class Exchange(msgspec.Struct):
 class Connection(asyncio.Protocol):
     """One kept-alive connection; it opens on first use and again after the server closed it."""
 
-    def __init__(self, target: Target, *, timeout_s: float, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        *,
+        timeout_s: float,
+        api_key: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._target = target
         self._timeout_s = timeout_s
-        authorization = f"authorization: Bearer {api_key}\r\n" if api_key else ""
+        more = {"authorization": f"Bearer {api_key}", **headers} if api_key else headers
+        lines = "".join(f"{name}: {value}\r\n" for name, value in more.items())
         self._head = (
-            f"host: {target.host}:{target.port}\r\ncontent-type: application/json\r\n{authorization}content-length: "
+            f"host: {target.host}:{target.port}\r\ncontent-type: application/json\r\n{lines}content-length: "
         ).encode()
         self._transport: asyncio.Transport | None = None
         self._ended: asyncio.Future[None] | None = None

@@ -13,7 +13,9 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 import msgspec
 
@@ -87,7 +89,13 @@ class _Tally:
 
 
 async def closed_loop(
-    target: Target, calls: Sequence[Call], *, connections: int, limits: Limits, api_key: str | None = None
+    target: Target,
+    calls: Sequence[Call],
+    *,
+    connections: int,
+    limits: Limits,
+    api_key: str | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> LoadResult:
     """Each connection sends its next request when the answer to the last one is complete."""
     tally = _Tally()
@@ -96,7 +104,7 @@ async def closed_loop(
     deadline_s = start_s + limits.duration_s
 
     async def work() -> None:
-        connection = Connection(target, timeout_s=REQUEST_TIMEOUT_S, api_key=api_key)
+        connection = Connection(target, timeout_s=REQUEST_TIMEOUT_S, api_key=api_key, headers=headers)
         try:
             for call in feed:
                 exchange = await connection.exchange(call)
@@ -113,7 +121,13 @@ async def closed_loop(
 
 
 async def open_loop(
-    target: Target, calls: Sequence[Call], *, rate_per_s: float, limits: Limits, api_key: str | None = None
+    target: Target,
+    calls: Sequence[Call],
+    *,
+    rate_per_s: float,
+    limits: Limits,
+    api_key: str | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> LoadResult:
     """Requests start at a constant rate, whatever the server does; as many connections as that takes."""
     tally = _Tally()
@@ -121,9 +135,10 @@ async def open_loop(
     running: set[asyncio.Task[None]] = set()
     count = min(limits.max_requests, max(1, math.ceil(limits.duration_s * rate_per_s)))
     feed = itertools.cycle(calls)
+    connect = partial(Connection, target, timeout_s=REQUEST_TIMEOUT_S, api_key=api_key, headers=headers)
 
     async def work(due_s: float, call: Call) -> None:
-        connection = idle.pop() if idle else Connection(target, timeout_s=REQUEST_TIMEOUT_S, api_key=api_key)
+        connection = idle.pop() if idle else connect()
         tally.exchanges.append((due_s, await connection.exchange(call)))
         idle.append(connection)
 

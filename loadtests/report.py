@@ -1,4 +1,4 @@
-"""From samples to medians, ratios, targets and a table."""
+"""From samples to medians, and what is printed of them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from loadtests.comparison import Contender
 from loadtests.measure import Sample
 
-MIN_PLAIN_RATIO = 0.06
-MIN_STREAM_RATIO = 0.4
-MAX_ADDED_P99_S = 0.005
-SATURATED_CPU_SHARE = 0.9
-MIN_CPU_SHARE = 0.5
-"""With nginx's core less busy than this, its measured rate says nothing about nginx."""
 MAX_FOREIGN_CPU_SHARE = 0.1
 
 
@@ -49,6 +44,8 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     bound: float
     met: bool
+    at_most: bool = False
+    """Whether `bound` is the most that is allowed, not the least that is wanted."""
     note: str = ""
 
 
@@ -79,53 +76,6 @@ def _median(group: Sequence[Sample]) -> Median:
     )
 
 
-def goals(rows: Sequence[Median], samples: Sequence[Sample]) -> list[Goal]:
-    """The targets that these measurements can judge; none where a system was left out."""
-    by_name = {(row.scenario, row.system): row for row in rows}
-    found = []
-    for scenario, bound, unit in (("plain", MIN_PLAIN_RATIO, "requests/s"), ("stream", MIN_STREAM_RATIO, "streams/s")):
-        ours, floor = by_name.get((scenario, "locum")), by_name.get((scenario, "nginx"))
-        if ours is not None and floor is not None:
-            found.append(_ratio_goal(f"{scenario}: {unit}, locum / nginx", ours, floor, bound))
-    added = added_p99_s(samples)
-    if added is not None:
-        found.append(
-            Goal(
-                name="latency: p99 added at 300 requests/s, in s (locum - direct, median of the rounds)",
-                value=added,
-                bound=MAX_ADDED_P99_S,
-                met=added < MAX_ADDED_P99_S,
-            )
-        )
-    return found
-
-
-def _ratio_goal(name: str, ours: Median, floor: Median, bound: float) -> Goal:
-    """The ratio of the measured rates. Where nginx waited for the load its rate flatters us: the note says by how much,
-    and where it hardly worked the ratio by CPU time decides."""
-    ratio = ours.requests_per_s / floor.requests_per_s
-    full_ratio = ours.full_core_requests_per_s / floor.full_core_requests_per_s
-    note, judged = "", ratio
-    if floor.cpu_share < SATURATED_CPU_SHARE:
-        note = (
-            f"nginx's core was {floor.cpu_share:.0%} busy; by CPU time per request a full core gives it "
-            f"{floor.full_core_requests_per_s:,.0f}/s, ratio {full_ratio:.3f}"
-        )
-    if floor.cpu_share < MIN_CPU_SHARE:
-        judged = min(ratio, full_ratio)
-        note += ", which is what was judged"
-    return Goal(name=name, value=ratio, bound=bound, met=judged >= bound, note=note)
-
-
-def added_p99_s(samples: Sequence[Sample]) -> float | None:
-    """Locum's p99 minus direct's p99 of the same round, the median of that over the rounds."""
-    ours = [sample.p99_s for sample in samples if (sample.scenario, sample.system) == ("latency", "locum")]
-    direct = [sample.p99_s for sample in samples if (sample.scenario, sample.system) == ("latency", "direct")]
-    if not ours or len(ours) != len(direct):
-        return None
-    return statistics.median(mine - bare for mine, bare in zip(ours, direct, strict=True))
-
-
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The whole outcome of a benchmark."""
 
@@ -136,6 +86,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Of the cores in use, taken by processes that are not ours while we measured."""
     medians: list[Median]
     goals: list[Goal]
+    contenders: list[Contender] = []
     mixed_routes: dict[str, int]
     samples: list[Sample]
 
@@ -153,7 +104,7 @@ def print_report(console: Console, report: Report) -> None:
             highlight=False,
         )
     for goal in report.goals:
-        sign = "<" if goal.name.startswith("latency") else ">="
+        sign = "<" if goal.at_most else ">="
         verdict = "met" if goal.met else "NOT MET"
         console.print(f"{verdict}: {goal.name}: {goal.value:.4f} (target {sign} {goal.bound})", highlight=False)
         if goal.note:

@@ -55,6 +55,7 @@ http {{
 _LOCUM_TOML = """\
 [server]
 port = {port}
+workers = {workers}
 
 [student]
 base_url = "http://127.0.0.1:{upstream_port}/v1"
@@ -73,7 +74,18 @@ distillation = "allowed"
 [log]
 dir = "{folder}/traffic"
 capture = "full"
+
+[auth]
+keys_env = "LOCUM_API_KEYS"
+
+[limits]
+requests_per_minute = 1e9
+tokens_per_minute = 1e12
+budget_usd_per_day = 1e9
+max_concurrent_requests = 10_000
 """
+API_KEY = "bench-0123456789abcdef"
+LOCUM_HEADERS = {"authorization": f"Bearer {API_KEY}"}
 
 
 def missing_tools() -> list[str]:
@@ -123,8 +135,8 @@ def nginx(port: int, upstream_port: int, *, cores: set[int], folder: Path) -> Ch
     )
 
 
-def locum(port: int, upstream_port: int, *, cores: set[int], folder: Path) -> Child:
-    """The gateway with its three default policies, metrics and decision records on; no keys.
+def locum(port: int, upstream_port: int, *, cores: set[int], folder: Path, workers: int = 1) -> Child:
+    """The gateway with its three default policies, API keys, limits, a budget, metrics and decision records.
 
     Raises:
         ChildError: the `locum` command is not installed beside this Python.
@@ -134,11 +146,13 @@ def locum(port: int, upstream_port: int, *, cores: set[int], folder: Path) -> Ch
         raise ChildError(f"there is no {program}: install the project into this environment (make install)")
     config = folder / "locum.toml"
     config.write_text(
-        _LOCUM_TOML.format(folder=folder, port=port, upstream_port=upstream_port, window_tokens=WINDOW_TOKENS)
+        _LOCUM_TOML.format(
+            folder=folder, port=port, upstream_port=upstream_port, window_tokens=WINDOW_TOKENS, workers=workers
+        )
     )
     return Child(
         "locum",
-        [str(program), "serve", "-c", str(config), "--log-level", "warning"],
+        ["env", f"LOCUM_API_KEYS=bench={API_KEY}", str(program), "serve", "-c", str(config), "--log-level", "warning"],
         cores=cores,
         ready_url=f"http://127.0.0.1:{port}/readyz",
         log=folder / "locum.log",

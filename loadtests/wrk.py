@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -20,7 +22,7 @@ local target = "{path}"
 local requests, turn = {{}}, 0
 function init(args)
   for line in io.lines("{bodies}") do
-    requests[#requests + 1] = wrk.format("POST", target, {{["content-type"] = "application/json"}}, line)
+    requests[#requests + 1] = wrk.format("POST", target, {{{headers}}}, line)
   end
 end
 function request()
@@ -58,7 +60,15 @@ class WrkResult(msgspec.Struct, frozen=True):
         return self.requests / self.duration_us * 1e6
 
 
-def run_wrk(target: Target, calls: Sequence[Call], *, connections: int, seconds: float, folder: Path) -> WrkResult:
+def run_wrk(
+    target: Target,
+    calls: Sequence[Call],
+    *,
+    connections: int,
+    seconds: float,
+    folder: Path,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> WrkResult:
     """One closed-loop run with one thread, on the cores of this process.
 
     The requests are formatted before the clock starts. wrk takes whole seconds: `seconds` is rounded up.
@@ -68,7 +78,9 @@ def run_wrk(target: Target, calls: Sequence[Call], *, connections: int, seconds:
     """
     bodies, script = folder / "wrk-bodies.jsonl", folder / "wrk.lua"
     bodies.write_bytes(b"".join(call.body + b"\n" for call in calls[:MAX_BODIES]))
-    script.write_text(_SCRIPT.format(path=target.path + calls[0].path, bodies=bodies, report=_REPORT))
+    more = {"content-type": "application/json", **headers}
+    table = ", ".join(f"[{json.dumps(name)}] = {json.dumps(value)}" for name, value in more.items())
+    script.write_text(_SCRIPT.format(path=target.path + calls[0].path, bodies=bodies, report=_REPORT, headers=table))
     whole_seconds = max(1, round(seconds + 0.499))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{whole_seconds}s", "--timeout", "30s", "-s", str(script)]
     try:

@@ -1,0 +1,45 @@
+"""A line through samples, and how sure its slope is."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+Z_95 = 1.96
+MIN_SAMPLES = 5
+MAX_CORRELATION = 0.95
+
+
+class Trend(msgspec.Struct, frozen=True):
+    """Slope per unit of time, with its 95 % confidence interval."""
+
+    slope: float
+    low: float
+    high: float
+
+
+def trend_of(times: Sequence[float], values: Sequence[float]) -> Trend:
+    """Least squares. Neighbouring samples of memory are alike, so that they count for less than they are.
+
+    The variance is inflated by (1 + r) / (1 - r), r = the residuals' correlation with their predecessors.
+
+    Raises:
+        ValueError: too few samples.
+    """
+    count = len(values)
+    if count < MIN_SAMPLES:
+        raise ValueError(f"{count} samples are too few for a trend: let it run for longer")
+    slope, intercept = statistics.linear_regression(times, values)
+    residuals = [value - (intercept + slope * at) for at, value in zip(times, values, strict=True)]
+    squares = sum(residual**2 for residual in residuals)
+    mean = statistics.fmean(times)
+    spread = sum((at - mean) ** 2 for at in times)
+    following = sum(a * b for a, b in itertools.pairwise(residuals))
+    correlation = min(max(following / squares, 0.0), MAX_CORRELATION) if squares else 0.0
+    inflation = (1 + correlation) / (1 - correlation)
+    error = math.sqrt(squares / (count - 2) / spread * inflation)
+    return Trend(slope, slope - Z_95 * error, slope + Z_95 * error)
