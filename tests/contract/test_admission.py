@@ -358,8 +358,8 @@ def raw_status(gateway: RunningGateway, text: str) -> int:
 
 
 def test_budget_is_exact_over_four_gateways_with_one_redis(start_gateway: StartGateway, redis: RedisServer) -> None:
-    text = "four tokens" + 5 * "."  # one costs 4 x 0.02 + 8 x 0.04 millionths of a USD, reserved and used
-    rest = f'{AUTH}[state]\nurl = "{redis.url}"\ntimeout_s = 20\n[limits]\nbudget_usd_per_day = {10.5 * 0.4e-6}\n'
+    text = "[[fake-prompt-tokens-9-tokens-8]]"  # 9 tokens by estimate as well: reserved is what is used
+    rest = f'{AUTH}[state]\nurl = "{redis.url}"\ntimeout_s = 20\n[limits]\nbudget_usd_per_day = {10.5 * (9 * 0.02 + 8 * 0.04) * 1e-6}\n'
     rest += "[routing]\nfall_back_when_student_forced = false\n"  # a busy machine must not make one dearer
     gateways = [start_gateway(KEYS, student="connect_timeout_s = 60.0", rest=rest) for _ in range(4)]
     with ThreadPoolExecutor(16) as pool:
