@@ -45,7 +45,7 @@ def test_smallest_file_is_two_urls_and_runs_the_three_policies() -> None:
         (SMALLEST + "idle_timeout_s = 0", "teacher.idle_timeout_s"),
         (SMALLEST + '[server]\nport = "http"', "server.port"),
         (SMALLEST + '[server]\nhost = "0.0.0.0"', "server.host"),
-        (SMALLEST + "[server]\nworkers = 2", "server.workers"),
+        (SMALLEST + "[server]\nworkers = 0", "server.workers"),
         (SMALLEST + '[state]\nurl = "redis://:secret@127.0.0.1"', "state.url"),
         (SMALLEST + '[log]\ncapture = "all"', "log.capture"),
         (SMALLEST + '[[routing.policies]]\nname = "x"', "routing.policies.0.type"),
