@@ -34,6 +34,8 @@ TABLES = {
     "replica": "[[student.replicas]]\nbase_url = {url}\n[teacher]\nbase_url = 'http://127.0.0.1/v1'",
     "fallback": "[student]\nbase_url = 'http://127.0.0.1/v1'\n[teacher]\nbase_url = 'http://127.0.0.1/v1'\n"
     "[[teacher.fallbacks]]\nbase_url = {url}",
+    "embeddings": "[student]\nbase_url = 'http://127.0.0.1/v1'\n[teacher]\nbase_url = 'http://127.0.0.1/v1'\n"
+    "[embeddings]\nmodel = 'm'\nbase_url = {url}",
 }
 
 

@@ -85,6 +85,15 @@ def test_compressed_answer_of_a_backend_is_never_unpacked(
     assert resident_bytes() - before < 32 * MIB
 
 
+def test_compressed_answer_to_a_probe_is_not_looked_into(start_gateway: StartGateway) -> None:
+    models = gzip.compress(b'{"data":[{"id":"teacher","max_model_len":777}]}')
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n"
+    with answering(head % len(models) + models) as url:
+        gateway = start_gateway(teacher_url=url)
+        seen = httpx.get(f"{gateway.origin}/readyz").json()["teacher"]
+    assert (seen["context_window_tokens"], seen["reachable"]) == (None, False)
+
+
 @pytest.mark.parametrize(
     "text",
     [

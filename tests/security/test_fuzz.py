@@ -24,6 +24,7 @@ from router.config_file import parse
 from tests.contract.conftest import CONFIG, RunningGateway
 from tests.security.attacks import BODY, CHAT, connect, everything
 
+pytestmark = pytest.mark.timeout(900)
 EXAMPLES = int(os.environ.get("LOCUM_FUZZ_EXAMPLES", "60"))
 fuzz = settings(
     max_examples=EXAMPLES, deadline=None, database=None, derandomize="LOCUM_FUZZ_EXAMPLES" not in os.environ,

@@ -23,11 +23,12 @@ TENANT_KEY = "planted-tenant-key-7Rz"
 ADMIN_KEY = "planted-admin-key-4Kw-long-enough"
 STUDENT_KEY = "planted-student-key-9Xq"
 TEACHER_KEY = "planted-teacher-key-2Mv"
+REDIS_PASSWORD = "planted-redis-password-5Tc"
 UNRELATED = "planted-unrelated-password-8Bn"
 WRONG_KEY = "planted-wrong-key-of-a-client"
 PROMPT = "planted-prompt-of-a-patient"
 COMPLETION = "planted-completion"
-EVERYWHERE = (TENANT_KEY, ADMIN_KEY, STUDENT_KEY, TEACHER_KEY, UNRELATED, WRONG_KEY)
+EVERYWHERE = (TENANT_KEY, ADMIN_KEY, STUDENT_KEY, TEACHER_KEY, REDIS_PASSWORD, UNRELATED, WRONG_KEY)
 """In nothing that the gateway writes or answers."""
 AT_REST = (*EVERYWHERE, PROMPT, COMPLETION)
 """In no log, no record at capture level `metadata`, and no error."""
@@ -79,21 +80,26 @@ class Served:
         self._process.wait()
 
 
+def write_config(folder: Path, student_url: str, teacher_url: str, more: str = "") -> str:
+    return CONFIG.format(
+        server="body_timeout_s = 1.0\nmax_body_bytes = 65536", student='api_key_env = "PLANTED_STUDENT"',
+        teacher='api_key_env = "PLANTED_TEACHER"', student_url=student_url, teacher_url=teacher_url,
+        student_model="student", teacher_model="teacher", log_dir=folder / "traffic",
+        rest=REST.format(admin_dir=folder / "admin") + more,
+    ).replace("[log]", '[log]\ncapture = "metadata"')  # fmt: skip
+
+
+ENVIRONMENT = {
+    "PLANTED_KEYS": f"acme={TENANT_KEY}", "PLANTED_ADMIN": ADMIN_KEY, "PLANTED_STUDENT": STUDENT_KEY,
+    "PLANTED_TEACHER": TEACHER_KEY, "PLANTED_REDIS": REDIS_PASSWORD, "DATABASE_PASSWORD": UNRELATED,
+}  # fmt: skip
+
+
 @pytest.fixture
 def served(tmp_path: Path, student: BackendThread) -> Iterator[Served]:
     echo = f'{{"error":{{"message":"Incorrect API key provided: {TEACHER_KEY}"}}}}'.encode()
     with answering(b"HTTP/1.1 401 No\r\ncontent-length: %d\r\n\r\n%b" % (len(echo), echo)) as teacher_url:
-        config = CONFIG.format(
-            server="body_timeout_s = 1.0\nmax_body_bytes = 65536", student='api_key_env = "PLANTED_STUDENT"',
-            teacher='api_key_env = "PLANTED_TEACHER"', student_url=student.base_url, teacher_url=teacher_url,
-            student_model="student", teacher_model="teacher", log_dir=tmp_path / "traffic",
-            rest=REST.format(admin_dir=tmp_path / "admin"),
-        ).replace("[log]", '[log]\ncapture = "metadata"')  # fmt: skip
-        environ = {
-            "PLANTED_KEYS": f"acme={TENANT_KEY}", "PLANTED_ADMIN": ADMIN_KEY, "PLANTED_STUDENT": STUDENT_KEY,
-            "PLANTED_TEACHER": TEACHER_KEY, "DATABASE_PASSWORD": UNRELATED,
-        }  # fmt: skip
-        running = Served(tmp_path, config, environ)
+        running = Served(tmp_path, write_config(tmp_path, student.base_url, teacher_url), ENVIRONMENT)
         yield running
         running.kill()
 
@@ -187,6 +193,7 @@ def found(texts: dict[str, bytes], secrets: tuple[str, ...]) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(300)  # some hundred requests, one after the other
 def test_secrets_and_prompts_are_written_nowhere(served: Served, tmp_path: Path) -> None:
     caller = Caller(served.origin)
     provoke(caller)
@@ -210,6 +217,24 @@ def test_secrets_and_prompts_are_written_nowhere(served: Served, tmp_path: Path)
     assert any(name.endswith("audit.jsonl") for name in at_rest)
     assert any(json.dumps("metadata").encode() in content for content in at_rest.values())
     assert found(at_rest, AT_REST) == []
+
+
+def test_password_of_a_redis_that_is_not_there_is_written_nowhere(tmp_path: Path, student: BackendThread) -> None:
+    state = (
+        '[state]\nurl = "redis://127.0.0.1:1/0"\npassword_env = "PLANTED_REDIS"\n[limits]\nrequests_per_minute = 100'
+    )
+    running = Served(tmp_path, write_config(tmp_path, student.base_url, student.base_url, state), ENVIRONMENT)
+    try:
+        caller = Caller(running.origin)
+        caller.chat()
+        administrate(caller)
+        caller.ask("GET", "/readyz")
+        running.stop()
+    finally:
+        running.kill()
+    assert (
+        found({"output": running.output.read_bytes(), "answers": "\n".join(caller.errors).encode()}, EVERYWHERE) == []
+    )
 
 
 def _is_quoted_back(text: str) -> bool:
