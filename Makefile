@@ -11,6 +11,7 @@ BIN := .venv/bin
 KEEP ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 FAULTS_ARGS ?=
 AUDIT_ARGS ?=
 FUZZ_S ?= 120
@@ -21,7 +22,7 @@ SEEDS ?= 1
 CLAIM_ARGS ?=
 
 .PHONY: help install install-semantic install-serving install-train install-quantize install-audit audit fuzz sbom \
-	demo check lint types fast-tests test slow-tests train-tests docs bench faults claim clean
+	demo check lint types fast-tests test slow-tests train-tests docs bench soak faults claim clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -69,9 +70,12 @@ test: install-semantic install-serving check train-tests slow-tests ## everythin
 docs: install    ## the tests of README and docs
 	$(BIN)/pytest tests/docs
 
-bench: install   ## nginx, the bare backend and Locum side by side on pinned cores
+bench: install   ## Locum, nginx, the bare backend and other gateways side by side on pinned cores; about 10 minutes
 	@command -v nginx >/dev/null && command -v wrk >/dev/null || apt-get install -y -qq nginx wrk
-	$(BIN)/python -m loadtests.bench $(BENCH_ARGS)
+	$(BIN)/python -m loadtests.bench --json bench.json $(BENCH_ARGS)
+
+soak: install    ## 200 streams at once for 5 minutes: memory, descriptors and requests in flight must not grow
+	$(BIN)/python -m loadtests.soak --minutes 5 --streams 200 --json soak.json $(SOAK_ARGS)
 
 install-audit:   ## .venv-audit with pip-audit, the SBOM generator and the API fuzzer
 	@$(ENV) audit
@@ -93,5 +97,5 @@ claim: install install-serving ## the claim on real models: DATA=folder of BANKI
 	@$(BIN)/python -m trainer.claim "$(DATA)" $(if $(COMPARE),--compare) --seeds $(SEEDS) --page docs/claim.md $(CLAIM_ARGS)
 
 clean:           ## remove the environments and what runs leave behind; the model cache stays
-	rm -rf .venv .venv-* .cache sbom traffic claim demo.json bench.json faults.json build dist
+	rm -rf .venv .venv-* .cache sbom traffic claim demo.json bench.json soak.json faults.json build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

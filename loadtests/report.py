@@ -118,7 +118,7 @@ def _table(rows: Sequence[Median], title: str) -> Table:
     for heading in ("answers/s", "/ nginx", "p50 ms", "p99 ms", "core busy", "CPU us/answer", "RSS MB", "failed"):
         table.add_column(heading, justify="right")
     floors = {row.scenario: row.requests_per_s for row in rows if row.system == "nginx"}
-    for row in rows:
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
         floor = floors.get(row.scenario)
         table.add_row(
             row.scenario,
@@ -131,6 +131,6 @@ def _table(rows: Sequence[Median], title: str) -> Table:
             f"{row.cpu_s_per_request * 1e6:.0f}",
             f"{row.rss_bytes / 2**20:.0f}",
             str(row.failed),
-            end_section=row.system == rows[-1].system,
+            end_section=following is not None and following.scenario != row.scenario,
         )
     return table

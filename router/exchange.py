@@ -97,6 +97,10 @@ class Exchange:
                 await self._send({"type": "http.response.start", "status": 200, "headers": headers()})
             await self.write(HEARTBEAT)
 
+    @property
+    def has_heartbeats(self) -> bool:
+        return self._heartbeats is not None
+
     async def stop_heartbeats(self) -> None:
         """To be called before anything else is sent."""
         task, self._heartbeats = self._heartbeats, None

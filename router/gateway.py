@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from policies.chain import Evaluation
 from policies.record import Outcome, Usage
@@ -63,8 +65,8 @@ class Endpoint:
         self._gateway = gateway
         self._dialect = dialect
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._gateway.serve(Exchange(scope, receive, send), self._dialect)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        return self._gateway.serve(Exchange(scope, receive, send), self._dialect)  # each frame would pass a coroutine
 
 
 class Gateway:
@@ -121,8 +123,9 @@ class Gateway:
             await self._end_with(LocumError("Internal error; the gateway's log says more."), exchange, state)
         finally:
             exchange.stop_watching()
-            await exchange.stop_heartbeats()
-            if state.permit is not None:  # settled with the record, unless that was interrupted
+            if exchange.has_heartbeats:
+                await exchange.stop_heartbeats()
+            if state.permit is not None and state.permit.is_open:  # else settled with the record
                 await state.permit.settle(tokens=None, cost_usd=None)
             generation.leave()
             self._inflight -= 1
@@ -180,11 +183,14 @@ class Gateway:
             RateLimited, BudgetSpent, Overloaded, StateUnavailable.
         """
         assert state.tenant is not None and state.deadline is not None  # noqa: S101 - see `_serve`
+        self._admission.line.max_inflight = state.generation.document.server.max_inflight_requests
+        at_once = state.permit = self._admission.admit_at_once(state.tenant, holder=state.decision_id)
+        if at_once is not None:
+            return at_once, None if at_once.teacher_allowed else at_once.degraded
         generation, route, spills, expected = state.generation, evaluation.decision.route, False, UNCOUNTED
         if not state.tenant.unlimited:
             expected = expected_usage(evaluation.features, request.choices)
             spills = self._routes.overflow(evaluation.decision, generation.student) is not None
-        self._admission.line.max_inflight = generation.document.server.max_inflight_requests
         admit = partial(
             self._admission.admit,
             state.tenant,

@@ -112,6 +112,12 @@ class Admission:
             raise
         return Caller(self.tenants.of(key.tenant), key.name, key.id, key.last4)
 
+    def admit_at_once(self, tenant: Tenant, *, holder: str) -> Permit | None:
+        """`admit` where nothing has to be asked or waited for: a tenant without limits, and a free place; else None."""
+        if tenant.unlimited and self.line.try_enter(tenant.name):
+            return Permit(self, tenant, holder)
+        return None
+
     async def admit(
         self,
         tenant: Tenant,
@@ -157,7 +163,7 @@ class Admission:
         spent: RateLimited | None = None
         waited = False
         while True:
-            asked = [claim for claim in claims if spent is None or not isinstance(claim, Budget)]
+            asked = claims if spent is None else [claim for claim in claims if not isinstance(claim, Budget)]
             try:
                 verdict = await self._store.admit(asked, holder=holder) if asked else NOTHING_ASKED
             except BaseException as error:
@@ -179,7 +185,9 @@ class Admission:
                 self._metrics.admission_refusals.labels(cause_of(denied, tenant)).inc()
                 raise refusal(tenant, asked, verdict)
         self._holders.add(holder)
-        if any(isinstance(claim, Slots) and left >= 1 for claim, left in zip(asked, verdict.remaining, strict=True)):
+        if self.line.waiting and any(
+            isinstance(claim, Slots) and left >= 1 for claim, left in zip(asked, verdict.remaining, strict=True)
+        ):
             self.line.give_turn(tenant.name)
         headers = limit_headers(tenant, asked, verdict)
         return Permit(self, tenant, holder, claims, headers, spent=spent, waited=waited)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from router.admission.tenants import Tenant
 from router.errors import BudgetSpent, RateLimited
@@ -15,6 +16,10 @@ SLOT_TTL_S = 30.0
 MAX_RETRY_AFTER_S = 31 * 86_400
 NEVER_RETRY_AFTER_S = 3600
 """For what waiting cannot help; every 429 has a Retry-After."""
+OF_REQUESTS, OF_TOKENS = (
+    (b"x-ratelimit-limit-" + kind, b"x-ratelimit-remaining-" + kind, b"x-ratelimit-reset-" + kind)
+    for kind in (b"requests", b"tokens")
+)
 NO_RETRY = ((b"x-should-retry", b"false"),)
 """OpenAI's and Anthropic's clients try again on every 429 unless they are told that it is in vain."""
 
@@ -31,7 +36,7 @@ def claims_of(tenant: Tenant, *, tokens: int, cost_usd: float | None) -> tuple[C
     """What a request of the tenant takes. An unknown cost claims nothing of a budget, but a spent one refuses it."""
     claims: list[Claim] = []
     if tenant.requests_per_minute < math.inf:
-        claims.append(Rate(requests_key(tenant), tenant.requests_per_minute, 1.0))
+        claims.append(_one_request(requests_key(tenant), tenant.requests_per_minute))
     if tenant.tokens_per_minute < math.inf:
         claims.append(Rate(tokens_key(tenant), tenant.tokens_per_minute, float(tokens)))
     if tenant.budget_usd_per_day < math.inf:
@@ -39,8 +44,18 @@ def claims_of(tenant: Tenant, *, tokens: int, cost_usd: float | None) -> tuple[C
     if tenant.budget_usd_per_month < math.inf:
         claims.append(Budget(f"tenant/{tenant.name}/usd", tenant.budget_usd_per_month, cost_usd or 0.0, "month"))
     if tenant.max_concurrent_requests is not None:
-        claims.append(Slots(f"tenant/{tenant.name}/slots", tenant.max_concurrent_requests, SLOT_TTL_S))
+        claims.append(_one_slot(f"tenant/{tenant.name}/slots", tenant.max_concurrent_requests))
     return tuple(claims)
+
+
+@lru_cache(maxsize=1024)
+def _one_request(key: str, per_minute: float) -> Rate:
+    return Rate(key, per_minute, 1.0)
+
+
+@lru_cache(maxsize=1024)
+def _one_slot(key: str, limit: int) -> Slots:
+    return Slots(key, limit, SLOT_TTL_S)
 
 
 def cause_of(claim: Claim, tenant: Tenant) -> str:
@@ -87,10 +102,12 @@ def limit_headers(tenant: Tenant, claims: Sequence[Claim], verdict: Verdict) -> 
     headers: Headers = []
     for claim, remaining, reset_s in zip(claims, verdict.remaining, verdict.reset_s, strict=True):
         if isinstance(claim, Rate):
-            kind = b"requests" if claim.key == requests_key(tenant) else b"tokens"
-            headers.append((b"x-ratelimit-limit-" + kind, b"%d" % claim.per_minute))
-            headers.append((b"x-ratelimit-remaining-" + kind, b"%d" % max(0.0, remaining)))
-            headers.append((b"x-ratelimit-reset-" + kind, duration(reset_s)))
+            limit, left, reset = OF_REQUESTS if claim.key == requests_key(tenant) else OF_TOKENS
+            headers += (
+                (limit, b"%d" % claim.per_minute),
+                (left, b"%d" % max(0.0, remaining)),
+                (reset, duration(reset_s)),
+            )
     return headers
 
 

@@ -54,6 +54,11 @@ class Permit:
         self._open = True
 
     @property
+    def is_open(self) -> bool:
+        """Not settled yet."""
+        return self._open
+
+    @property
     def teacher_allowed(self) -> bool:
         return self.spent is None and "teacher" in self.tenant.routes
 

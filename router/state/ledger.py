@@ -6,7 +6,8 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+import msgspec
 
 from router.state.base import SLOT_RETRY_S, Adjust, Budget, Claim, Period, Rate, Slots, Verdict
 from router.state.periods import window_at
@@ -25,7 +26,7 @@ Field = tuple[str, str]
 """Kind and key of a claim."""
 
 
-class Take(NamedTuple):
+class Take(msgspec.Struct, gc=False):
     """What one claim would find and take."""
 
     admitted: bool
@@ -39,7 +40,7 @@ class Take(NamedTuple):
     window: int = 0
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """What a claim took."""
 
     amount: float
@@ -110,7 +111,7 @@ class Ledger:
         holding = self._holdings.get(holder)
         takes = [self._examine(claim, holder, holding, now_s) for claim in claims]
         denied = [index for index, take in enumerate(takes) if not take.admitted]
-        resets = tuple(take.reset_s for take in takes)
+        resets = tuple([take.reset_s for take in takes])
         if denied:
             worst = max(denied, key=lambda index: takes[index].retry_after_s)
             left = tuple(max(0.0, take.left) for take in takes)
@@ -122,7 +123,7 @@ class Ledger:
             name = field_of(claim)
             if name not in holding.claims:
                 holding.claims[name] = self._take(claim, take, holder, now_s)
-        return Verdict(True, None, 0.0, tuple(max(0.0, take.left - take.amount) for take in takes), resets)
+        return Verdict(True, None, 0.0, tuple([max(0.0, take.left - take.amount) for take in takes]), resets)
 
     def settle(self, adjustments: Sequence[Adjust], holder: str) -> None:
         """Correct claims to the real usage, each once."""
@@ -212,10 +213,17 @@ class Ledger:
         bucket = self._buckets.get(claim.key)
         if bucket is None:
             return claim.per_minute
-        return min(claim.per_minute, bucket.level + max(0.0, now_s - bucket.at_s) * claim.per_minute / 60)
+        level = bucket.level
+        if now_s > bucket.at_s:
+            level += (now_s - bucket.at_s) * claim.per_minute / 60
+        return level if level < claim.per_minute else claim.per_minute
 
     def _set_level(self, claim: Rate, level: float, now_s: float) -> None:
-        self._buckets[claim.key] = Bucket(level, now_s, claim.per_minute)
+        bucket = self._buckets.get(claim.key)
+        if bucket is None:
+            self._buckets[claim.key] = Bucket(level, now_s, claim.per_minute)
+        else:
+            bucket.level, bucket.at_s, bucket.per_minute = level, now_s, claim.per_minute
 
     def _spent_in(self, claim: Budget, window: int) -> float:
         then, spent = self._spent.get((claim.resets, claim.key), (window, 0.0))

@@ -75,8 +75,8 @@ def test_trend_is_exact_when_samples_lie_on_a_line() -> None:
 
 def test_trend_holds_zero_when_samples_are_noise() -> None:
     source = random.Random(2)
-    trend = trend_of(list(range(200)), [source.gauss(0, 1) for _ in range(200)])
-    assert trend.low < 0 < trend.high
+    trends = [trend_of(list(range(100)), [source.gauss(0, 1) for _ in range(100)]) for _ in range(100)]
+    assert 90 <= sum(trend.low < 0 < trend.high for trend in trends) <= 100
 
 
 def test_trend_is_less_sure_when_neighbours_are_alike() -> None:
