@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Protocol
 
-from loadtests.faults.install import locked_version, python_packages
+from loadtests.faults.install import LOCKS, locked_version, python_packages
 from loadtests.faults.system import Launch, NotInstalled
 from loadtests.faults.systems import tensorzero
 from loadtests.systems import free_port
@@ -116,6 +116,8 @@ class ProductionStack:
             raise NotInstalled("it is on no package index: give --production-stack the folder src of a checkout")
         if not (self._source / "vllm_router" / "app.py").is_file():
             raise NotInstalled(f"there is no vllm_router/app.py in {self._source}")
+        if not (LOCKS / "production-stack.txt").is_file():
+            raise NotInstalled(f"its dependencies are not locked: there is no {LOCKS / 'production-stack.txt'}")
         self._python = python_packages(cache, "production-stack")
 
     def launch(self, port: int, upstream_url: str, folder: Path) -> Launch:
