@@ -10,6 +10,7 @@ import pytest
 
 from loadtests.fake_backend import BackendThread
 from tests.contract.conftest import RunningGateway, StartGateway, chats
+from tests.contract.test_disconnect import WaitUntil
 from tests.router.state.conftest import start_redis
 
 ON = "[cache]\nenabled = true\n"
@@ -163,12 +164,13 @@ def _shared_state(gateway: RunningGateway) -> Any:
 
 
 def test_replicas_share_answers_in_redis_and_go_on_without_it(
-    start_gateway: StartGateway, student: BackendThread
+    start_gateway: StartGateway, student: BackendThread, wait_until: WaitUntil
 ) -> None:
     redis = start_redis()
     try:
         rest = f'{ON}[state]\nurl = "{redis.url}"\ntimeout_s = 5.0'
         one, other = start_gateway(rest=rest), start_gateway(rest=rest)
+        wait_until(lambda: all(_shared_state(each)["reachable"] for each in (one, other)))
         assert [each.post(BODY).headers["x-router-cache"] for each in (one, other)] == ["miss", "hit"]
         assert _shared_state(other) == {"kind": "unix", "reachable": True}
         redis.stop()
