@@ -46,9 +46,11 @@ def summary(figures: Result) -> list[str]:
         f"points (paired bootstrap over {main['n']:,} test cases).",
         f"- Escalated: {100 * sent['calls']:.1f} % of the calls, {100 * sent['tokens']:.1f} % of the tokens, "
         f"{100 * sent['price']:.1f} % of what all-teacher would cost at list price (q').",
-        f"- Speed on {speed['cores']} core(s), quantized student against the teacher in bfloat16: "
+        f"- Speed on {speed['cores']} core(s), quantized student with the logprobs that the cascade "
+        "needs against the teacher in bfloat16: "
         f"{speed['student_requests_per_s']:.1f} against {speed['teacher_requests_per_s']:.1f} requests/s, "
         f"{speed['student_times_faster']['teacher']:.1f} times{_quantized_teacher(speed)}.",
+        *_depth(figures),
         f"- Cost, measured (both by machine time): r = {measured['r']:.3f}, q' + r = {measured['relative_cost']:.3f}: "
         f"{measured['cheaper']:.1f}x cheaper than all-teacher; {_five(measured)}",
         f"- Cost, list price (teacher at its API price, student by machine time): r = {listed['r']:.4f}, q' + r = "
@@ -64,6 +66,18 @@ def _quantized_teacher(speed: Result) -> str:
         f"; the teacher quantized in the same way: {speed['teacher_quantized_requests_per_s']:.1f} requests/s, "
         f"the student {speed['student_times_faster'][TEACHER_QUANTIZED]:.1f} times"
     )
+
+
+def _depth(figures: Result) -> list[str]:
+    """Why depth alone makes a student only so much faster."""
+    depth = figures.get("depth")
+    if depth is None or depth["ratio_without_layers"] is None:
+        return []
+    return [
+        f"- Where a student's time goes: {depth['ms_per_layer']:.1f} ms a request and layer, and "
+        f"{depth['fixed_ms']:.1f} ms that do not depend on the depth (output head, sampling, scheduler and HTTP of vLLM): without any layer it "
+        f"would be {depth['ratio_without_layers']:.1f} times as fast as the teacher."
+    ]
 
 
 def _five(cost: Result) -> str:

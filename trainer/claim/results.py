@@ -80,6 +80,28 @@ def _cost(q: float, r: float) -> Result:
     return {"q": q, "r": r, "relative_cost": q + r, "cheaper": 1 / (q + r), "q_for_5x": max(0.0, 1 / COST_FACTOR - r)}
 
 
+def depth_cost(speed: Result, student_layers: int, teacher_layers: int) -> Result | None:
+    """Machine time of a request, split into what grows with the depth and what does not.
+
+    A line through two models that differ in their depth alone: the student and the teacher quantized in the same way.
+
+    Returns:
+        `ms_per_layer`, `fixed_ms` and `ratio_without_layers`: how much faster than the teacher even a student without
+        any layer would be. None: the quantized teacher was not measured.
+    """
+    quantized = speed.get("teacher_quantized_requests_per_s")
+    if quantized is None or student_layers >= teacher_layers:
+        return None
+    student_ms, quantized_ms = 1000 / speed["student_requests_per_s"], 1000 / quantized
+    per_layer_ms = (quantized_ms - student_ms) / (teacher_layers - student_layers)
+    fixed_ms = student_ms - student_layers * per_layer_ms
+    return {
+        "ms_per_layer": per_layer_ms,
+        "fixed_ms": fixed_ms,
+        "ratio_without_layers": 1000 / speed["teacher_requests_per_s"] / fixed_ms if fixed_ms > 0 else None,
+    }
+
+
 def routing(cases: Sequence[Case], student: Answers, teacher: Answers, routed: Answers) -> Result:
     """The heart of the claim: accuracies, the gap, what is left of it, what was escalated, the blind routers."""
     s, t, r = (right(cases, each) for each in (student, teacher, routed))

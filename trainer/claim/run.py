@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -41,7 +42,14 @@ def run(settings: Settings, division: Division, ledger: Ledger) -> Result:
     models = {"student": student, "teacher": teacher}
     models |= {each.name: baselines.quantize(each) for each in variants if each.name == TEACHER_QUANTIZED}
     speed = asyncio.run(measure_speed(settings, ledger, models, division.test))
-    return _figures(settings, ledger, division, speed, {variant.name: answers[variant.name] for variant in variants})
+    figures = _figures(settings, ledger, division, speed, {variant.name: answers[variant.name] for variant in variants})
+    depth = results.depth_cost(speed, len(settings.size.student_layers), layers_of(base))
+    return figures if depth is None else figures | {"depth": depth}
+
+
+def layers_of(model: Path) -> int:
+    """How many transformer layers a Hugging Face model has."""
+    return int(json.loads((model / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"])
 
 
 async def _ask_all(baselines: Baselines, variants: list[Variant], division: Division) -> dict[str, dict[str, Answered]]:

@@ -21,6 +21,7 @@ from trainer.claim.steps import Ledger, Result
 async def measure_speed(settings: Settings, ledger: Ledger, models: dict[str, Path], cases: Sequence[Case]) -> Result:
     """Requests a second of each model, in turns on the student's cores, while the others are idle.
 
+    The student is asked for logprobs, as the gateway asks it: the cascade needs them, and they cost time.
     Interleaved rounds, so that a busy neighbour of this machine slows all of them; the ratio is taken round by round.
     """
     found = ledger.found("speed")
@@ -36,11 +37,12 @@ async def measure_speed(settings: Settings, ledger: Ledger, models: dict[str, Pa
                 running_model(model, name, settings.student_cores, settings, show)
             )
         progress = ledger.progress("speed")
-        for name, url in urls.items():  # the first requests compile and warm
-            await _requests_per_s(chosen[:16], Plan(url, name))
+        plans = {name: Plan(url, name, logprobs=name == "student") for name, url in urls.items()}
+        for plan in plans.values():  # the first requests compile and warm
+            await _requests_per_s(chosen[: plan.concurrency], plan)
         for number in range(settings.size.speed_rounds):
-            for name, url in urls.items():
-                rounds[name].append(await _requests_per_s(chosen, Plan(url, name)))
+            for name, plan in plans.items():
+                rounds[name].append(await _requests_per_s(chosen, plan))
                 progress(number + 1, settings.size.speed_rounds, "rounds")
     result: Result = {"requests": len(chosen), "cores": len(settings.student_cores), "rounds": rounds}
     result |= {f"{name.replace('-', '_')}_requests_per_s": round(median(values), 2) for name, values in rounds.items()}

@@ -91,3 +91,19 @@ def test_page_states_every_target_when_one_is_missed(tmp_path) -> None:  # type:
     assert "| at most 0.6 points left | 10.0 | no |" in text
     assert "| student at least 4x cheaper on equal cores | 5.0x | yes |" in text
     assert "70.0 [" in text and "a note" in text
+
+
+def test_depth_cost_splits_the_time_of_a_request_when_two_depths_were_measured() -> None:
+    # 10 ms for whatever the depth, 2 ms a layer: 22 ms with 6 layers, 70 ms with 30.
+    speed = {
+        "student_requests_per_s": 1000 / 22,
+        "teacher_quantized_requests_per_s": 1000 / 70,
+        "teacher_requests_per_s": 10.0,
+    }
+    depth = results.depth_cost(speed, 6, 30)
+    assert depth is not None
+    assert depth == pytest.approx({"ms_per_layer": 2.0, "fixed_ms": 10.0, "ratio_without_layers": 10.0})
+
+
+def test_depth_cost_is_unknown_when_only_one_depth_was_measured() -> None:
+    assert results.depth_cost({"student_requests_per_s": 40.0, "teacher_requests_per_s": 10.0}, 6, 30) is None
