@@ -75,8 +75,8 @@ def _depth(figures: Result) -> list[str]:
         return []
     return [
         f"- Where a student's time goes: {depth['ms_per_layer']:.1f} ms a request and layer, and "
-        f"{depth['fixed_ms']:.1f} ms that do not depend on the depth (output head, sampling, scheduler and HTTP of vLLM): without any layer it "
-        f"would be {depth['ratio_without_layers']:.1f} times as fast as the teacher."
+        f"{depth['fixed_ms']:.1f} ms that do not depend on the depth (output head, sampling, scheduler and HTTP of "
+        f"vLLM): without any layer it would be {depth['ratio_without_layers']:.1f} times as fast as the teacher."
     ]
 
 
