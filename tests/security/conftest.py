@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from loadtests.fake_backend import BackendThread
 from router.config_file import parse
 from tests.contract.conftest import CONFIG, RunningGateway, gateway, start_gateway, student, teacher, wait_until
+from tests.security.fuzzing import Complaints
 
 __all__ = ["gateway", "start_gateway", "student", "teacher", "wait_until"]
 
@@ -28,3 +30,12 @@ def target(
     running.start()
     yield running
     running.stop()
+
+
+@pytest.fixture
+def complaints() -> Iterator[list[str]]:
+    handler = Complaints()
+    logging.getLogger().addHandler(handler)
+    yield handler.found
+    logging.getLogger().removeHandler(handler)
+    assert handler.found == []

@@ -2,77 +2,12 @@
 
 from __future__ import annotations
 
-from random import Random
-from typing import Any
-
 import pytest
 
 from policies.base import RouteDecision
-from router.config import ResilienceConfig
-from router.errors import BackendError, BackendRefused, BackendTimeout, BackendUnreachable, Cause
-from router.metrics import Metrics
-from router.resilience.attempts import Attempt, Attempts
-from router.resilience.deadline import Deadline
-from router.resilience.pool import Pool
-from router.resilience.routes import Routes
-from router.routing import FORCED_POLICY
-from tests.router.resilience.fakes import FakeClock, Request, engine, pool
-
-STUDENT = RouteDecision(route="student", reason="default", policy="default")
-TEACHER = RouteDecision(route="teacher", reason="low_confidence", policy="retrieval_confidence")
-TOO_LONG = RouteDecision(route="teacher", reason="too_long", policy="long_context", student_capable=False)
-FORCED_STUDENT = RouteDecision(route="student", reason="forced", policy=FORCED_POLICY)
-FORCED_TEACHER = RouteDecision(route="teacher", reason="forced", policy=FORCED_POLICY)
-RESILIENCE: dict[str, Any] = {"breaker": {"consecutive_failures": 3}}
-
-
-def failure(cause: Cause = "server_error", retry_after_s: int | None = None) -> BackendError:
-    return BackendRefused("failed", cause=cause, retry_after_s=retry_after_s)
-
-
-class World:
-    """A student with some replicas, two teachers, and the attempts at requests to them."""
-
-    def __init__(self, *replicas: str, resilience: dict[str, Any] | None = None) -> None:
-        self.clock = FakeClock()
-        self.metrics = Metrics()
-        settings = {**RESILIENCE, **(resilience or {})}
-        self.student = pool(self.clock, *(replicas or ("student",)), resilience=settings)
-        self.teacher = pool(self.clock, "teacher", route="teacher", resilience=settings)
-        self.second_teacher = pool(self.clock, "teacher-2", route="teacher", resilience=settings)
-        self.slept: list[float] = []
-        self._retries = ResilienceConfig.model_validate(settings).retries
-        self.teachers = [self.teacher, self.second_teacher]
-
-    def attempts(self, decision: RouteDecision, *, timeout_s: float = 60.0, **options: Any) -> Attempts:
-        routes = Routes(self.teachers, self._retries, self.metrics, random=Random(5), sleep=self._sleep)
-        deadline = Deadline.after(timeout_s, self.clock)
-        return routes.attempts(decision, self.student, Request(), deadline, **options)
-
-    async def _sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.clock.pass_(seconds)
-
-    async def asked(self, attempts: Attempts, *failures: BackendError | None) -> list[str]:
-        """The names of the replicas that are asked while they fail like this; the last failure goes on."""
-        names: list[str] = []
-        attempt = await attempts.next()
-        while attempt is not None and len(names) < 20:
-            names.append(attempt.backend.name)
-            error = failures[min(len(names), len(failures)) - 1]
-            attempt.done(error)
-            if error is None:
-                break
-            attempt = await attempts.next(error)
-        return names
-
-    def break_(self, broken: Pool) -> None:
-        for replica in broken.replicas:
-            while replica.breaker.state != "open":
-                replica.breaker.leave(replica.breaker.enter(), ok=False)
-
-    def count(self, metric: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(metric, labels) or 0.0
+from router.errors import BackendError, BackendTimeout, BackendUnreachable, Cause
+from router.resilience.attempts import Attempt
+from tests.router.resilience.world import FORCED_STUDENT, FORCED_TEACHER, STUDENT, TEACHER, TOO_LONG, World, failure
 
 
 async def test_only_the_student_is_asked_when_it_answers() -> None:
@@ -321,105 +256,6 @@ async def test_student_answers_degraded_when_the_tenant_cannot_pay_the_teacher()
     assert await world.attempts(FORCED_TEACHER, without_teacher="budget_spent").next() is None
     failing = world.attempts(STUDENT, without_teacher="budget_spent")
     assert set(await world.asked(failing, failure())) == {"student"}
-
-
-# Spill by load
-
-LIMITS = {"max_waiting_requests": 4, "max_kv_usage": 0.9, "max_ttft_s": 2.0, "max_inflight_requests": 100}
-
-
-async def test_teacher_answers_while_the_students_queue_is_full_and_the_student_again_when_it_has_drained() -> None:
-    world = World(resilience={"spill": LIMITS})
-    replica = world.student.replicas[0]
-    answered = []
-    for waiting in (3, 4, 9, 4, 3, 4):
-        replica.observe(engine(running=8, waiting=waiting))
-        attempt = await world.attempts(STUDENT).next()
-        assert attempt is not None
-        attempt.done()
-        answered.append((attempt.backend.name, attempt.reason))
-    spilled = ("teacher", "overflow_queue")
-    own = ("student", None)
-    assert answered == [own, spilled, spilled, spilled, own, spilled]  # 4 is the limit, below 3.2 it returns
-    assert world.count("router_spills_total", reason="overflow_queue") == 4
-    assert world.count("router_fallbacks_total", cause="server_error") == 0
-
-
-async def test_full_kv_cache_spills_and_stale_numbers_do_not() -> None:
-    world = World(resilience={"spill": LIMITS})
-    world.student.replicas[0].observe(engine(kv_usage=0.95))
-    attempt = await world.attempts(STUDENT).next()
-    assert attempt is not None
-    assert attempt.reason == "overflow_kv"
-    world.clock.pass_(3.5)
-    attempt = await world.attempts(STUDENT).next()
-    assert attempt is not None
-    assert attempt.backend.route == "student"
-
-
-async def test_slow_first_tokens_spill_until_the_average_has_fallen() -> None:
-    world = World(resilience={"spill": LIMITS})
-    ttft = world.student.replicas[0].ttft
-    assert ttft is not None
-    ttft.begin("stream")
-    world.clock.pass_(3.0)
-    ttft.end("stream", answered=True)
-    routes = []
-    for _ in range(4):
-        attempt = await world.attempts(STUDENT).next()
-        assert attempt is not None
-        routes.append(attempt.reason)
-        world.clock.pass_(2.0)
-    assert routes == ["overflow_ttft", "overflow_ttft", "overflow_ttft", None]
-
-
-async def test_own_requests_spill_when_the_student_has_no_metrics() -> None:
-    world = World(resilience={"spill": {"max_inflight_requests": 2}})
-    running = [await world.attempts(STUDENT).next() for _ in range(3)]
-    assert [a.backend.name for a in running if a is not None] == ["student", "student", "teacher"]
-
-
-async def test_replica_with_room_answers_when_others_are_full() -> None:
-    world = World("a", "b", "c", resilience={"spill": LIMITS})
-    a, b, c = world.student.replicas
-    for replica, waiting in ((a, 9), (b, 0), (c, 9)):
-        replica.observe(engine(running=8, waiting=waiting))
-    for _ in range(10):
-        attempt = await world.attempts(STUDENT).next()
-        assert attempt is not None
-        assert attempt.backend.name == "b"
-    b.observe(engine(running=8, waiting=9))
-    attempt = await world.attempts(STUDENT).next()
-    assert attempt is not None
-    assert attempt.reason == "overflow_queue"
-
-
-async def test_full_student_answers_when_no_teacher_can() -> None:
-    world = World(resilience={"spill": LIMITS})
-    world.student.replicas[0].observe(engine(waiting=50))
-    world.break_(world.teacher)
-    world.break_(world.second_teacher)
-    attempt = await world.attempts(STUDENT).next()
-    assert attempt is not None
-    assert (attempt.backend.name, attempt.degraded, attempt.reason) == ("student", None, None)
-    broke = await world.attempts(STUDENT, without_teacher="budget_spent").next()
-    assert broke is not None
-    assert broke.backend.name == "student"
-
-
-async def test_full_student_is_the_last_resort_when_the_teachers_fail() -> None:
-    world = World(resilience={"spill": LIMITS})
-    world.student.replicas[0].observe(engine(waiting=50))
-    attempts = world.attempts(STUDENT)
-    assert await world.asked(attempts, failure(), failure(), None) == ["teacher", "teacher-2", "student"]
-
-
-async def test_client_that_insists_on_the_student_gets_it_however_full_it_is() -> None:
-    world = World(resilience={"spill": LIMITS})
-    world.student.replicas[0].observe(engine(waiting=50))
-    attempt = await world.attempts(FORCED_STUDENT).next()
-    assert attempt is not None
-    assert attempt.backend.name == "student"
 
 
 async def test_cancelled_attempt_gives_its_place_back_and_counts_for_nothing() -> None:
