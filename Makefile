@@ -5,9 +5,13 @@
 #   .venv-quantize/ llm-compressor
 #   .venv-audit/    pip-audit, the SBOM generator, the API fuzzer
 SHELL := /bin/bash
+# Containers often forbid byte code: every process of a test would compile all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= python3.11
 ENV := PYTHON=$(PYTHON) bash deploy/install/env.sh
 BIN := .venv/bin
+# Tests wait for sockets and processes half of their time: more of them than cores, so that no core waits with them.
+PYTEST := $(BIN)/pytest -n $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 ))) --dist loadfile
 KEEP ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -22,7 +26,7 @@ SEEDS ?= 1
 CLAIM_ARGS ?=
 
 .PHONY: help install install-semantic install-serving install-train install-quantize install-audit audit fuzz sbom \
-	demo check lint types fast-tests test slow-tests train-tests docs bench soak faults claim clean
+	demo check lint types fast-tests system-tests test slow-tests train-tests docs bench soak faults claim clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -57,15 +61,18 @@ types:
 fast-tests:
 	@command -v redis-server >/dev/null || apt-get install -y -qq redis-server >/dev/null \
 		|| echo "redis-server is missing: the tests of shared state in Redis are skipped"
-	$(BIN)/pytest -n auto --dist loadfile
+	$(PYTEST)
 
-slow-tests: install-semantic install-serving install-train install-quantize
-	$(BIN)/pytest -m "slow or semantic"
+system-tests: install ## the tests that start, kill or flood whole processes: workers, faults, crashes, soak
+	$(PYTEST) -m system
+
+slow-tests: install-semantic install-serving install-train install-quantize ## the tests with real models
+	$(BIN)/pytest -m "(slow or semantic) and not train"
 
 train-tests: install-train ## the tests of losses and training jobs, in the environment that has torch
 	.venv-train/bin/python -m pytest -m train tests/trainer
 
-test: install-semantic install-serving check train-tests slow-tests ## everything, with real models
+test: install-semantic install-serving check system-tests train-tests slow-tests ## everything, each test once
 
 docs: install    ## the tests of README and docs
 	$(BIN)/pytest tests/docs

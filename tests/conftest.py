@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import pytest
 from httpx._transports import default
 from hypothesis import settings
 
-settings.register_profile("any machine", deadline=None)  # a busy one is slow, not wrong
+from tests.effort import examples
+
+settings.register_profile("any machine", deadline=None, max_examples=examples(100))  # a busy one is slow, not wrong
 settings.load_profile("any machine")
+
+OTHERWISE = {
+    "system": "pytest -m system",
+    "slow": "pytest -m slow",
+    "semantic": "pytest -m semantic, after make install-semantic",
+    "train": "make train-tests",
+}
+"""How tests are run that `addopts` leaves out, by their marker."""
+left_out = pytest.StashKey[Counter[str]]()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,3 +32,17 @@ def one_tls_context() -> Iterator[None]:
     default.create_ssl_context = cache(made)
     yield
     default.create_ssl_context = made
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Those that the expression of markers leaves out; -k leaves out others, and says so itself."""
+    expression = items[0].config.option.markexpr
+    names = [[name for name in OTHERWISE if f"not {name}" in expression and name in item.keywords] for item in items]
+    if all(names):
+        items[0].config.stash[left_out] = Counter(found[0] for found in names)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Whoever names a file and sees no test run must learn why."""
+    for name, count in config.stash.get(left_out, Counter()).items():
+        terminalreporter.write_line(f"{count} left out, marked {name}; to run them: {OTHERWISE[name]}")

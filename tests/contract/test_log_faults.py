@@ -71,6 +71,7 @@ async def answered_until_killed(gateway: ServedGateway) -> set[str]:
     return answered
 
 
+@pytest.mark.system
 async def test_every_answered_request_has_its_record_once_when_gateways_are_killed_under_load(
     student: BackendThread, teacher: BackendThread, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ from loadtests.faults.cases import CASES
 from loadtests.faults.judging import Case
 from loadtests.faults.play import Player
 
+pytestmark = pytest.mark.system
+
 NOT_YET: dict[str, str] = {
     "rejected-draft-stream": "streams are not reviewed: the draft goes out as it is written",
 }

@@ -93,6 +93,7 @@ def test_trend_refuses_when_samples_are_few() -> None:
         trend_of([0, 1], [1, 2])
 
 
+@pytest.mark.system
 def test_tiny_soak_ends_with_nothing_in_flight(tmp_path: Path) -> None:
     """Its growth is not judged here: a gateway of a few seconds still warms up."""
     report = tmp_path / "soak.json"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from policies.record import decode_any, encode
 from policies.segments import FRAME_OVERHEAD_BYTES, frame, read_segment, scan
+from tests.effort import examples
 from tests.traffic_records import decision, judgement
 
 payloads = st.lists(st.binary(max_size=60).map(lambda data: data.replace(b"\n", b" ")), max_size=8)
@@ -57,7 +58,7 @@ def test_changed_byte_costs_no_record_of_another_line(records: list[bytes], data
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(texts, texts, st.dictionaries(texts, texts, max_size=3), st.floats(0, 1))
 def test_records_survive_their_json(request: str, completion: str, tags: dict[str, str], score: float) -> None:
     record = decision(1, request=request, completion=completion, tags=tags)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from router.config_file import parse
 from tests.contract.conftest import CONFIG, RunningGateway
+from tests.effort import examples
 
-EXAMPLES = int(os.environ.get("LOCUM_FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("LOCUM_FUZZ_EXAMPLES", examples(60)))
 fuzz = settings(
     max_examples=EXAMPLES, deadline=None, database=None, derandomize="LOCUM_FUZZ_EXAMPLES" not in os.environ,
     suppress_health_check=list(HealthCheck),

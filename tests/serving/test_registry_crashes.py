@@ -22,6 +22,8 @@ from serving.errors import PromotionRefused
 from serving.registry import Registry
 from tests.serving.bundles import added, build
 
+pytestmark = pytest.mark.system
+
 KILLED, DONE = 9, 0
 TRACED_FILES = tuple(
     f"serving/{name}.py" for name in ("registry", "bundles", "pointer", "verdicts", "leftovers", "locks", "store")

@@ -20,6 +20,8 @@ from router.config import ConfigError
 from router.config_file import load
 from router.workers.parent import Workers
 
+pytestmark = pytest.mark.system
+
 CONFIG = """
 [server]
 port = 0

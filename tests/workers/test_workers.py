@@ -18,6 +18,8 @@ import pytest
 from loadtests.fake_backend import BackendThread
 from policies.traffic import decisions
 
+pytestmark = pytest.mark.system
+
 CONFIG = """
 [server]
 port = 0

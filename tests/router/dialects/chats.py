@@ -9,8 +9,10 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from tests.effort import examples
+
 Json = dict[str, Any]
-patient = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+patient = settings(deadline=None, max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow])
 """For property tests: a busy machine is no fault of theirs."""
 USAGE = {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 27, "prompt_tokens_details": {"cached_tokens": 4}}
 

@@ -13,6 +13,7 @@ from router.config_file import parse
 from router.documents.archive import KEPT_VERSIONS, Archive
 from router.documents.diff import changes
 from router.documents.document import DocumentRejected, PolicyDocument, Version, parse_document, seed_of
+from tests.effort import examples
 from tests.router.documents.conftest import CONFIG
 
 SEED = seed_of(parse(CONFIG.format(rest="[server]\nretry_after_s = 9")), now_s=5.0)
@@ -98,7 +99,7 @@ policies = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(policies, policies)
 def test_diff_is_empty_exactly_when_documents_are_equal(
     before: list[dict[str, object]], after: list[dict[str, object]]

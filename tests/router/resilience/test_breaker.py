@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from router.config.resilience import BreakerConfig
 from router.resilience.breaker import Breaker, State
+from tests.effort import examples
 from tests.router.resilience.fakes import FakeClock
 
 CONFIG = BreakerConfig(
@@ -210,4 +211,4 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerMachine: Callable[[], None] = BreakerMachine.TestCase
-TestBreakerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)  # type: ignore[attr-defined]
+TestBreakerMachine.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.effort import examples
 from trainer.evaluation.gate import GateResult, decide
 from trainer.evaluation.noninferiority import non_inferiority_p
 from trainer.evaluation.statistics import Pairs, difference_interval
@@ -82,7 +83,7 @@ def test_holm_makes_many_categories_harder_to_pass_than_one() -> None:
 
 
 @given(st.integers(5, 40), st.data(), st.sampled_from([0.0, 0.02, 0.1, 0.3]), st.sampled_from([0.9, 0.95]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_bounds_say_what_the_verdict_says(n: int, data: st.DataObject, margin: float, confidence: float) -> None:
     won = data.draw(st.integers(0, n))
     lost = data.draw(st.integers(0, n - won))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.effort import examples
 from trainer.evaluation import noninferiority
 from trainer.evaluation.noninferiority import (
     holm,
@@ -78,7 +79,7 @@ def test_evidence_grows_with_the_margin(observed: Pairs, one: float, other: floa
 
 
 @given(counts(40), st.floats(0.0, 0.3))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_no_observation_is_both_shown_within_and_shown_worse(observed: Pairs, margin: float) -> None:
     assert min(1.0, non_inferiority_p(observed, margin)) + inferiority_p(observed, margin) >= 0.5
 
