@@ -9,7 +9,16 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from policies.base import Abstain, Policy, PolicyConfigError, RequestFeatures, Reviewer, RouteDecision, Signal
+from policies.base import (
+    Abstain,
+    CommitWindow,
+    Policy,
+    PolicyConfigError,
+    RequestFeatures,
+    Reviewer,
+    RouteDecision,
+    Signal,
+)
 
 if TYPE_CHECKING:
     from policies.record import Draft
@@ -58,6 +67,7 @@ class AdaptedReviewer:
         self._name = name
         self._reasons = reasons
         self._review: Callable[[RequestFeatures, Draft], RouteDecision | Abstain | None] = inner.review
+        self.commit_window: CommitWindow | None = getattr(inner, "commit_window", None)
 
     @property
     def name(self) -> str:
@@ -101,6 +111,7 @@ def adapt(inner: Any, *, type_name: str) -> Policy | Reviewer:
                 f"type: {type_name!r}: {member} must be a plain method; slow measurements are signals (`needs`)"
             )
     name, reasons = _checked_name(inner, type_name), _checked_reasons(inner, type_name)
+    _check_window(getattr(inner, "commit_window", None), type_name)
     if isinstance(inner, Policy) or (isinstance(inner, Reviewer) and not decides):
         return inner  # complete; whether it reviews as well is told by its method
     if decides and reviews:
@@ -136,6 +147,14 @@ def _checked_reasons(inner: Any, type_name: str) -> frozenset[str]:
             + (f"{bad[0]!r} is not" if bad else f"there are {len(reasons)}")
         )
     return frozenset(reasons)
+
+
+def _check_window(window: object, type_name: str) -> None:
+    if window is None or (isinstance(window, CommitWindow) and window.tokens >= 1 and window.time_s > 0):
+        return
+    raise PolicyConfigError(
+        f"type: {type_name!r}: commit_window must be None or a CommitWindow of at least 1 token and more than 0 s"
+    )
 
 
 def _needs_nothing(features: RequestFeatures) -> Signal | None:

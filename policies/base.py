@@ -161,7 +161,8 @@ class Policy(Protocol):
 @runtime_checkable
 class Reviewer(Protocol):
     """A policy that judges the student's draft. It stands in `[[routing.policies]]` like the others; the chain asks it
-    after generation, in the same order. A class with both `decide` and `review` is asked at both times.
+    after generation, in the same order. A class with both `decide` and `review` is asked at both times. One that judges
+    streams by their beginning has a `commit_window` as well.
     """
 
     @property
@@ -178,6 +179,19 @@ class Reviewer(Protocol):
         """`teacher`: the draft is thrown away and the teacher answers. `student`: the draft is the answer, whatever
         later reviewers would say. An abstention lets the next one speak; when all abstain the draft is the answer."""
         ...
+
+
+class CommitWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a student's stream is held back until it is reviewed: to whichever bound it comes first, or its end.
+
+    A reviewer that can judge the beginning of an answer has an attribute `commit_window`. Without one it is never asked
+    about a prefix, and where no reviewer has one, streams are passed on as the student writes them. Of several windows
+    the widest holds, and the review is one: all are asked about the same draft.
+    """
+
+    tokens: int
+    time_s: float
+    """Since the first event of the answer."""
 
 
 class StudentDefaults(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,10 @@
 The signal is the mean logprob of the draft's tokens. By itself it is no probability, and it means something else for
 every student: a calibrator, fitted on labelled answers of that very student (`locum tune`, or the trainer's stage
 recalibrate), turns it into P(the answer is right). Where none fits, the policy has no opinion and says why.
+
+A stream is judged by its first tokens, before the client sees any of them. An answer that ends within the window is
+judged like a plain one. A longer one is scored by the same calibrator although that was fitted on means of whole
+answers: an approximation, and as long as no calibrator is fitted on prefixes its scores are no tuned probabilities.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from pydantic import Field, PrivateAttr
 from policies import artefact
 from policies.base import (
     Abstain,
+    CommitWindow,
     PolicyConfigError,
     RequestFeatures,
     ReviewerModel,
@@ -66,6 +71,19 @@ class Cascade(ReviewerModel):
         description="Escalate a draft that ended at its token limit. Off: the client's limit would cut the teacher's "
         "answer as well.",
     )
+    commit_window_tokens: int = Field(
+        16,
+        ge=0,
+        le=1024,
+        description="Streams: tokens of the draft that are held back until it is judged by them; an answer that ends "
+        "within them is judged as a whole. 0: streams are not reviewed.",
+    )
+    commit_window_s: float = Field(
+        2.0,
+        gt=0.0,
+        le=60.0,
+        description="Streams: the draft is judged by what there is of it so long after its first token at the latest.",
+    )
 
     _fitted: CalibratorArtefact | None = PrivateAttr(default=None)
     _other_student: bool = PrivateAttr(default=False)
@@ -102,6 +120,14 @@ class Cascade(ReviewerModel):
         return bound
 
     @property
+    def commit_window(self) -> CommitWindow | None:
+        """The tokens are the delay that every stream pays: 16 take 0.16 s at 100 tokens/s, and labels, names and short
+        facts fit into them as a whole."""
+        if not self.commit_window_tokens:
+            return None
+        return CommitWindow(tokens=self.commit_window_tokens, time_s=self.commit_window_s)
+
+    @property
     def warning(self) -> str | None:
         """What `locum check` says of options that are valid and may keep the policy from deciding."""
         if self.calibrator is None or self.threshold is not None:
@@ -113,7 +139,7 @@ class Cascade(ReviewerModel):
         )
 
     def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | None:
-        if self.escalate_empty and is_empty(draft.text, draft.finish_reason):
+        if self.escalate_empty and not draft.prefix and is_empty(draft.text, draft.finish_reason):
             return escalate("empty_answer", score=1.0, threshold=self.threshold)
         if self.escalate_truncated and draft.finish_reason == "length":
             return escalate("truncated", score=1.0, threshold=self.threshold)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import msgspec
 
-from policies.base import Abstain, Policy, RequestFeatures, Reviewer, Route, RouteDecision, Signal
+from policies.base import Abstain, CommitWindow, Policy, RequestFeatures, Reviewer, Route, RouteDecision, Signal
 
 if TYPE_CHECKING:
     from policies.record import Draft
@@ -58,6 +58,7 @@ class _ReviewerSeat(NamedTuple):
     reviewer: Reviewer
     name: str
     reasons: frozenset[str]
+    window: CommitWindow | None
 
 
 class PolicyChain:
@@ -76,7 +77,12 @@ class PolicyChain:
         self.reviewers = tuple(reviewers)
         self.version = version
         self._seats = [_Seat(policy, policy.name, policy.reasons | CHAIN_REASONS) for policy in policies]
-        self._reviewer_seats = [_ReviewerSeat(each, each.name, each.reasons | CHAIN_REASONS) for each in reviewers]
+        self._reviewer_seats = [
+            _ReviewerSeat(each, each.name, each.reasons | CHAIN_REASONS, getattr(each, "commit_window", None))
+            for each in reviewers
+        ]
+        self.commit_window = _widest([seat.window for seat in self._reviewer_seats if seat.window is not None])
+        """What is held back of a student's stream; None: nothing."""
         self._default = RouteDecision(route=default_route, reason="default", policy="default", version=version)
         self._on_error = RouteDecision(route=on_policy_error, reason="policy_error")
 
@@ -115,6 +121,8 @@ class PolicyChain:
         """
         votes: list[Vote] = []
         for seat in self._reviewer_seats:
+            if draft.prefix and seat.window is None:
+                continue
             try:
                 answer = _checked(seat.reviewer.review(features, draft), member="review")
             except Exception:
@@ -126,6 +134,12 @@ class PolicyChain:
                 named = msgspec.structs.replace(answer, reason=vote.reason, policy=seat.name, version=self.version)
                 return named, tuple(votes)
         return None, tuple(votes)
+
+
+def _widest(windows: Sequence[CommitWindow]) -> CommitWindow | None:
+    if not windows:
+        return None
+    return CommitWindow(tokens=max(w.tokens for w in windows), time_s=max(w.time_s for w in windows))
 
 
 async def _with_signals(

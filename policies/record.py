@@ -14,7 +14,10 @@ SCHEMA_VERSION = 1
 CaptureLevel = Literal["none", "metadata", "full"]
 CAPTURE_LEVELS: tuple[CaptureLevel, ...] = ("none", "metadata", "full")
 """From the strictest to the one that keeps most."""
-Purpose = Literal["traffic", "eval", "shadow", "judge", "canary"]
+StatedPurpose = Literal["traffic", "eval", "shadow", "judge", "canary"]
+"""What a client may say that a request is for."""
+Purpose = Literal[StatedPurpose, "embedding"]
+"""Only `traffic` can ever become training data. `embedding`: a request to /v1/embeddings, which no policy routes."""
 Outcome = Literal["ok", "degraded", "client_error", "backend_error", "client_disconnected", "timeout", "rejected"]
 
 
@@ -50,7 +53,10 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int = 0
     """Completion tokens, the stop token included."""
     finish_reason: str | None = None
+    prefix: bool = False
+    """Only the beginning of a stream was judged: text, mean and tokens are those of its first part."""
     usage: Usage | None = None
+    """As the backend counted; of a stream that had not told it, all tokens that came and the estimate of the prompt."""
     cost_usd: float | None = None
     """What the draft cost; part of the record's `cost_usd` as well, unless that is unknown. When the client leaves
     while the teacher is asked, it is all that is known."""

@@ -24,6 +24,9 @@ class Additions(NamedTuple):
 
 
 NOTHING = Additions()
+LOGPROBS = Additions(logprobs=True)
+IN_EVERY_CHUNK = frozenset({"finish_reason", "usage"})
+"""Members that a stream spells as `null` also where the backend leaves absent ones out."""
 
 
 def additions_to(values: dict[str, Any], wanted: Additions, *, choices: int, keeps_text: bool) -> Additions:
@@ -41,6 +44,18 @@ def additions_to(values: dict[str, Any], wanted: Additions, *, choices: int, kee
         logprobs=wanted.logprobs and _is_unasked(values, "logprobs") and values.get("top_logprobs") is None,
         token_ids=wanted.token_ids and keeps_text and _is_unasked(values, "return_token_ids"),
     )
+
+
+def without_in_chunk(chunk: bytes, *, spells_nulls: bool) -> bytes:
+    """A chunk of a stream as the backend would have written it without our `logprobs`.
+
+    Args:
+        spells_nulls: other chunks of the stream have shown that absent members are spelled.
+    Raises:
+        ValueError, RecursionError: not a JSON object with a list of choices.
+    """
+    cut = _Cut(chunk.decode("utf-8"), LOGPROBS, spells_nulls=spells_nulls, no_sign=IN_EVERY_CHUNK)
+    return cut.result().encode("utf-8")
 
 
 def _is_unasked(values: dict[str, Any], key: str) -> bool:
@@ -61,14 +76,22 @@ def without(body: bytes, added: Additions) -> bytes:
 
 
 class _Cut:
-    def __init__(self, text: str, added: Additions) -> None:
+    def __init__(
+        self, text: str, added: Additions, *, spells_nulls: bool = False, no_sign: frozenset[str] = frozenset()
+    ) -> None:
+        """
+        Args:
+            spells_nulls: it is known already that the backend does.
+            no_sign: keys whose `null` does not show it.
+        """
         self._text = text
+        self._no_sign = no_sign
         self._of_answer = frozenset({"prompt_token_ids"} if added.token_ids else ())
         ours = (("logprobs", added.logprobs), ("token_ids", added.token_ids))
         self._of_choice = frozenset(name for name, asked in ours if asked)
         self._found: list[tuple[list[Walked], list[int]]] = []
         """Objects with the indexes of the members that are ours."""
-        self._spells_nulls = False
+        self._spells_nulls = spells_nulls
 
     def result(self) -> str:
         members, _ = walk_object(self._text, 0, {"choices": self._choices})
@@ -93,7 +116,8 @@ class _Cut:
         ours = [i for i, each in enumerate(members) if each.key in names and each.value is not None]
         self._found.append((members, ours))
         self._spells_nulls = self._spells_nulls or any(
-            not each.visited and (each.value is None or _holds_null(each.value)) for each in members
+            not each.visited and each.key not in self._no_sign and (each.value is None or _holds_null(each.value))
+            for each in members
         )
 
 

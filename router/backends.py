@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self, TypeAlias
 
 import msgspec
 
@@ -18,6 +18,8 @@ from router.http_client import Headers, HttpClient, HttpError, Response
 from router.pricing import price_of
 from router.tls import backend_context
 
+Role: TypeAlias = Route | Literal["embeddings"]
+"""What a backend is there for. Embeddings are asked for by name: no policy routes them."""
 _REQUEST_HEADERS = frozenset({b"traceparent", b"tracestate", b"x-request-id", b"openai-beta"})
 """Headers of a client that reach a backend. Never its authorization: that is between the client and us."""
 _RESPONSE_HEADERS = (b"x-request-id", b"openai-", b"x-ratelimit-", b"retry-after")
@@ -64,6 +66,10 @@ class Answer:
         except HttpError as exc:
             raise BackendUnreachable(str(exc), cause="disconnected") from exc
 
+    def unread(self) -> bytes:
+        """What has arrived behind the last `read`; it stays there."""
+        return self._response.unread()
+
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body. Raises: BackendBroken when it exceeds the limit, BackendUnreachable when it breaks off."""
         if self.refusal is not None:
@@ -98,7 +104,7 @@ class Backend:
 
     def __init__(
         self,
-        route: Route,
+        route: Role,
         config: BackendConfig,
         environ: Mapping[str, str] = os.environ,
         *,
@@ -109,7 +115,7 @@ class Backend:
         Args:
             name: label in metrics and `/readyz`; default: the route.
         """
-        self.route: Route = route
+        self.route: Role = route
         self.name = name or route
         self.config = config
         self.wanted = wanted
@@ -242,7 +248,7 @@ class Call:
         self._answer.close()
 
 
-def _key(config: BackendConfig, route: Route, environ: Mapping[str, str]) -> str | None:
+def _key(config: BackendConfig, route: Role, environ: Mapping[str, str]) -> str | None:
     """The backend's key; a mounted secret often ends in a line break. Raises: ConfigError, without the key in it."""
     if config.api_key_env is None or config.api_key_env not in environ:
         return None

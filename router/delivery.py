@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import TypeVar
 
 import msgspec
 
@@ -15,33 +15,25 @@ from router.additions import NOTHING
 from router.backends import Answer, Backend
 from router.cascade import Cascade
 from router.chat import ChatRequest
+from router.commit_window import committed, review_of
 from router.config.server import ServerConfig
 from router.dialects.base import refusal_of
-from router.errors import BackendBroken, BackendError, BackendTimeout
+from router.errors import BackendError, BackendRefused, BackendTimeout
 from router.exchange import Exchange
 from router.http_client import Headers
 from router.metrics import Metrics
+from router.opening import Opened, open_stream
 from router.outcome import Outcomes, RequestState
 from router.plain import Reply, fetch
 from router.resilience.attempts import Attempt, Attempts
 from router.resilience.deadline import Deadline
 from router.resilience.routes import Routes
 from router.response_cache import ResponseCache
-from router.streaming import Stream
 
 RESERVE_S = 0.25
 """Of the request's whole time, kept for delivering a draft when the teachers are too slow."""
 
-
-class Opened(NamedTuple):
-    """A stream at its first event, or a refusal of the request."""
-
-    answer: Answer
-    stream: Stream | None
-    refusal: bytes = b""
-
-    def close(self) -> None:
-        self.answer.close()
+T = TypeVar("T", Reply, Opened)
 
 
 class Delivery:
@@ -84,7 +76,8 @@ class Delivery:
         answered.done()
         state.take(answered)
         if reply.meaning is not None and self._cascade.reviews(state, answered.backend):
-            reply = await self._cascade.better_of(state, reply, lambda: self._ask_teachers(state, request, ask))
+            ask_teachers = partial(self._ask_teachers, state, request, ask, _drop)
+            reply = await self._cascade.better_of(state, reply, ask_teachers)
         if reply.meaning is None:
             await self._pass_on_refusal(exchange, state, reply.answer, reply.body)
             return
@@ -129,9 +122,17 @@ class Delivery:
         return True
 
     async def _ask_teachers(
-        self, state: RequestState, request: ChatRequest, ask: Callable[[Backend], Awaitable[Reply]]
-    ) -> Reply:
-        """The first teacher's answer that can be had. Raises: BackendError."""
+        self,
+        state: RequestState,
+        request: ChatRequest,
+        ask: Callable[[Backend], Awaitable[T]],
+        discard: Callable[[T], None],
+    ) -> tuple[Attempt, T]:
+        """The first teacher's answer that can be had, and the attempt, which is the caller's to end.
+
+        Raises:
+            BackendError: also for a refusal: the student has shown that the request can be answered.
+        """
         assert state.deadline is not None  # noqa: S101 - set before any backend is asked
         deadline = Deadline(state.deadline.at_s - RESERVE_S)
         attempts = self._routes.escalation(request, deadline)
@@ -141,13 +142,16 @@ class Delivery:
                 while attempt is not None:
                     state.backend = attempt.backend
                     try:
-                        answered, reply = await attempts.first_answer(attempt, ask, _drop)
+                        answered, answer = await attempts.first_answer(attempt, ask, discard)
                     except BackendError as error:
                         attempt = await attempts.next(error)
                     else:
-                        answered.done()
                         state.backend = answered.backend
-                        return reply
+                        if answer.is_refusal:
+                            answered.done()
+                            discard(answer)
+                            raise BackendRefused(f"status {answer.answer.status}", cause="refused")
+                        return answered, answer
         except TimeoutError as exc:
             raise BackendTimeout("no answer before the request's own deadline", cause="timeout") from exc
         assert attempts.failure is not None  # noqa: S101 - there is a teacher
@@ -176,8 +180,11 @@ class Delivery:
         """A stream, committed to at its first event. Raises: BackendError before that, and only before."""
         ask = partial(self._open, exchange, state, request)
         answered, opened = await attempts.first_answer(attempt, ask, Opened.close)
+        state.take(answered)
+        if opened.draft is not None:
+            ask_teachers = partial(self._ask_teachers, state, request, ask, Opened.close)
+            answered, opened = await committed(self._cascade, state, answered, opened, ask_teachers)
         with answered:
-            state.take(answered)
             try:
                 if opened.stream is None:
                     await self._pass_on_refusal(exchange, state, opened.answer, opened.refusal)
@@ -191,28 +198,18 @@ class Delivery:
                     opened.stream.record_text(state)
 
     async def _open(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> Opened:
-        """Ask, and wait for the first event. Raises: BackendError, with nothing left open."""
-        limit_s = state.cut(backend.config.first_token_timeout_s)
-        asked = request.outgoing(backend.config)
+        """A stream at its first event. Raises: BackendError, with nothing left open."""
         state.note_call()
-        answer: Answer | None = None
-        try:
-            async with asyncio.timeout(limit_s):
-                answer = await backend.post(asked.api.path, asked.body, exchange.headers)
-                if answer.status >= 400:
-                    return Opened(answer, None, await answer.body(self._server.max_response_bytes))
-                if not answer.is_event_stream:
-                    raise BackendBroken("the answer is not an event stream", cause="invalid_response")
-                keeps_text = self._outcomes.captures_text(request)
-                stream = Stream(backend, answer, asked, state.dialect, choices=request.choices, capture=keeps_text)
-                await stream.peek()
-                return Opened(answer, stream)
-        except BaseException as exc:
-            if answer is not None:
-                answer.close()
-            if isinstance(exc, TimeoutError):
-                raise BackendTimeout(f"no event within {limit_s:g} s", cause="timeout") from exc
-            raise
+        return await open_stream(
+            backend,
+            request,
+            exchange.headers,
+            dialect=state.dialect,
+            review=review_of(self._cascade, state, request, backend),
+            capture=self._outcomes.captures_text(request),
+            limit_bytes=self._server.max_response_bytes,
+            limit_s=state.cut(backend.config.first_token_timeout_s),
+        )
 
     async def _begin(self, exchange: Exchange, state: RequestState, answer: Answer) -> None:
         """The head of a stream that is committed to."""

@@ -66,6 +66,10 @@ class Response:
         self._buffered = 0
         return data
 
+    def unread(self) -> bytes:
+        """What has arrived behind the last `read`; it stays there."""
+        return b"".join(self._chunks)
+
     def close(self) -> None:
         """Close the connection unless the answer has come to its end."""
         if not self.ended:

@@ -29,6 +29,10 @@ class Reply(NamedTuple):
     meaning: Meaning | None
     """None for a refusal of the request (4xx), which belongs to the client as it is."""
 
+    @property
+    def is_refusal(self) -> bool:
+        return self.meaning is None
+
 
 async def fetch(
     backend: Backend,

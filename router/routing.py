@@ -60,6 +60,7 @@ class Decider:
         self.chain = chain
         self.reviews = bool(chain.reviewers)
         """Whether drafts of the student are judged."""
+        self.commit_window = chain.commit_window
         self._signals = signals
         self._student = student
         self._models = model_names(config)

@@ -39,17 +39,26 @@ class Stream:
     """An open stream of one backend: `peek`, then `relay`. The caller closes the answer."""
 
     def __init__(
-        self, backend: Backend, answer: Answer, asked: Outgoing, dialect: Dialect, *, choices: int, capture: bool
+        self,
+        backend: Backend,
+        answer: Answer,
+        asked: Outgoing,
+        dialect: Dialect,
+        *,
+        choices: int,
+        capture: bool,
+        splitter: FrameSplitter | None = None,
     ) -> None:
         """
         Args:
             asked: what the backend was asked, which says how its answer is read.
             choices: how many of them have to be finished.
             capture: keep the text for the record.
+            splitter: that changes the frames on their way.
         """
         self._backend = backend
         self._answer = answer
-        self._splitter = FrameSplitter()
+        self._splitter = splitter or FrameSplitter()
         self._reader = asked.api.reader(asked.hides_usage)
         self._is_ordinary = self._reader.is_ordinary if asked.translation is None else _never
         self._translation = asked.translation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.base import Abstain, RequestFeatures, RouteDecision, escalate
+from policies.base import Abstain, CommitWindow, RequestFeatures, RouteDecision, escalate
 from policies.record import Draft
 
 
@@ -28,3 +28,12 @@ class Broken:
 
     def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision:
         raise RuntimeError("planted")
+
+
+class EarlyDoubter(Doubter):
+    """Judges the beginning of a stream as well."""
+
+    name = "early_doubter"
+
+    def __init__(self, tokens: int = 4, time_s: float = 5.0) -> None:
+        self.commit_window = CommitWindow(tokens=tokens, time_s=time_s)

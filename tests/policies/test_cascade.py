@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import artefact
-from policies.base import Abstain, PolicyConfigError, RequestFeatures, Reviewer, RouteDecision, StudentDefaults
+from policies.base import (
+    Abstain,
+    CommitWindow,
+    PolicyConfigError,
+    RequestFeatures,
+    Reviewer,
+    RouteDecision,
+    StudentDefaults,
+)
 from policies.calibration import MEAN_LOGPROB, CalibratorArtefact, Platt, sigmoid
 from policies.cascade import Cascade
 from policies.record import Draft
@@ -180,3 +188,32 @@ def test_lower_logprob_never_goes_back_to_the_student(
     policy = bound(tmp_path_factory.getbasetemp(), threshold)
     low, high = (isinstance(policy.review(SEEN, draft(value)), RouteDecision) for value in sorted((one, other)))
     assert low >= high
+
+
+def test_beginning_of_a_stream_is_neither_empty_nor_truncated(tmp_path: Path) -> None:
+    policy = bound(tmp_path, escalate_truncated=True)
+    prefix = Draft(text="", mean_logprob=-0.1, tokens=16, prefix=True)
+    answer = policy.review(SEEN, prefix)
+    assert isinstance(answer, Abstain)
+    assert answer.reason == "confident"
+    weak = policy.review(SEEN, Draft(text="a", mean_logprob=-3.0, tokens=16, prefix=True))
+    assert isinstance(weak, RouteDecision)
+    assert weak.reason == "low_confidence"
+
+
+def test_window_is_what_the_options_say_and_none_without_tokens() -> None:
+    assert Cascade().commit_window == CommitWindow(tokens=16, time_s=2.0)
+    assert Cascade(commit_window_tokens=40, commit_window_s=0.5).commit_window == CommitWindow(tokens=40, time_s=0.5)
+    assert Cascade(commit_window_tokens=0).commit_window is None
+    bound = Cascade(commit_window_tokens=40).for_student(StudentDefaults(bundle_id="s"))
+    assert bound.commit_window is not None
+    assert bound.commit_window.tokens == 40
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("commit_window_tokens", -1), ("commit_window_tokens", 5000), ("commit_window_s", 0), ("commit_window_s", 90)],
+)
+def test_window_out_of_bounds_is_refused_by_name(option: str, value: float) -> None:
+    with pytest.raises(PolicyConfigError, match=rf"^{option}: "):
+        build("cascade", {option: value})

@@ -7,11 +7,13 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from policies.adapter import adapt
 from policies.base import (
     Abstain,
+    CommitWindow,
     Policy,
     PolicyConfigError,
     RequestFeatures,
@@ -141,3 +143,32 @@ def test_reason_that_a_reviewer_has_not_declared_becomes_other() -> None:
     decision, votes = chain(Reviews(escalate("user 4711"))).review(SEEN, DRAFT)
     assert decision is not None
     assert decision.reason == votes[0].reason == "other"
+
+
+class ReviewsPrefixes(Reviews):
+    def __init__(self, tokens: int, time_s: float, *answers: Any) -> None:
+        super().__init__(*answers)
+        self.commit_window = CommitWindow(tokens=tokens, time_s=time_s)
+
+
+def test_chain_has_the_widest_of_its_reviewers_windows_and_none_without_one() -> None:
+    both = chain(Reviews(), ReviewsPrefixes(8, 3.0), ReviewsPrefixes(32, 1.0))
+    assert both.commit_window == CommitWindow(tokens=32, time_s=3.0)
+    assert chain(Reviews()).commit_window is None
+
+
+def test_prefix_is_reviewed_only_by_those_who_have_a_window() -> None:
+    first, second = Reviews(escalate("because")), ReviewsPrefixes(8, 3.0, None)
+    prefix = msgspec.structs.replace(DRAFT, prefix=True, finish_reason=None)
+    decision, votes = chain(first, second).review(SEEN, prefix)
+    assert (decision, [vote.policy for vote in votes]) == (None, ["r1"])
+    assert (first.seen, second.seen) == ([], [prefix])
+    assert chain(first, second).review(SEEN, DRAFT)[0] is not None
+
+
+@pytest.mark.parametrize("window", [4, (4, 2.0), CommitWindow(tokens=0, time_s=1.0), CommitWindow(tokens=4, time_s=0)])
+def test_window_that_is_none_is_refused(window: Any) -> None:
+    reviewer = Reviews()
+    reviewer.commit_window = window  # type: ignore[attr-defined]
+    with pytest.raises(PolicyConfigError, match="commit_window must be"):
+        adapt(reviewer, type_name="plugin:R")

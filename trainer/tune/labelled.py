@@ -196,7 +196,9 @@ def _add_row(
 ) -> None:
     logprob = _logprob(record)
     counts = collected.counts
-    if right is None:
+    if record.draft is not None and record.draft.prefix:
+        counts["prefix"] += 1  # cut off where it was rejected, and whole only where it was not
+    elif right is None:
         counts["unlabelled"] += 1
     elif logprob is None:
         counts["without_logprob"] += 1

@@ -14,6 +14,7 @@ from trainer.tune.threshold import Tuned
 LEFT_OUT = {
     "unlabelled": "of the student without a label or score",
     "without_logprob": "labelled, but without a mean logprob",
+    "prefix": "of streams that were reviewed by their beginning: they are no sample of whole answers",
     "not_comparable": "labelled, but their messages were not captured, so they may be in the sealed set",
 }
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from loadtests.faults.system import (
     EJECTED_FOR_S,
@@ -53,7 +57,22 @@ _TIMEOUTS = f"""\
 first_token_timeout_s = {FIRST_TOKEN_TIMEOUT_S}
 idle_timeout_s = {IDLE_TIMEOUT_S}
 request_timeout_s = {REQUEST_TIMEOUT_S}"""
-_CASCADE = '[[routing.policies]]\ntype = "cascade"\nescalate_truncated = true'
+_CASCADE = """\
+[[routing.policies]]
+type = "cascade"
+calibrator = "{calibrator}"
+threshold = 0.5"""
+_CALIBRATOR: dict[str, Any] = {
+    "schema": 1,
+    "calibrator": {"type": "platt", "slope": 2.0, "intercept": 4.0},
+    "raw": "mean_logprob",
+    "source": "made up for this table",
+    "n": 0,
+    "n_sufficient": 0,
+    "ece": 0.0,
+    "reliability": [],
+}
+"""P(right) = 0.5 at a mean logprob of -2."""
 _BREAKER = f"""\
 [resilience.breaker]
 consecutive_failures = {FAILURES_TO_EJECT}
@@ -66,7 +85,8 @@ class Locum:
     name = "Locum"
     about = (
         "`locum serve`, one process, metrics and traffic log on, no keys; the first upstream is the student, the "
-        "second the teacher; a draft that ends at its token limit is rejected"
+        "second the teacher; a draft is rejected when the mean logprob of its tokens (of a stream: the first 16) is "
+        "below -2"
     )
 
     @property
@@ -78,7 +98,9 @@ class Locum:
             raise NotInstalled(f"there is no `locum` command beside {Path(sys.executable).name}: run make install")
 
     def launch(self, setting: Setting, port: int, upstreams: Upstreams, folder: Path) -> Launch:
-        config = folder / f"{setting}.toml"
+        config, calibrator = folder / f"{setting}.toml", folder / "calibrator.json"
+        if setting == "cascade":
+            calibrator.write_bytes(_artefact(_CALIBRATOR))
         config.write_text(
             _TOML.format(
                 port=port,
@@ -86,7 +108,7 @@ class Locum:
                 folder=folder,
                 timeouts=_TIMEOUTS,
                 breaker=_BREAKER if setting == "replicas" else "",
-                policies=_CASCADE if setting == "cascade" else "policies = []",
+                policies=_CASCADE.format(calibrator=calibrator) if setting == "cascade" else "policies = []",
             )
         )
         return Launch(
@@ -101,3 +123,9 @@ class Locum:
     @property
     def _program(self) -> Path:
         return Path(sys.executable).with_name("locum")
+
+
+def _artefact(fields: dict[str, Any]) -> bytes:
+    """A file as `locum tune --out` writes it, with the hash of its content."""
+    sha256 = hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
+    return msgspec.json.encode({"sha256": sha256, **fields})

@@ -22,6 +22,15 @@ def test_draft_that_a_cascade_threw_away_is_graded_beside_the_teachers_answer(lo
     assert found["teacher_assumed_right"]  # 25 pairs are too few
 
 
+def test_streams_that_were_judged_by_their_beginning_are_left_out(log: Log, tmp_path: Path) -> None:
+    fill(log)
+    for escalated in (True, False):
+        draft = Draft(text="ye", mean_logprob=-0.4, tokens=1, prefix=True, escalated=escalated)
+        log.answered("?", "yes", route="teacher" if escalated else "student", label="yes", draft=draft)
+    found = run_json(log, "--out", str(tmp_path / "tuned"))
+    assert (found["n"], found["left_out"]["prefix"]) == (200, 2)
+
+
 def test_scores_label_where_no_label_is_and_a_later_judgement_counts(log: Log, tmp_path: Path) -> None:
     for i in range(80):
         bad = i % 4 == 0

@@ -1,0 +1,383 @@
+"""The beginning of the student's stream is reviewed before the client sees anything; the client gets one stream."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+
+from loadtests.fake_backend import BackendThread
+from policies.record import DecisionRecord
+from tests.contract.conftest import RunningGateway, StartGateway, chats
+from tests.contract.test_cascade import DOUBTER, the_record
+from tests.contract.test_disconnect import WaitUntil, leave
+
+HI = [{"role": "user", "content": "hi"}]
+DONE = b"data: [DONE]\n\n"
+WEAK, SURE = "fake-logprob-2.5-tokens-12", "fake-logprob-0.5-tokens-12"
+WORDS = ["The", " quick", " brown", " fox", " jumps", " over", " the", " lazy", " dog", ".", "The", " quick"]
+StartCascade = Callable[..., RunningGateway]
+
+
+def window(tokens: int = 4, time_s: float = 5.0) -> str:
+    return f'[[routing.policies]]\ntype = "tests.contract.reviewers:EarlyDoubter"\n{tokens = }\n{time_s = }'
+
+
+@pytest.fixture
+def start_cascade(start_gateway: StartGateway) -> StartCascade:
+    def start(student_model: str, teacher_model: str = "teacher", **parts: str) -> RunningGateway:
+        return start_gateway(student_model=student_model, teacher_model=teacher_model, **{"rest": window(), **parts})
+
+    return start
+
+
+def stream(gateway: RunningGateway, **members: object) -> httpx.Response:
+    return gateway.post({"model": "auto", "messages": HI, "stream": True, **members})
+
+
+def text_of(response: httpx.Response) -> str:
+    chunks = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk.get("choices", ()))
+
+
+def direct(backend: BackendThread, model: str, **members: object) -> bytes:
+    """What the backend sends to a client of its own."""
+    body = {"model": model, "messages": HI, "stream": True, **members}
+    return httpx.post(f"{backend.base_url}/chat/completions", json=body).content
+
+
+def asked(backend: BackendThread) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(backend.state.received[-1].body)
+    return body
+
+
+def draft_of(gateway: RunningGateway) -> Any:
+    draft = the_record(gateway).draft
+    assert draft is not None
+    return draft
+
+
+SHAPES = ["", "-extra", "-crlf", "-split", "-merge", "-calls-2"]
+# A comment before the usage frame stays where the frame itself is cut out.
+USAGE_ASKED = [*((shape, False) for shape in SHAPES), *((shape, True) for shape in [*SHAPES, "-heartbeat", "-odd"])]
+
+
+@pytest.mark.parametrize(("shape", "usage"), USAGE_ASKED)
+def test_accepted_stream_is_byte_for_byte_the_students_own(
+    start_cascade: StartCascade, student: BackendThread, teacher: BackendThread, shape: str, usage: bool
+) -> None:
+    model = f"{SURE}-fixed{shape}"
+    gateway = start_cascade(model)
+    members: dict[str, object] = {"stream_options": {"include_usage": True}} if usage else {}
+    response = stream(gateway, **members)
+    assert asked(student)["logprobs"] is True
+    assert b'"logprob":-0.5' in b"".join(student.state.received[-1].response)
+    assert response.content == direct(student, model, **members)
+    headers = response.headers
+    assert (headers["x-router-route"], headers["x-router-reason"]) == ("student", "default")
+    assert chats(teacher) == 0
+
+
+def test_rejected_stream_is_replaced_by_the_teachers(
+    start_cascade: StartCascade, student: BackendThread, teacher: BackendThread, wait_until: WaitUntil
+) -> None:
+    gateway = start_cascade(f"{WEAK}-gap-0.05-tokens-400", "fake-fixed")
+    response = stream(gateway)
+    assert response.content == direct(teacher, "fake-fixed")
+    headers = response.headers
+    assert (headers["x-router-route"], headers["x-router-reason"]) == ("teacher", "doubtful")
+    assert headers["x-router-policy"] == "early_doubter"
+    assert "x-router-degraded" not in headers
+    assert "logprobs" not in json.loads(teacher.state.received[-2].body)
+    wait_until(lambda: student.state.aborted == 1)
+
+
+def test_record_of_an_escalated_stream_holds_the_draft_and_its_cost(start_cascade: StartCascade) -> None:
+    gateway = start_cascade(f"{WEAK}-gap-0.02-tokens-400", "fake")
+    stream(gateway)
+    record = the_record(gateway)
+    assert (record.route, record.reason, record.outcome, record.stream) == ("teacher", "doubtful", "ok", True)
+    assert record.completion == "".join(WORDS[:8])
+    assert record.mean_logprob is None
+    draft = draft_of(gateway)
+    assert (draft.escalated, draft.prefix, draft.finish_reason) == (True, True, None)
+    assert draft.text == "".join(WORDS[: draft.tokens])
+    assert 4 <= draft.tokens < 400
+    assert draft.mean_logprob == pytest.approx(-2.5)
+    assert draft.review.policy == record.votes[-1].policy == "early_doubter"
+    assert draft.usage.completion_tokens >= draft.tokens
+    assert record.cost_usd == pytest.approx(draft.cost_usd + record.counterfactual_cost_usd)
+    assert gateway.metric('router_escalations_total{policy="early_doubter",reason="doubtful"}') == 1
+    assert gateway.metric('router_tokens_total{direction="output",route="student"}') == draft.usage.completion_tokens
+    assert gateway.metric('router_tokens_total{direction="output",route="teacher"}') == 8
+
+
+def test_record_of_an_accepted_stream_holds_the_prefix_and_the_whole_answers_mean(start_cascade: StartCascade) -> None:
+    gateway = start_cascade(f"{SURE}-gap-0.01")
+    assert text_of(stream(gateway)) == "".join(WORDS)
+    record = the_record(gateway)
+    draft = draft_of(gateway)
+    assert (draft.escalated, draft.review, draft.prefix) == (False, None, True)
+    assert record.completion == "".join(WORDS)
+    assert record.completion.startswith(draft.text)
+    assert record.mean_logprob == pytest.approx(-0.5)
+    assert record.usage is not None
+    assert record.usage.completion_tokens == 12
+    assert record.cost_usd is not None
+    assert [(vote.policy, vote.reason) for vote in record.votes] == [("early_doubter", "sure")]
+
+
+def test_answer_that_ends_within_the_window_is_judged_as_a_whole(
+    start_cascade: StartCascade, student: BackendThread
+) -> None:
+    gateway = start_cascade(f"{WEAK}-fixed", rest=window(tokens=500))
+    assert text_of(stream(gateway)) == "".join(WORDS[:8])
+    draft = draft_of(gateway)
+    assert (draft.prefix, draft.finish_reason, draft.tokens, draft.text) == (False, "stop", 12, "".join(WORDS))
+    assert draft.usage.completion_tokens == 12
+    assert student.state.aborted == 0
+
+
+@pytest.mark.parametrize("end", ["", "-finish-length", "fault-no-done"])
+def test_whole_stream_within_the_window_is_passed_on_complete(
+    start_cascade: StartCascade, student: BackendThread, end: str
+) -> None:
+    model = f"{end}-{SURE}-fixed" if end.startswith("fault") else f"{SURE}-fixed{end}"
+    gateway = start_cascade(model, rest=window(tokens=500))
+    response = stream(gateway)
+    assert response.content == direct(student, model) + (DONE if end.startswith("fault") else b"")
+    assert not draft_of(gateway).prefix
+
+
+def test_window_closes_by_time_when_the_student_is_slow(start_cascade: StartCascade) -> None:
+    gateway = start_cascade("fake-gap-0.05-tokens-400-logprob-2.5", rest=window(tokens=1000, time_s=0.3))
+    assert stream(gateway).headers["x-router-route"] == "teacher"
+    draft = draft_of(gateway)
+    assert draft.prefix
+    assert 1 <= draft.tokens < 100
+
+
+@pytest.mark.parametrize(
+    ("teacher_model", "cause"),
+    [
+        ("fault-500", "server_error"), ("fault-reset", "disconnected"), ("fault-error-frame", "stream_error"),
+        ("fault-422", "refused"), ("fault-hang", "timeout"), ("fault-garbage", "invalid_response"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("gap", ["", "-gap-0.02"])
+def test_students_whole_stream_is_delivered_once_when_no_teacher_can_be_had(
+    start_cascade: StartCascade, student: BackendThread, teacher_model: str, cause: str, gap: str
+) -> None:
+    model = f"{WEAK}-tokens-40-fixed{gap}"
+    gateway = start_cascade(model, teacher_model, teacher="first_token_timeout_s = 0.4")
+    response = stream(gateway)
+    assert response.content == direct(student, model)
+    headers = response.headers
+    assert (headers["x-router-route"], headers["x-router-reason"]) == ("student", f"fallback_{cause}")
+    assert headers["x-router-degraded"] == "teacher_unavailable"
+    record = the_record(gateway)
+    assert (record.outcome, record.fallback_cause, record.route) == ("degraded", cause, "student")
+    draft = draft_of(gateway)
+    assert draft.escalated
+    assert record.usage is not None
+    assert record.usage.completion_tokens == 40
+    assert record.cost_usd is not None
+    assert gateway.metric(f'router_fallbacks_total{{cause="{cause}"}}') == 1
+
+
+def test_logprobs_that_the_client_asked_for_are_untouched(start_cascade: StartCascade, student: BackendThread) -> None:
+    gateway = start_cascade(f"{SURE}-fixed")
+    response = stream(gateway, logprobs=True, top_logprobs=1)
+    assert b'"logprob":-0.5' in response.content
+    assert response.content == direct(student, f"{SURE}-fixed", logprobs=True, top_logprobs=1)
+    assert draft_of(gateway).mean_logprob == pytest.approx(-0.5)
+
+
+def test_clients_own_logprobs_come_from_the_teacher_after_an_escalation(
+    start_cascade: StartCascade, teacher: BackendThread
+) -> None:
+    gateway = start_cascade(WEAK, "fake-fixed")
+    response = stream(gateway, logprobs=True)
+    assert response.content == direct(teacher, "fake-fixed", logprobs=True)
+
+
+def test_student_that_refuses_logprobs_is_asked_without(start_cascade: StartCascade, student: BackendThread) -> None:
+    gateway = start_cascade("fault-422-times-1-fixed")
+    response = stream(gateway)
+    assert response.headers["x-router-route"] == "student"
+    assert chats(student) == 2
+    assert "logprobs" not in asked(student)
+    record = the_record(gateway)
+    assert record.votes[-1].reason == "no_logprobs"
+    assert draft_of(gateway).tokens >= 4
+
+
+@pytest.mark.parametrize(
+    ("members", "rest"),
+    [
+        ({"n": 2}, window()),
+        ({"model": "student"}, window()),
+        ({}, DOUBTER),  # it has no window
+        ({}, '[[routing.policies]]\ntype = "cascade"\ncommit_window_tokens = 0'),
+    ],
+)
+def test_other_streams_go_out_at_once(
+    start_cascade: StartCascade, student: BackendThread, members: dict[str, object], rest: str
+) -> None:
+    gateway = start_cascade(f"{WEAK}-gap-0.02", rest=rest)
+    assert stream(gateway, **members).headers["x-router-route"] == "student"
+    assert "logprobs" not in asked(student)
+    record = the_record(gateway)
+    assert (record.draft, record.mean_logprob) == (None, None)
+
+
+def test_text_completions_are_not_reviewed(start_cascade: StartCascade, student: BackendThread) -> None:
+    gateway = start_cascade(WEAK)
+    body = {"model": "auto", "prompt": "hi", "stream": True}
+    response = httpx.post(f"{gateway.origin}/v1/completions", json=body, timeout=20)
+    assert response.headers["x-router-route"] == "student"
+    assert "logprobs" not in asked(student)
+
+
+def test_student_that_stands_in_for_the_teacher_is_not_reviewed(start_cascade: StartCascade) -> None:
+    gateway = start_cascade(WEAK, "fault-500", rest='[routing]\ndefault_route = "teacher"\n' + window())
+    assert stream(gateway).headers["x-router-degraded"] == "teacher_unavailable"
+    assert the_record(gateway).draft is None
+
+
+@pytest.mark.parametrize(
+    ("student_model", "cause"),
+    [
+        ("fault-reset-mid-3", "disconnected"), ("fault-cut-3", "disconnected"),
+        ("fault-error-frame-mid-3", "stream_error"), ("fault-hang-mid-3", "timeout"),
+    ],
+)  # fmt: skip
+def test_student_that_breaks_within_the_window_is_an_ordinary_fall_back(
+    start_cascade: StartCascade, teacher: BackendThread, student_model: str, cause: str
+) -> None:
+    gateway = start_cascade(
+        f"{student_model}-logprob-0.5", "fake-fixed", rest=window(tokens=8), student="idle_timeout_s = 0.3"
+    )
+    response = stream(gateway)
+    assert response.content == direct(teacher, "fake-fixed")
+    assert (response.headers["x-router-route"], response.headers["x-router-reason"]) == ("teacher", f"fallback_{cause}")
+    record = the_record(gateway)
+    assert (record.outcome, record.draft) == ("ok", None)
+
+
+def test_stream_that_breaks_behind_the_window_ends_in_an_error(start_cascade: StartCascade) -> None:
+    gateway = start_cascade("fault-reset-mid-9-logprob-0.5-tokens-20-gap-0.01")
+    response = stream(gateway)
+    assert text_of(response) == "".join(WORDS[:9])
+    assert '"error"' in response.text and "[DONE]" not in response.text
+    assert the_record(gateway).outcome == "backend_error"
+
+
+@pytest.mark.parametrize("phase", ["window", "teacher"])
+def test_both_calls_are_cancelled_when_the_client_leaves(
+    start_cascade: StartCascade, student: BackendThread, teacher: BackendThread, wait_until: WaitUntil, phase: str
+) -> None:
+    slow = "fake-gap-0.05-tokens-400-logprob-2.5"
+    gateway = start_cascade(slow, "fault-hang", rest=window(tokens=300 if phase == "window" else 2, time_s=50.0))
+    busy = student if phase == "window" else teacher
+    leave(gateway, {"stream": True}, after=None, once=lambda: busy.state.in_flight == 1)
+    wait_until(lambda: student.state.aborted == 1)
+    wait_until(lambda: teacher.state.aborted == (phase == "teacher"))
+    wait_until(lambda: [record.outcome for record in gateway.records()] == ["client_disconnected"])
+    record = the_record(gateway)
+    assert (record.draft is not None) == (phase == "teacher")
+    assert record.completion is None
+    wait_until(lambda: gateway.metric("router_inflight_requests") == 0)
+
+
+def test_deadline_holds_within_the_window(start_cascade: StartCascade) -> None:
+    gateway = start_cascade(
+        "fake-gap-0.05-tokens-400", rest=window(tokens=1000, time_s=50.0), server="request_timeout_s = 0.6"
+    )
+    assert stream(gateway).status_code == 504
+
+
+def test_heartbeats_go_on_within_the_window(start_cascade: StartCascade) -> None:
+    gateway = start_cascade(f"{SURE}-gap-0.1", rest=window(tokens=6), server="heartbeat_interval_s = 0.05")
+    response = stream(gateway)
+    assert response.text.startswith(": waiting for the answer\n\n")
+    assert response.headers["x-router-route"] == "pending"
+    assert text_of(response) == "".join(WORDS)
+
+
+def test_first_token_is_counted_when_the_client_gets_it(start_cascade: StartCascade) -> None:
+    gateway = start_cascade(f"{SURE}-gap-0.05", rest=window(tokens=8))
+    stream(gateway)
+    record = the_record(gateway)
+    assert record.ttft_s is not None
+    assert record.ttft_s >= 0.35
+
+
+def test_explain_shows_the_review(start_cascade: StartCascade) -> None:
+    gateway = start_cascade(WEAK)
+    explained = json.loads(stream(gateway, router={"explain": True}).headers["x-router-explain"])
+    assert explained["review"]["policy"] == "early_doubter"
+    assert explained["votes"][-1]["reason"] == "doubtful"
+
+
+def test_draft_text_is_not_kept_below_full(start_cascade: StartCascade) -> None:
+    gateway = start_cascade(WEAK)
+    stream(gateway, store=False)
+    assert draft_of(gateway).text is None
+
+
+@pytest.mark.parametrize(("student_model", "route"), [(SURE, "student"), (WEAK, "teacher")])
+def test_openai_client_reads_the_one_stream(start_cascade: StartCascade, student_model: str, route: str) -> None:
+    gateway = start_cascade(f"{student_model}-gap-0.01")
+    with gateway.client() as client:
+        raw = client.chat.completions.with_raw_response.create(model="auto", messages=HI, stream=True)  # type: ignore[call-overload]
+        assert raw.headers["x-router-route"] == route
+        chunks: openai.Stream[Any] = raw.parse()
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == "".join(WORDS[: 12 if route == "student" else 8])
+
+
+@pytest.mark.parametrize(("student_model", "route"), [(SURE, "student"), (WEAK, "teacher")])
+def test_anthropic_client_reads_the_one_stream(start_cascade: StartCascade, student_model: str, route: str) -> None:
+    gateway = start_cascade(f"{student_model}-gap-0.01")
+    client = anthropic.Anthropic(base_url=gateway.origin, api_key="unused-key", max_retries=0, timeout=20)
+    asked_for: Any = {"model": "auto", "max_tokens": 100, "messages": HI}
+    with client, client.messages.stream(**asked_for) as events:
+        text = "".join(events.text_stream)
+        message = events.get_final_message()
+    assert (text, message.stop_reason) == ("".join(WORDS[: 12 if route == "student" else 8]), "end_turn")
+    record = the_record(gateway)
+    assert (record.endpoint, record.route) == ("/v1/messages", route)
+    assert draft_of(gateway).escalated is (route == "teacher")
+
+
+@pytest.mark.parametrize(("student_model", "route"), [(SURE, "student"), (WEAK, "teacher")])
+def test_responses_stream_shows_no_logprobs_that_nobody_asked_for(
+    start_cascade: StartCascade, student_model: str, route: str
+) -> None:
+    gateway = start_cascade(f"{student_model}-gap-0.01")
+    with gateway.client() as client, client.responses.stream(model="auto", input="hi") as events:
+        seen = list(events)
+    deltas = [event for event in seen if event.type == "response.output_text.delta"]
+    assert "".join(event.delta for event in deltas) == "".join(WORDS[: 12 if route == "student" else 8])
+    assert list(itertools.chain.from_iterable(event.logprobs for event in deltas)) == []
+    assert the_record(gateway).route == route
+
+
+def test_streams_after_an_escalation_find_the_student_well(
+    start_cascade: StartCascade, student: BackendThread, wait_until: WaitUntil
+) -> None:
+    gateway = start_cascade(f"{WEAK}-gap-0.01-tokens-200")
+    records: list[DecisionRecord] = []
+    for _ in range(8):  # more than the failures in a row that open a breaker
+        stream(gateway)
+    wait_until(lambda: student.state.in_flight == 0)
+    records = gateway.records()
+    assert [record.reason for record in records] == ["doubtful"] * 8
+    assert gateway.metric('router_breaker_state{replica="student"}') == 0
