@@ -23,6 +23,7 @@ from router.dialects.completions import COMPLETION
 from router.dialects.messages.endpoint import MESSAGES
 from router.dialects.responses.endpoint import RESPONSES
 from router.embeddings.endpoint import Embeddings, open_model
+from router.embeddings.outcome import EmbeddingOutcomes
 from router.endpoints import add_endpoints, comes_from_foreign_page, foreign_origin_response
 from router.exchange import Receive, Scope, Send
 from router.gateway import Gateway
@@ -105,8 +106,15 @@ class Parts:
             metrics=self.metrics,
             cache=cache,
         )
-        self.embedder = open_model(config, environ)
-        self.embeddings = Embeddings(config, self.embedder, admission=self.admission, metrics=self.metrics)
+        self.embedder = open_model(config, self.metrics, environ, on_breaker=self._note_breaker)
+        self.embeddings = Embeddings(
+            config,
+            self.embedder,
+            generations=self.generations,
+            admission=self.admission,
+            outcomes=EmbeddingOutcomes(config, self.metrics, self.log),
+            metrics=self.metrics,
+        )
         self.control = Control(
             config,
             path=path,
@@ -118,7 +126,9 @@ class Parts:
             environ=environ,
         )
         self.prober = Prober(
-            lambda: [self.student, *self.teachers], self.metrics, interval_s=config.server.probe_interval_s
+            lambda: [self.student, *self.teachers, *(self.embedder.pools if self.embedder is not None else ())],
+            self.metrics,
+            interval_s=config.server.probe_interval_s,
         )
 
     @property
@@ -178,6 +188,7 @@ def build_app(
             if parts.embedder is not None:
                 await running.enter_async_context(parts.embedder)
             running.push_async_callback(parts.gateway.drained)
+            running.push_async_callback(parts.embeddings.drained)
             running.push_async_callback(parts.students.close)
             encoder = parts.students.encoder
             if encoder is not None:

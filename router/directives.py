@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from policies.base import Chunk
-from policies.record import CaptureLevel, Purpose
+from policies.record import CaptureLevel, StatedPurpose
 from router.errors import InvalidRequest
 
 HEADER_PREFIX = b"x-router-"
@@ -31,7 +31,7 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     session: ShortText | None = None
     train: CaptureLevel | None = None
     """The most that the traffic log may keep of this request."""
-    purpose: Purpose | None = None
+    purpose: StatedPurpose | None = None
     """What the request is for; anything but `traffic` can never become training data."""
     explain: bool | None = None
     tags: Annotated[dict[ShortText, ShortText], msgspec.Meta(max_length=16)] | None = None

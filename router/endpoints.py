@@ -76,6 +76,7 @@ def _add_health(app: Application, parts: Parts) -> None:
             "student": {"bundle": parts.generations.current.bundle_id, **_state(parts.student)},
             "teacher": _state(parts.teacher),
             "teacher_fallbacks": [_state(teacher) for teacher in parts.teachers[1:]],
+            **({"embeddings": [_state(pool) for pool in parts.embedder.pools]} if parts.embedder is not None else {}),
             "state": _shared_state(parts),
         }
         return JSONResponse(detail, status_code=200 if ready else 503)

@@ -16,28 +16,15 @@ from functools import partial
 from typing import Any
 
 from policies.chain import Evaluation
-from policies.record import Outcome, Usage
+from policies.record import Usage
 from router.admission import Admission, Permit
 from router.chat import ChatRequest
 from router.config import Config
 from router.decision_ids import DecisionIds, with_level
 from router.delivery import Delivery, answer_headers, stream_head
 from router.dialects.base import Dialect
-from router.errors import (
-    BackendError,
-    BackendTimeout,
-    BudgetSpent,
-    Forbidden,
-    InvalidRequest,
-    LocumError,
-    NoRoute,
-    Overloaded,
-    RateLimited,
-    ShuttingDown,
-    StateUnavailable,
-    Unauthorized,
-    UnsupportedEncoding,
-)
+from router.endings import CLIENT_CLOSED_REQUEST, error_headers, outcome_of, too_slow, unavailable
+from router.errors import BackendError, BudgetSpent, LocumError, Overloaded, ShuttingDown, UnsupportedEncoding
 from router.exchange import ClientGone, Exchange, Receive, Scope, Send
 from router.generations import Generations
 from router.metrics import Metrics
@@ -48,9 +35,6 @@ from router.resilience.routes import Routes
 from router.response_cache import ResponseCache
 
 logger = logging.getLogger(__name__)
-
-CLIENT_CLOSED_REQUEST = 499
-"""Status in the record of a request whose client left; nobody receives it."""
 
 UNCOUNTED = Usage(prompt_tokens=0, completion_tokens=0)
 """What is expected of the requests of a tenant without limits."""
@@ -110,7 +94,7 @@ class Gateway:
         except LocumError as error:
             await self._end_with(error, exchange, state)
         except TimeoutError:
-            await self._end_with(_too_slow(state), exchange, state)
+            await self._end_with(too_slow(body_read=state.body_read_s is not None), exchange, state)
         except ClientGone:
             await self._end_without_client(state)
         except asyncio.CancelledError:
@@ -223,7 +207,8 @@ class Gateway:
                 logger.info("%s: the %s failed: %s", state.decision_id, attempt.backend.name, error.cause)
                 attempt = await attempts.next(error)
         state.backend = state.degraded = None
-        raise _unavailable(attempts, state)
+        assert state.deadline is not None  # noqa: S101 - set before any backend is asked
+        raise unavailable(attempts, state.deadline, retry_after_s=state.generation.document.server.retry_after_s)
 
     async def _end_with(self, error: LocumError, exchange: Exchange, state: RequestState) -> None:
         """An error response, or in a stream that has begun an error event and the close.
@@ -233,7 +218,7 @@ class Gateway:
         exchange.stop_watching()
         await exchange.stop_heartbeats()
         state.error_code = error.code
-        state.outcome = _outcome_of(error, state)
+        state.outcome = outcome_of(error, admitted=state.permit is not None)
         if not exchange.started:
             state.status = error.status
         await self._outcomes.settle(state, time.monotonic())
@@ -246,48 +231,9 @@ class Gateway:
             if state.request and state.request.stream:
                 await exchange.end(state.dialect.error_frame(error))
             return  # of a plain answer a part is missing: the server closes the connection
-        headers = [*answer_headers(state), *error.headers, (b"content-type", b"application/json")]
-        if error.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % error.retry_after_s))
-        if error.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
+        headers = [*answer_headers(state), *error_headers(error)]
         await exchange.respond(error.status, headers, state.dialect.error_body(error))
 
     async def _end_without_client(self, state: RequestState) -> None:
         state.status, state.outcome = CLIENT_CLOSED_REQUEST, "client_disconnected"
         await self._outcomes.settle(state, time.monotonic())
-
-
-def _unavailable(attempts: Attempts, state: RequestState) -> LocumError:
-    if state.deadline is not None and not state.deadline.left_s():
-        return _too_slow(state)
-    retry_after_s = attempts.retry_after_s or state.generation.document.server.retry_after_s
-    if attempts.only_rate_limited:
-        return RateLimited("Every model that may answer this request is rate limited.", retry_after_s=retry_after_s)
-    failure = attempts.failure
-    if failure is not None and failure.cause == "context_overflow":  # waiting makes no request shorter
-        return InvalidRequest(str(failure), param="messages", code="context_length_exceeded")
-    cause = failure.cause if failure is not None else "no_backend"
-    return NoRoute(f"No backend can answer this request now ({cause}).", retry_after_s=retry_after_s)
-
-
-def _outcome_of(error: LocumError, state: RequestState) -> Outcome:
-    match error:
-        case BackendTimeout():
-            return "timeout"
-        case InvalidRequest():
-            return "client_error"
-        case Overloaded() | ShuttingDown() | Unauthorized() | Forbidden() | BudgetSpent() | StateUnavailable():
-            return "rejected"
-        case RateLimited() if state.permit is None:
-            return "rejected"
-        case _:
-            return "backend_error"
-
-
-def _too_slow(state: RequestState) -> LocumError:
-    if state.body_read_s is None:
-        late = InvalidRequest("The request body did not arrive within server.body_timeout_s.", code="body_timeout")
-        late.status = 408
-        return late
-    return BackendTimeout("Not answered within server.request_timeout_s.", cause="timeout")

@@ -131,7 +131,16 @@ class Metrics:
             "router_hedges", "Second attempts beside a slow first one: won, lost, or both failed.", ("outcome",)
         )
         self.embedding_requests = self._counter("router_embedding_requests", "Requests for embeddings.", ("outcome",))
+        self.embedding_duration = self._histogram(
+            "router_embedding_duration_seconds",
+            "Requests for embeddings: from arrival to the end of the answer.",
+            _LATENCY_BUCKETS_S,
+            (),
+        )
         self.embedding_tokens = self._counter("router_embedding_tokens", "Tokens of texts embedded, as reported.", ())
+        self.embedding_cost = self._counter(
+            "router_embedding_cost_usd", "Cost of embeddings whose price and tokens are known.", ()
+        )
         self.student_info = Info("router_student", "The student that serves.", registry=self._infos)
         self.policy_version = Info("router_policy_version", "The policy document in force.", registry=self._infos)
         self.policy_apply_failures = self._counter(
@@ -158,6 +167,15 @@ class Metrics:
             self._ttft_of(route).observe(record.ttft_s)
         self._observe_cost(record, route)
         self._observe_votes(record)
+
+    def observe_embedding(self, record: DecisionRecord) -> None:
+        """Count one finished request for embeddings: apart, since routing has no part in it."""
+        self.embedding_requests.labels(record.outcome).inc()
+        self.embedding_duration.observe(record.latency_s)
+        if record.usage is not None:
+            self.embedding_tokens.inc(record.usage.prompt_tokens)
+        if record.cost_usd is not None:
+            self.embedding_cost.inc(record.cost_usd)
 
     def _observe_cost(self, record: DecisionRecord, route: str) -> None:
         if record.usage is not None:

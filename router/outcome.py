@@ -96,7 +96,9 @@ class RequestState:
     def route(self) -> Route | None:
         if self.cached is not None:
             return self.cached.route
-        return self.backend.route if self.backend is not None else None
+        if self.backend is None or self.backend.route == "embeddings":
+            return None
+        return self.backend.route
 
     @property
     def policy(self) -> str:

@@ -8,9 +8,10 @@ from pydantic import Field, StrictBool, StrictInt, field_validator, model_valida
 
 from router.addresses import plain_http_url
 from router.config.base import EnvName, ModelName, Price, Seconds, Table, WrongKey
+from router.config.tls import BackendTlsConfig
 
 ONLY_LOCAL = ("threads", "max_batch_texts", "max_queued_texts", "truncate")
-ONLY_BACKEND = ("api_key_env", "connect_timeout_s")
+ONLY_BACKEND = ("api_key_env", "connect_timeout_s", "tls")
 
 
 class EmbeddingsConfig(Table):
@@ -28,9 +29,14 @@ class EmbeddingsConfig(Table):
         (), description="Further model names that clients may use, e.g. `text-embedding-3-small`."
     )
     api_key_env: EnvName | None = Field(None, description="Environment variable that holds the backend's key.")
-    price_usd_per_1m_input_tokens: Price | None = Field(None, description="Unknown: no budget is charged.")
+    price_usd_per_1m_input_tokens: Price | None = Field(
+        None, description="Unknown: cost is unreported, and no budget is charged."
+    )
     connect_timeout_s: Seconds = Field(2.0, description="Backend: time to open a connection.")
-    request_timeout_s: Seconds = Field(30.0, description="The whole request, waiting for the model included.")
+    request_timeout_s: Seconds = Field(
+        30.0, description="One call of the model, waiting for it included; retries have `server.request_timeout_s`."
+    )
+    tls: BackendTlsConfig = BackendTlsConfig()
     max_inputs: StrictInt = Field(2048, ge=1, description="Texts in one request.")
     threads: StrictInt = Field(1, ge=1, description="Local: threads of one embedding call.")
     max_batch_texts: StrictInt = Field(16, ge=1, description="Local: texts embedded at once; requests take turns.")

@@ -1,188 +1,206 @@
-"""The endpoint: authenticate, admit, embed, settle. No policy decides here, and there is no decision record."""
+"""The endpoint: authenticate, parse, admit, embed, write the record, answer. No policy decides here.
+
+One `DecisionRecord` ends every request, on every way out; see `router/embeddings/outcome.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
-from typing import Literal, Protocol, Self
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol, Self
 
-from router.admission import Admission, Permit, Tenant
+from router.admission import Admission
 from router.config import Config, ConfigError
 from router.config.embeddings import EmbeddingsConfig
-from router.decision_ids import DecisionIds
-from router.embeddings import local
+from router.decision_ids import DecisionIds, with_level
+from router.embeddings import local, outcome
 from router.embeddings.local import Answered, LocalModel
+from router.embeddings.outcome import EmbeddingOutcomes, EmbeddingState
 from router.embeddings.remote import RemoteModel
 from router.embeddings.request import EmbeddingRequest
 from router.encoder import EncoderUnavailable
-from router.errors import (
-    BackendError,
-    BackendTimeout,
-    InvalidRequest,
-    LocumError,
-    NoRoute,
-    ShuttingDown,
-    UnsupportedEncoding,
-    error_body,
-)
+from router.endings import CLIENT_CLOSED_REQUEST, error_headers, outcome_of, too_slow
+from router.errors import InvalidRequest, LocumError, Overloaded, ShuttingDown, UnsupportedEncoding, error_body
 from router.exchange import ClientGone, Exchange, Receive, Scope, Send
+from router.generations import Generations
 from router.http_client import Headers
 from router.metrics import Metrics
+from router.resilience.deadline import Deadline
+from router.resilience.pool import OnBreaker, Pool
 
 logger = logging.getLogger(__name__)
 
-Outcome = Literal["ok", "client_error", "rejected", "backend_error", "client_disconnected"]
-JSON: Headers = [(b"content-type", b"application/json")]
+DRAIN_S = 2.0
 
 
 class Model(Protocol):
     """Where embeddings come from."""
 
+    @property
+    def pools(self) -> Sequence[Pool]:
+        """Its backends; none for a model in this process."""
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    async def answer(self, request: EmbeddingRequest) -> Answered:
-        """Raises: LocumError."""
+    async def answer(self, request: EmbeddingRequest, headers: Headers, deadline: Deadline) -> Answered:
+        """
+        Args:
+            headers: the client's.
+        Raises:
+            LocumError.
+        """
 
 
-def open_model(config: Config, environ: Mapping[str, str] = os.environ) -> Model | None:
+def open_model(
+    config: Config, metrics: Metrics, environ: Mapping[str, str] = os.environ, *, on_breaker: OnBreaker
+) -> Model | None:
     """As configured; None without an `[embeddings]` table. A local model is loaded, which takes seconds.
 
     Raises: ConfigError.
     """
-    table, server = config.embeddings, config.server
+    table = config.embeddings
     if table is None:
         return None
-    if table.base_url is None:
-        try:
-            return LocalModel(local.load(table), table)
-        except EncoderUnavailable as exc:
-            raise ConfigError("configuration", [str(exc)]) from exc
-    return RemoteModel(
-        table,
-        max_response_bytes=server.max_response_bytes,
-        retry_after_s=server.retry_after_s,
-        environ=environ,
-    )
+    if table.base_url is not None:
+        return RemoteModel(table, config, metrics, environ, on_breaker=on_breaker)
+    try:
+        return LocalModel(local.load(table), table)
+    except EncoderUnavailable as exc:
+        raise ConfigError("configuration", [str(exc)]) from exc
 
 
 class Embeddings:
     """The ASGI endpoint."""
 
-    path = "/v1/embeddings"
+    path = outcome.PATH
 
-    def __init__(self, config: Config, model: Model | None, *, admission: Admission, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model: Model | None,
+        *,
+        generations: Generations,
+        admission: Admission,
+        outcomes: EmbeddingOutcomes,
+        metrics: Metrics,
+    ) -> None:
+        """
+        Args:
+            generations: know the bounds that are in force now.
+        """
         self._server = config.server
         self._table = config.embeddings or EmbeddingsConfig()
         self._known = frozenset({self._table.model, *self._table.aliases})
         self._model = model
+        self._generations = generations
         self._admission = admission
+        self._outcomes = outcomes
         self._metrics = metrics
         self._ids = DecisionIds()
+        self._inflight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, and end it in exactly one record whatever happens."""
         exchange = Exchange(scope, receive, send)
-        outcome: Outcome = "ok"
+        state = EmbeddingState(self._ids.next(), time.monotonic(), self._generations.current)
+        self._inflight += 1
+        self._metrics.inflight.inc()
         try:
-            await self._serve(exchange)
+            async with asyncio.timeout(self._server.body_timeout_s) as limit:
+                await self._serve(exchange, state, limit)
         except LocumError as error:
-            outcome = _outcome_of(error)
-            await _respond(exchange, error)
+            await self._end_with(error, exchange, state)
+        except TimeoutError:
+            await self._end_with(too_slow(body_read=state.body_read_s is not None), exchange, state)
         except ClientGone:
-            outcome = "client_disconnected"
+            await self._end_without_client(state)
         except asyncio.CancelledError:
-            outcome = "client_disconnected"
             if not exchange.client_gone:  # the server's drain time is over
-                outcome = "rejected"
-                await _respond(exchange, ShuttingDown("The gateway is shutting down.", retry_after_s=1))
-        except Exception:  # whatever it is, the client gets an answer
-            outcome = "backend_error"
-            logger.exception("a request for embeddings failed inside the gateway")
-            await _respond(exchange, LocumError("Internal error; the gateway's log says more."))
+                await self._end_with(ShuttingDown("The gateway is shutting down.", retry_after_s=1), exchange, state)
+                return
+            await self._end_without_client(state)
+        except Exception:
+            logger.exception("request %s failed inside the gateway", state.decision_id)
+            await self._end_with(LocumError("Internal error; the gateway's log says more."), exchange, state)
         finally:
             exchange.stop_watching()
-            self._metrics.embedding_requests.labels(outcome).inc()
+            if state.permit is not None and state.permit.is_open:  # else settled with the record
+                await state.permit.settle(tokens=None, cost_usd=None)
+            self._inflight -= 1
+            self._metrics.inflight.dec()
 
-    async def _serve(self, exchange: Exchange) -> None:
-        tenant = self._admission.authenticate(exchange.headers)
+    async def drained(self) -> None:
+        """Wait until every request has left its record; cancelled ones take a moment."""
+        deadline_s = time.monotonic() + DRAIN_S
+        while self._inflight and time.monotonic() < deadline_s:  # noqa: ASYNC110 - as in the gateway
+            await asyncio.sleep(0.01)
+
+    async def _serve(self, exchange: Exchange, state: EmbeddingState, limit: asyncio.Timeout) -> None:
+        server, bounds = self._server, state.generation.document.server
+        tenant = state.tenant = self._admission.authenticate(exchange.headers)
         if self._model is None:
             missing = InvalidRequest("Embeddings are not configured: add an [embeddings] table.", code="not_found")
             missing.status = 404
             raise missing
+        if self._inflight > bounds.max_inflight_requests + server.max_queued_requests:
+            raise Overloaded("The gateway is full; try again soon.", retry_after_s=bounds.retry_after_s)
         if exchange.header(b"content-encoding") not in (None, b"identity"):
             raise UnsupportedEncoding("Send the body uncompressed: content-encoding is not supported.")
-        request = await self._request(exchange)
-        tenant.check_model(request.model)
+        data = await exchange.read_body(limit_bytes=bounds.max_body_bytes)
+        state.body_read_s = time.monotonic()
+        deadline = Deadline(asyncio.get_running_loop().time() + server.request_timeout_s)
+        limit.reschedule(deadline.at_s)
         exchange.watch()
-        answered = await self._answer(tenant, request, self._model)
-        await exchange.respond(answered.status, [*(answered.headers or JSON)], answered.body)
-
-    async def _request(self, exchange: Exchange) -> EmbeddingRequest:
-        """Raises: InvalidRequest, ClientGone."""
-        try:
-            async with asyncio.timeout(self._server.body_timeout_s):
-                data = await exchange.read_body(limit_bytes=self._server.max_body_bytes)
-        except TimeoutError as exc:
-            late = InvalidRequest("The request body did not arrive within server.body_timeout_s.", code="body_timeout")
-            late.status = 408
-            raise late from exc
-        return EmbeddingRequest.parse(data, known_models=self._known, max_inputs=self._table.max_inputs)
-
-    async def _answer(self, tenant: Tenant, request: EmbeddingRequest, model: Model) -> Answered:
-        """Raises: LocumError."""
-        limit_s = self._table.request_timeout_s
-        permit = await self._admission.admit(
-            tenant,
-            holder=self._ids.next(),
-            estimated_tokens=request.approx_tokens,
-            estimated_cost_usd=self._cost_usd(request.approx_tokens),
-            deadline_s=asyncio.get_running_loop().time() + limit_s,
+        request = state.request = EmbeddingRequest.parse(
+            data, exchange.headers, known_models=self._known, max_inputs=self._table.max_inputs
         )
-        tokens: int | None = 0
-        try:
-            async with asyncio.timeout(limit_s):
-                answered = await model.answer(request)
-            tokens = answered.tokens if answered.status < 400 else 0
-        except TimeoutError as exc:
-            tokens = None
-            raise BackendTimeout("Not answered within embeddings.request_timeout_s.", cause="timeout") from exc
-        except asyncio.CancelledError:
-            tokens = None  # the model may have done its work
-            raise
-        finally:
-            await self._settle(permit, tokens)
-        headers = (*(answered.headers or JSON), *permit.headers)
-        return answered._replace(headers=headers)
+        tenant.check_model(request.model)
+        state.decision_id = with_level(state.decision_id, self._outcomes.capture_of(state))
+        state.permit = await self._admission.admit(
+            tenant,
+            holder=state.decision_id,
+            estimated_tokens=request.approx_tokens,
+            estimated_cost_usd=self._outcomes.cost_usd(request.approx_tokens),
+            deadline_s=deadline.at_s,
+        )
+        state.called_s = time.monotonic()
+        answered = await self._model.answer(request, exchange.headers, deadline)
+        await self._deliver(exchange, state, answered)
 
-    async def _settle(self, permit: Permit, tokens: int | None) -> None:
-        if tokens:
-            self._metrics.embedding_tokens.inc(tokens)
-        await permit.settle(tokens=tokens, cost_usd=None if tokens is None else self._cost_usd(tokens))
+    async def _deliver(self, exchange: Exchange, state: EmbeddingState, answered: Answered) -> None:
+        """An answer, or a backend's refusal of the request, which belongs to the client as it is."""
+        state.status, state.outcome, state.tokens = answered.status, "ok", answered.tokens
+        if answered.status >= 400:
+            state.outcome, state.error_code = "client_error", "refused_by_backend"
+        await self._outcomes.settle(state)
+        limits = state.permit.headers if state.permit is not None else []
+        own = [header for header in answered.headers if not limits or not header[0].startswith(b"x-ratelimit-")]
+        await exchange.respond(answered.status, [*_headers(state), *own, *limits], answered.body)
 
-    def _cost_usd(self, tokens: int) -> float | None:
-        price_usd = self._table.price_usd_per_1m_input_tokens
-        return None if price_usd is None else tokens * price_usd / 1e6
+    async def _end_with(self, error: LocumError, exchange: Exchange, state: EmbeddingState) -> None:
+        """An error in OpenAI's form; where an answer has begun, the server closes the connection."""
+        exchange.stop_watching()
+        state.error_code, state.outcome = error.code, outcome_of(error, admitted=state.permit is not None)
+        if not exchange.started:
+            state.status = error.status
+        await self._outcomes.settle(state)
+        if exchange.started:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                headers = [*_headers(state), *error_headers(error)]
+                await exchange.respond(error.status, headers, error_body(error))
+
+    async def _end_without_client(self, state: EmbeddingState) -> None:
+        state.status, state.outcome = CLIENT_CLOSED_REQUEST, "client_disconnected"
+        await self._outcomes.settle(state)
 
 
-def _outcome_of(error: LocumError) -> Outcome:
-    if isinstance(error, InvalidRequest):
-        return "client_error"
-    if isinstance(error, BackendError) or type(error) is NoRoute:
-        return "backend_error"
-    return "rejected"
-
-
-async def _respond(exchange: Exchange, error: LocumError) -> None:
-    """An error in OpenAI's form. Of an answer that has begun a part is missing: the server closes the connection."""
-    exchange.stop_watching()
-    if exchange.started:
-        return
-    headers = [*error.headers, *JSON]
-    if error.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % error.retry_after_s))
-    if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    await exchange.respond(error.status, headers, error_body(error))
+def _headers(state: EmbeddingState) -> Headers:
+    return [(b"x-router-decision-id", state.decision_id.encode())]

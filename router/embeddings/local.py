@@ -8,18 +8,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from router.config.embeddings import EmbeddingsConfig
 from router.embeddings.request import EmbeddingRequest, TooLong, answer_of
 from router.encoder import Vector, load_transformer
-from router.errors import BackendBroken, InvalidRequest, Overloaded
+from router.errors import BackendBroken, BackendTimeout, InvalidRequest, Overloaded
+from router.http_client import Headers
+from router.resilience.deadline import Deadline
+from router.resilience.pool import Pool
 
 logger = logging.getLogger(__name__)
 
 OVERLOADED_RETRY_S = 1
+JSON = ((b"content-type", b"application/json"),)
 
 
 class Embedded(NamedTuple):
@@ -41,11 +45,13 @@ class Answered(NamedTuple):
     status: int
     body: bytes
     tokens: int | None
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = JSON
 
 
 class LocalModel:
     """Answers requests; all methods belong to one event loop."""
+
+    pools: Sequence[Pool] = ()
 
     def __init__(self, embed: EmbedTexts, config: EmbeddingsConfig) -> None:
         self._embed = embed
@@ -61,8 +67,15 @@ class LocalModel:
     async def __aexit__(self, *_: object) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, request: EmbeddingRequest) -> Answered:
-        """Raises: InvalidRequest, Overloaded, BackendBroken."""
+    async def answer(self, request: EmbeddingRequest, headers: Headers, deadline: Deadline) -> Answered:
+        """Raises: InvalidRequest, Overloaded, BackendBroken, BackendTimeout."""
+        try:
+            async with asyncio.timeout(deadline.cut(self._config.request_timeout_s)):
+                return await self._answer(request)
+        except TimeoutError as exc:
+            raise BackendTimeout("Not answered within embeddings.request_timeout_s.", cause="timeout") from exc
+
+    async def _answer(self, request: EmbeddingRequest) -> Answered:
         if request.dimensions is not None:
             raise InvalidRequest("dimensions cannot be chosen: the model has one size.", param="dimensions")
         texts = request.texts()

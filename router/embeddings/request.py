@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
 
+from router import directives
 from router.body import JsonBody
 from router.chat import APPROX_BYTES_PER_TOKEN
 from router.dialects.fields import text_at, wrong
+from router.directives import Directives
 from router.encoder import Vector
 from router.errors import InvalidRequest, ModelNotFound
 
@@ -24,17 +26,28 @@ class EmbeddingRequest:
 
     Attributes:
         inputs: texts, or lists of token ids.
+        directives: of them `train`, `session` and `tags` mean something here.
     """
 
-    def __init__(self, body: JsonBody, inputs: list[Any]) -> None:
+    stream = False
+
+    def __init__(self, body: JsonBody, inputs: list[Any], given: Directives) -> None:
         self.body = body
         self.inputs = inputs
+        self.directives = given
         self.model: str = body.values["model"]
         self.encoding: Encoding = body.values.get("encoding_format") or "float"
         self.dimensions: int | None = body.values.get("dimensions")
 
     @classmethod
-    def parse(cls, data: bytes, *, known_models: Collection[str], max_inputs: int) -> EmbeddingRequest:
+    def parse(
+        cls,
+        data: bytes,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        *,
+        known_models: Collection[str],
+        max_inputs: int,
+    ) -> EmbeddingRequest:
         """Raises: InvalidRequest: `param` names the field."""
         body = JsonBody.parse(data)
         values = body.values
@@ -48,7 +61,7 @@ class EmbeddingRequest:
         inputs = _inputs(values.get("input"))
         if len(inputs) > max_inputs:
             raise wrong("input", f"has more than {max_inputs} elements (embeddings.max_inputs).")
-        return cls(body, inputs)
+        return cls(body, inputs, directives.read(values, headers))
 
     @property
     def approx_tokens(self) -> int:
@@ -56,6 +69,13 @@ class EmbeddingRequest:
             len(one) if isinstance(one, list) else -(-len(one.encode("utf-8", "replace")) // APPROX_BYTES_PER_TOKEN)
             for one in self.inputs
         )
+
+    def session_key(self) -> None:
+        """Nothing binds it to a replica."""
+
+    def prompt_prefix(self, limit_bytes: int) -> bytes:
+        """As little as its session."""
+        return b""
 
     def texts(self) -> list[str]:
         """Raises: InvalidRequest: token ids, which are another model's."""

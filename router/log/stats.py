@@ -17,7 +17,8 @@ Row = dict[str, Any]
 
 _TOTALS = """
 SELECT count(*) AS records, min(created_s) AS first_s, max(created_s) AS last_s,
-       sum(COALESCE(cost_usd, draft.cost_usd)) AS cost_usd, sum(counterfactual_cost_usd) AS counterfactual_cost_usd,
+       sum(COALESCE(cost_usd, draft.cost_usd)) FILTER (WHERE purpose <> 'embedding') AS cost_usd,
+       sum(counterfactual_cost_usd) AS counterfactual_cost_usd,
        count(*) FILTER (WHERE cost_usd IS NULL AND route IS NOT NULL) AS without_cost
 FROM records
 """
@@ -34,6 +35,11 @@ FROM (SELECT route AS name, 1 AS requests, usage.prompt_tokens AS prompt_tokens,
       UNION ALL
       SELECT 'student', 0, draft.usage.prompt_tokens, draft.usage.completion_tokens, draft.cost_usd {_DRAFTS})
 GROUP BY name ORDER BY name
+"""
+# Apart from the spend: no model that is routed has a part in them, and the teacher could not have answered instead.
+_EMBEDDINGS = """
+SELECT count(*) AS requests, sum(usage.prompt_tokens)::BIGINT AS prompt_tokens, sum(cost_usd) AS cost_usd
+FROM records WHERE purpose = 'embedding'
 """
 _THROWN_AWAY = f"""
 SELECT count(*) AS drafts, sum(draft.usage.prompt_tokens)::BIGINT AS prompt_tokens,
@@ -93,6 +99,7 @@ def collect(log: LogDatabase, assumptions: Assumptions) -> dict[str, Any]:
         "tokens": {row.pop("name"): row for row in _rows(log, _TOKENS)},
         "drafts_thrown_away": _rows(log, _THROWN_AWAY)[0],
         "spend": _spend(totals, span_s),
+        "embeddings": _rows(log, _EMBEDDINGS)[0],
         "labels": _rows(log, _LABELS)[0],
         "distillation": {row["name"]: row["records"] for row in _rows(log, _USABLE)},
         "break_even": break_even(teacher, span_s, assumptions),

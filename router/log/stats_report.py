@@ -25,6 +25,7 @@ def show(figures: dict[str, Any], console: Console) -> None:
     _show_counts(figures, console)
     _show_tokens(figures, console)
     _show_spend(figures["spend"], span_s, console)
+    _show_embeddings(figures["embeddings"], console)
     _show_labels(figures, console)
     _show_break_even(figures["break_even"], console)
     if figures["damaged_lines"] or figures["doubled_records"]:
@@ -64,6 +65,12 @@ def _show_spend(spend: dict[str, Any], span_s: float, console: Console) -> None:
         console.print(f"Without a price or usage, so not in these sums: {spend['answers_without_cost']:,} answers.")
     if span_s < SHORT_SPAN_S:
         console.print(f"The figures for a month are extrapolated from {_span(span_s)} only: take them as a guess.")
+
+
+def _show_embeddings(found: dict[str, Any], console: Console) -> None:
+    if found["requests"]:
+        tokens, cost = _count(found["prompt_tokens"]), usd(found["cost_usd"])
+        console.print(f"Embeddings, beside that: {found['requests']:,} requests, {tokens} tokens, {cost}.")
 
 
 def _show_labels(figures: dict[str, Any], console: Console) -> None:

@@ -57,6 +57,8 @@ class Step(NamedTuple):
 
     pool: Pool
     degraded: str | None = None
+    overloaded: str | None = None
+    """Instead of `degraded`, where all models before it were rate limited: they are there, but have no room."""
 
 
 class Attempt:
@@ -70,6 +72,7 @@ class Attempt:
     ) -> None:
         self.backend = replica.backend
         self.degraded = step.degraded
+        """What the answer then says of its quality; None: nothing."""
         self.reason = reason
         """What the answer's reason is; None: the policy's."""
         self.cause = cause
@@ -278,6 +281,8 @@ class Attempts:
         if replica not in self._tried:
             self._tried.append(replica)
         step = self._steps[self._at]
+        if step.overloaded is not None and self.failure is not None and self.only_rate_limited:
+            step = step._replace(degraded=step.overloaded)
         return Attempt(step, replica, self._request, self._deadline, self._reason, self._cause)
 
     def _note(self, failure: BackendError) -> None:

@@ -9,8 +9,7 @@ from random import Random
 from types import TracebackType
 from typing import Self
 
-from policies.base import Route
-from router.backends import Backend
+from router.backends import Backend, Role
 from router.config import BackendConfig, StudentConfig
 from router.config.resilience import ResilienceConfig, SpillConfig, Spread
 from router.pricing import Price
@@ -47,7 +46,7 @@ class Pool:
             random: for the spread.
         """
         first = backends[0]
-        self.route: Route = first.route
+        self.route: Role = first.route
         self.config: BackendConfig = first.config
         self.price: Price | None = first.price
         self.exists = first.exists

@@ -16,6 +16,9 @@ from router.resilience.spill import SpillReason
 from router.resilience.spread import Affine
 from router.routing import FORCED_POLICY
 
+UNAVAILABLE, OVERLOAD = "teacher_unavailable", "overload"
+"""Why the student's answer stands where a teacher's was wanted: the teachers failed, or only had no room."""
+
 
 class Routes:
     """Knows the teachers; a request brings the student of its generation."""
@@ -62,7 +65,8 @@ class Routes:
         if decision.route == "teacher":
             if forced or not decision.student_capable:
                 return self._of(teachers, request, deadline)
-            return self._of((*teachers, Step(student, without_teacher or "teacher_unavailable")), request, deadline)
+            stand_in = Step(student, without_teacher) if without_teacher else Step(student, UNAVAILABLE, OVERLOAD)
+            return self._of((*teachers, stand_in), request, deadline)
         own = Step(student)
         if forced and not teacher_may_stand_in:
             return self._of((own,), request, deadline)

@@ -15,6 +15,7 @@ from loadtests.fake.embeddings import embedding
 from loadtests.fake_backend import BackendThread
 from router.config.embeddings import EmbeddingsConfig
 from router.embeddings.local import Embedded, LocalModel
+from router.resilience.deadline import Deadline
 from tests.contract.conftest import RunningGateway, StartGateway
 
 StartEmbeddings = Callable[..., RunningGateway]
@@ -78,7 +79,7 @@ def test_embeddings_are_not_found_without_their_table(gateway: RunningGateway) -
 
 
 @pytest.mark.parametrize(
-    ("model", "status"), [("fault-503", 503), ("fault-429-retry-after-7", 429), ("fault-garbage", 502)]
+    ("model", "status"), [("fault-503", 503), ("fault-429-retry-after-7", 429), ("fault-garbage", 503)]
 )
 def test_failing_backend_is_an_error_with_its_status(start: StartEmbeddings, model: str, status: int) -> None:
     with start(model).client() as client, pytest.raises(openai.APIStatusError) as caught:
@@ -116,6 +117,6 @@ async def test_local_model_gives_what_the_client_expects() -> None:
 
     async with LocalModel(embed, EmbeddingsConfig(model="m")) as local:
         request = EmbeddingRequest.parse(b'{"model":"m","input":"a"}', known_models=("m",), max_inputs=1)
-        answered = await local.answer(request)
+        answered = await local.answer(request, [], Deadline.after(20))
     parsed = openai.types.CreateEmbeddingResponse.model_validate_json(answered.body)
     assert parsed.data[0].embedding == [0.25, -0.5]

@@ -99,6 +99,21 @@ def test_stats_show_the_arithmetic(log: Path) -> None:
     assert "It does not pay" in result.stdout  # 0.09 USD a month of work against a machine of 365
 
 
+def test_embeddings_stand_beside_the_spend(tmp_path: Path) -> None:
+    embedding: dict[str, Any] = {
+        "purpose": "embedding", "endpoint": "/v1/embeddings", "route": None, "reason": "embeddings", "capture": "metadata",
+        "request": None, "completion": None, "counterfactual_cost_usd": None, "cost_usd": 0.5,
+    }  # fmt: skip
+    unpriced = embedding | {"cost_usd": None, "usage": None}
+    write_segment(tmp_path, "a", [decision(1), decision(2, **embedding), decision(3, **unpriced)])
+    figures = json.loads(run("stats", tmp_path, "--json").stdout)
+    assert figures["spend"]["usd"] == pytest.approx(0.004)
+    assert figures["embeddings"] == {"requests": 2, "prompt_tokens": 100, "cost_usd": 0.5}
+    assert figures["distillation"] == {"usable": 1, "not_traffic": 2}
+    assert "2 requests, 100 tokens, 0.500000 USD" in run("stats", tmp_path).stdout
+    assert "Embeddings" not in run("stats", write_segment(tmp_path / "none", "a", [decision(1)]).parent).stdout
+
+
 def test_drafts_that_were_thrown_away_count_as_the_students(tmp_path: Path) -> None:
     draft = Draft(usage=Usage(prompt_tokens=90, completion_tokens=5), cost_usd=0.0002, escalated=True)
     unpriced = Draft(usage=Usage(prompt_tokens=9, completion_tokens=1), escalated=True)

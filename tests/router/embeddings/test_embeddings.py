@@ -13,9 +13,10 @@ import pytest
 from pydantic import ValidationError
 
 from router.config.embeddings import EmbeddingsConfig
-from router.embeddings.local import Embedded, LocalModel, WindowExceeded
+from router.embeddings.local import Answered, Embedded, LocalModel, WindowExceeded
 from router.embeddings.request import EmbeddingRequest, used_tokens
-from router.errors import BackendBroken, InvalidRequest, ModelNotFound, Overloaded
+from router.errors import BackendBroken, BackendTimeout, InvalidRequest, ModelNotFound, Overloaded
+from router.resilience.deadline import Deadline
 
 KNOWN = ("small",)
 
@@ -23,6 +24,10 @@ KNOWN = ("small",)
 def parse(max_inputs: int = 4, **fields: Any) -> EmbeddingRequest:
     body = json.dumps({"model": "small", "input": "Hi"} | fields).encode()
     return EmbeddingRequest.parse(body, known_models=KNOWN, max_inputs=max_inputs)
+
+
+async def ask(local: LocalModel, request: EmbeddingRequest, within_s: float = 20.0) -> Answered:
+    return await local.answer(request, [], Deadline.after(within_s))
 
 
 class FakeModel:
@@ -98,7 +103,7 @@ def test_tokens_are_estimated_before_the_model_counts_them() -> None:
 async def test_local_model_embeds_in_batches_and_keeps_the_order() -> None:
     model = FakeModel()
     async with LocalModel(model, config()) as local:
-        answered = await local.answer(parse(input=["a", "bb", "ccc"]))
+        answered = await ask(local, parse(input=["a", "bb", "ccc"]))
     assert model.batches[1:] == [["a", "bb"], ["ccc"]]
     answer = json.loads(answered.body)
     assert [found["embedding"] for found in answer["data"]] == [[1.0, 0.5], [2.0, 0.5], [3.0, 0.5]]
@@ -109,7 +114,7 @@ async def test_local_model_embeds_in_batches_and_keeps_the_order() -> None:
 
 async def test_base64_holds_the_same_floats() -> None:
     async with LocalModel(FakeModel(), config()) as local:
-        answered = await local.answer(parse(encoding_format="base64"))
+        answered = await ask(local, parse(encoding_format="base64"))
     spelled = json.loads(answered.body)["data"][0]["embedding"]
     assert array("f", base64.b64decode(spelled)).tolist() == [2.0, 0.5]
 
@@ -118,9 +123,9 @@ async def test_short_request_gets_its_turn_between_the_batches_of_a_long_one() -
     model = FakeModel()
     async with LocalModel(model, config(max_queued_texts=9)) as local:
         model.gate.clear()
-        long = asyncio.create_task(local.answer(parse(max_inputs=9, input=list("abcdef"))))
+        long = asyncio.create_task(ask(local, parse(max_inputs=9, input=list("abcdef"))))
         await asyncio.sleep(0)
-        short = asyncio.create_task(local.answer(parse(input="z")))
+        short = asyncio.create_task(ask(local, parse(input="z")))
         await asyncio.sleep(0)
         model.gate.set()
         await asyncio.gather(long, short)
@@ -131,31 +136,41 @@ async def test_local_model_refuses_more_texts_than_may_wait_and_recovers() -> No
     model = FakeModel()
     async with LocalModel(model, config()) as local:
         model.gate.clear()
-        first = asyncio.create_task(local.answer(parse(input=list("abc"))))
+        first = asyncio.create_task(ask(local, parse(input=list("abc"))))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await local.answer(parse(input=["d", "e"]))
+            await ask(local, parse(input=["d", "e"]))
         model.gate.set()
         await first
-        assert (await local.answer(parse(input=["d", "e"]))).status == 200
+        assert (await ask(local, parse(input=["d", "e"]))).status == 200
 
 
 async def test_request_that_is_cancelled_gives_its_place_back() -> None:
     model = FakeModel()
     async with LocalModel(model, config()) as local:
         model.gate.clear()
-        first = asyncio.create_task(local.answer(parse(input=list("abcd"))))
+        first = asyncio.create_task(ask(local, parse(input=list("abcd"))))
         await asyncio.sleep(0)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         model.gate.set()
-        assert (await local.answer(parse(input=list("abcd")))).status == 200
+        assert (await ask(local, parse(input=list("abcd")))).status == 200
+
+
+async def test_local_model_that_is_too_slow_is_a_timeout() -> None:
+    model = FakeModel()
+    async with LocalModel(model, config(request_timeout_s=0.05)) as local:
+        model.gate.clear()
+        with pytest.raises(BackendTimeout, match=r"embeddings\.request_timeout_s"):
+            await ask(local, parse())
+        model.gate.set()
+        assert (await ask(local, parse())).status == 200
 
 
 async def test_text_that_does_not_fit_is_refused_by_its_place() -> None:
     async with LocalModel(FakeModel(), config()) as local:
         with pytest.raises(InvalidRequest) as caught:
-            await local.answer(parse(input=["a", "b", "much too long"]))
+            await ask(local, parse(input=["a", "b", "much too long"]))
     assert caught.value.param == "input.2"
     assert "embeddings.truncate" in str(caught.value)
 
@@ -163,10 +178,10 @@ async def test_text_that_does_not_fit_is_refused_by_its_place() -> None:
 async def test_local_model_refuses_what_it_cannot_do() -> None:
     async with LocalModel(FakeModel(), config()) as local:
         with pytest.raises(InvalidRequest) as caught:
-            await local.answer(parse(dimensions=2))
+            await ask(local, parse(dimensions=2))
         assert caught.value.param == "dimensions"
         with pytest.raises(InvalidRequest) as caught:
-            await local.answer(parse(input=[1, 2]))
+            await ask(local, parse(input=[1, 2]))
         assert caught.value.param == "input"
 
 
@@ -175,7 +190,7 @@ async def test_failure_of_the_model_is_a_broken_backend() -> None:
     async with LocalModel(model, config()) as local:
         model.error = RuntimeError("out of memory")
         with pytest.raises(BackendBroken):
-            await local.answer(parse())
+            await ask(local, parse())
 
 
 def test_answer_of_a_backend_must_have_a_vector_for_every_input() -> None:
@@ -192,6 +207,7 @@ def test_answer_of_a_backend_must_have_a_vector_for_every_input() -> None:
     [
         {"threads": 2, "base_url": "http://127.0.0.1:1/v1", "model": "m"},
         {"api_key_env": "KEY"},
+        {"tls": {"ca_file": "ca.pem"}},
         {"base_url": "http://127.0.0.1:1/v1"},
         {"base_url": "ftp://x"},
         {"max_inputs": 0},

@@ -47,6 +47,24 @@ async def test_answer_says_why_another_model_gave_it() -> None:
     assert (third.reason, third.cause) == ("fallback_unauthorized", "unauthorized")
 
 
+@pytest.mark.parametrize(
+    ("causes", "degraded"),
+    [(["rate_limited", "rate_limited"], "overload"), (["rate_limited", "timeout"], "teacher_unavailable")],
+)
+async def test_student_that_stands_in_says_whether_the_teachers_are_overloaded_or_gone(
+    causes: list[Cause], degraded: str
+) -> None:
+    attempts = World().attempts(TEACHER)
+    attempt = await attempts.next()
+    for cause in causes:
+        assert attempt is not None
+        problem = BackendUnreachable("failed", cause=cause, retry_after_s=60)
+        attempt.done(problem)
+        attempt = await attempts.next(problem)
+    assert attempt is not None
+    assert (attempt.backend.name, attempt.degraded) == ("student", degraded)
+
+
 async def test_other_replicas_are_asked_before_the_teacher() -> None:
     world = World("a", "b", "c")
     attempts = world.attempts(STUDENT)

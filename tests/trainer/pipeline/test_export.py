@@ -50,15 +50,16 @@ def test_export_keeps_only_real_answered_traffic(
             record(13, messages=[{"role": "user", "content": [{"type": "text", "text": "in parts"}]}]),
             record(14, endpoint="/v1/messages"),
             record(15, endpoint="/v1/responses"),
+            record(16, purpose="embedding"),
         ]
     )
     summary, examples = export(recipe())
     assert [each.decision_id for each in examples] == ["d000000", "d000001", "d000013", "d000014", "d000015"]
     assert summary["dropped"] == {
-        "purpose": 3, "outcome": 1, "capture": 1, "no_completion": 1, "route": 1, "endpoint": 1, "tools": 1,
+        "purpose": 4, "outcome": 1, "capture": 1, "no_completion": 1, "route": 1, "endpoint": 1, "tools": 1,
         "several_choices": 1, "not_text": 1,
     }  # fmt: skip
-    assert summary["rows_in"] == 16
+    assert summary["rows_in"] == 17
 
 
 def test_export_drops_poisoned_rows_and_goes_on(
