@@ -31,14 +31,27 @@ def backend_context(config: BackendTlsConfig, table: str) -> ssl.SSLContext:
     Raises:
         ConfigError.
     """
-    if config.ca_file is None:
+    context = client_context(config.ca_file, f"{table}.tls.ca_file")
+    if config.cert_file is not None and config.key_file is not None:
+        _load_pair(context, config.cert_file, config.key_file, f"{table}.tls")
+    return context
+
+
+def client_context(ca_file: str | None, key: str) -> ssl.SSLContext:
+    """For a server whose host name and certificate are verified.
+
+    Args:
+        ca_file: what is trusted instead of the system's certificates.
+        key: that names the file, for messages.
+    Raises:
+        ConfigError.
+    """
+    if ca_file is None:
         context = ssl.create_default_context()
     else:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        _load_trusted(context, config.ca_file, f"{table}.tls.ca_file")
+        _load_trusted(context, ca_file, key)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if config.cert_file is not None and config.key_file is not None:
-        _load_pair(context, config.cert_file, config.key_file, f"{table}.tls")
     return context
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -19,12 +20,15 @@ from router.state.base import HISTORY_LENGTH, SLOT_RETRY_S, Document
 from router.state.ledger import HELD_S, SETTLED_S
 from router.state.lookup import Lookup
 from router.state.operations import Operation, Probe, Write
+from router.tls import client_context
 
 CONNECT_TIMEOUT_S = 0.5
 """Of the probe, beside the requests; a request waits `state.timeout_s` for all."""
 MAX_CONNECTIONS = 16
 
 REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (ssl.SSLCertVerificationError, "the certificate of Redis is not trusted (state.tls_ca_file)"),
+    (ssl.SSLError, "no TLS connection to Redis can be made"),
     (exceptions.AuthenticationError, "Redis refuses the user or the password"),
     (exceptions.AuthorizationError, "Redis refuses the user or the password"),
     (exceptions.NoPermissionError, "Redis denies this user what the gateway needs"),
@@ -55,6 +59,8 @@ class RedisWire:
         """
         Args:
             clock: epoch time in seconds, instead of the server's; for tests.
+        Raises:
+            ConfigError: `state.tls_ca_file` cannot be used.
         """
         self._clock = clock
         self._prefix = "{" + config.key_prefix + "}"
@@ -77,7 +83,7 @@ class RedisWire:
             await self.run([Probe()])
 
     def reason_of(self, error: Exception) -> str | None:
-        errors = (error.__cause__, error)  # redis-py wraps what goes wrong while it connects
+        errors = (error.__cause__, error.__context__, error)  # redis-py wraps what goes wrong while it connects
         return next((reason for kind, reason in REASONS if any(isinstance(it, kind) for it in errors)), None)
 
     async def run(self, operations: Sequence[Operation]) -> list[Any]:
@@ -135,6 +141,15 @@ class RedisWire:
         await self._pool.aclose()
 
 
+class TlsConnection(SSLConnection):
+    """By one context for all connections: redis-py would read the certificates for each of them, and trust the
+    system's beside those that are named."""
+
+    def __init__(self, *, tls: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context.context = tls
+
+
 def _for_script(operation: Operation) -> Operation | WriteNext:
     if isinstance(operation, Write):
         return WriteNext(operation.name, operation.expected_version)
@@ -165,5 +180,6 @@ def _pool(address: RedisAddress, config: StateConfig, environ: Mapping[str, str]
         return BlockingConnectionPool(connection_class=UnixDomainSocketConnection, path=address.path, **options)
     options |= {"host": address.host, "port": address.port, "socket_keepalive": True}
     if address.tls:
-        return BlockingConnectionPool(connection_class=SSLConnection, ssl_ca_certs=config.tls_ca_file, **options)
+        tls = client_context(config.tls_ca_file, "state.tls_ca_file")
+        return BlockingConnectionPool(connection_class=TlsConnection, tls=tls, **options)
     return BlockingConnectionPool(connection_class=Connection, **options)
