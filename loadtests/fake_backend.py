@@ -1,10 +1,10 @@
 """A fake OpenAI-compatible backend: fast enough not to be the bottleneck, faithful to vLLM's bytes, and able to fail.
 
 It serves `/v1/chat/completions` and `/v1/completions` (plain and stream, `n` up to 16), `/v1/responses`,
-`/v1/embeddings`, `/v1/models`, `/health` and `/metrics`. A request chooses its behaviour by its model name, or, because
-a gateway rewrites `model`, by `[[directive]]` at the start of its last user message (or of `prompt` or `input`).
-Directives compose with `-` or `+`: `fake-tokens-50-gap-0.05`, `fault-reset-mid-3+tokens-20`; a message's directive wins
-over the model's. Any other name must be a served model, else the answer is vLLM's 404.
+`/v1/messages`, `/v1/embeddings`, `/v1/models`, `/health` and `/metrics`. A request chooses its behaviour by its model
+name, or, because a gateway rewrites `model`, by `[[directive]]` at the start of its last user message (or of `prompt`
+or `input`). Directives compose with `-` or `+`: `fake-tokens-50-gap-0.05`, `fault-reset-mid-3+tokens-20`; a message's
+directive wins over the model's. Any other name must be a served model, else the answer is vLLM's 404.
 
 | directive | what happens |
 |---|---|

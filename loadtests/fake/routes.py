@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from loadtests.fake import responses
+from loadtests.fake import messages, responses
 from loadtests.fake.answers import FIXED_CREATED_S
 from loadtests.fake.body import Body
 from loadtests.fake.embeddings import EmbeddingBody, embeddings_answer
@@ -21,6 +21,7 @@ DEFAULT_LAST = 10
 _encode = msgspec.json.Encoder().encode
 _decode_body = msgspec.json.Decoder(Body).decode
 _decode_response = msgspec.json.Decoder(responses.ResponseBody).decode
+_decode_message = msgspec.json.Decoder(messages.MessageBody).decode
 _decode_embedding = msgspec.json.Decoder(EmbeddingBody).decode
 
 
@@ -29,10 +30,8 @@ def reply_to(request: Received, state: BackendState) -> Reply:
     if request.target in _GENERATING:
         return _guarded(request, state, _generate)
     path = request.path
-    if path == "/v1/embeddings":
-        return _guarded(request, state, _embed)
-    if path == "/v1/responses":
-        return _guarded(request, state, _respond)
+    if path in _SERVED:
+        return _guarded(request, state, _SERVED[path])
     if path == "/v1/models" or path.startswith("/v1/models/"):
         return _guarded(request, state, _models)
     control = _CONTROL.get(path.removesuffix("/"))
@@ -74,6 +73,34 @@ def _respond(request: Received, state: BackendState) -> Reply:
         body = _decode_response(request.body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         return refusal(400, str(exc))
+    scenario = _scenario_of_dialect(body, state)
+    if isinstance(scenario, Reply):
+        return scenario
+    if not body.stream:
+        content = engine_error() if scenario.fault == "error_frame" else responses.plain(body, scenario)
+        return Reply(body=content, scenario=scenario)
+    events = responses.events(body, scenario, _line_end(scenario))
+    return Reply(content_type=EVENT_STREAM, events=events, lead_events=responses.LEAD_EVENTS, scenario=scenario)
+
+
+def _message(request: Received, state: BackendState) -> Reply:
+    """The Messages API, likewise."""
+    try:
+        body = _decode_message(request.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        return refusal(400, str(exc))
+    scenario = _scenario_of_dialect(body, state)
+    if isinstance(scenario, Reply):
+        return scenario
+    if not body.stream:
+        content = engine_error() if scenario.fault == "error_frame" else messages.plain(body, scenario)
+        return Reply(body=content, scenario=scenario)
+    events = messages.events(body, scenario, _line_end(scenario))
+    return Reply(content_type=EVENT_STREAM, events=events, lead_events=messages.LEAD_EVENTS, scenario=scenario)
+
+
+def _scenario_of_dialect(body: responses.ResponseBody | messages.MessageBody, state: BackendState) -> Scenario | Reply:
+    """What the request asks for, or its failure."""
     names: tuple[str, ...] = (body.model,) if is_directive(body.model) else ()
     if not names and body.model not in state.models:
         return refusal(404, f"The model `{body.model}` does not exist.", param="model")
@@ -85,14 +112,11 @@ def _respond(request: Received, state: BackendState) -> Reply:
     except ScenarioError as exc:
         return refusal(400, str(exc), param="model")
     state.by_model[body.model] += 1
-    if scenario.fault == "status":
-        return failure(scenario, state)
-    if not body.stream:
-        content = engine_error() if scenario.fault == "error_frame" else responses.plain(body, scenario)
-        return Reply(body=content, scenario=scenario)
-    end = b"\r\n\r\n" if scenario.crlf else b"\n\n"
-    events = responses.events(body, scenario, end)
-    return Reply(content_type=EVENT_STREAM, events=events, lead_events=responses.LEAD_EVENTS, scenario=scenario)
+    return failure(scenario, state) if scenario.fault == "status" else scenario
+
+
+def _line_end(scenario: Scenario) -> bytes:
+    return b"\r\n\r\n" if scenario.crlf else b"\n\n"
 
 
 def _embed(request: Received, state: BackendState) -> Reply:
@@ -151,7 +175,7 @@ def _plain(body: Body, scenario: Scenario, state: BackendState) -> Reply:
 
 
 def _stream(body: Body, scenario: Scenario, state: BackendState) -> Reply:
-    end = b"\r\n\r\n" if scenario.crlf else b"\n\n"
+    end = _line_end(scenario)
     answer = state.answer(body, scenario)
     lead = answer.lead_events
     if scenario.fault == "empty_stream":
@@ -248,6 +272,11 @@ def _reset(request: Received, state: BackendState) -> Reply:
 
 
 _GENERATING = frozenset({b"/v1/chat/completions", b"/v1/completions"})
+_SERVED: dict[str, Callable[[Received, BackendState], Reply]] = {
+    "/v1/embeddings": _embed,
+    "/v1/responses": _respond,
+    "/v1/messages": _message,
+}
 _CONTROL: dict[str, Callable[[Received, BackendState], Reply]] = {
     "/health": _health,
     "/metrics": _metrics,

@@ -34,8 +34,8 @@ class BackendConfig(Table):
     max_connections: StrictInt = Field(1024, ge=1, description="Open connections to the backend.")
     native_apis: tuple[NativeApi, ...] = Field(
         (),
-        description="What the backend speaks beside chat and completions. `responses`: requests of `/v1/responses` are "
-        "forwarded untouched; without it they are translated to chat.",
+        description="What the backend speaks beside chat and completions. `responses`, `messages`: requests of "
+        "`/v1/responses`, `/v1/messages` are forwarded untouched; without it they are translated to chat.",
     )
     tls: BackendTlsConfig = BackendTlsConfig()
     capture_token_ids: StrictBool = Field(

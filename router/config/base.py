@@ -34,7 +34,7 @@ Price = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 EnvName = Annotated[str, AfterValidator(env_name)]
 ModelName = Annotated[str, AfterValidator(model_name)]
 RouteName = Literal["student", "teacher"]
-NativeApi = Literal["responses"]
+NativeApi = Literal["responses", "messages"]
 RESERVED_MODEL_NAMES = frozenset({"auto", "student", "teacher"})
 
 

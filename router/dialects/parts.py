@@ -1,15 +1,40 @@
-"""Parts of chat messages, as translations build them."""
+"""Parts of chat requests and their messages, as translations build them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 from xml.sax.saxutils import quoteattr
 
-from router.dialects.fields import Json
+from router.dialects.fields import Json, flag
 
 MAX_CHUNKS = 256
 """As `router.retrieved_chunks` takes."""
+
+
+class Conversation(Protocol):
+    """The messages of a request, and the retrieved text that stood in them."""
+
+    messages: list[Json]
+    chunks: list[Json]
+
+
+def shared_fields(body: Mapping[str, Any], copied: Sequence[str], conversation: Conversation) -> Json:
+    """What is the same in the chat request of every dialect.
+
+    Args:
+        copied: fields of the dialect that chat has under the same name.
+    Raises:
+        InvalidRequest.
+    """
+    chat = {key: body[key] for key in copied if body.get(key) is not None}
+    chat["messages"] = conversation.messages
+    if flag(body.get("stream"), "stream"):
+        chat["stream_options"] = {"include_usage": True}
+    router = _with_chunks(body.get("router"), conversation.chunks)
+    if router is not None:
+        chat["router"] = router
+    return chat
 
 
 def text_part(text: str) -> Json:
@@ -48,7 +73,7 @@ def tool_message(call_id: str, parts: Sequence[Json], label: str) -> tuple[Json,
     return message, [text_part(label), *others] if others else []
 
 
-def with_chunks(router: Any, chunks: Sequence[Json]) -> Any:
+def _with_chunks(router: Any, chunks: Sequence[Json]) -> Any:
     """The request's `router` object with the retrieved text that stood in the messages, unless it brings its own."""
     if not chunks or not (router is None or isinstance(router, dict)):
         return router

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from router.additions import NOTHING, Additions
+from router.apis import BackendApi
 from router.body import JsonBody
 from router.chat import ChatRequest
 from router.config import BackendConfig
@@ -15,9 +17,11 @@ from router.dialects.fields import Json, wrong
 from router.http_client import Headers
 
 
-class TranslatedRequest(ChatRequest):
+class TranslatedRequest(ChatRequest, ABC):
     """What the rest of the gateway sees is the chat request; `asked` is what the client sent."""
 
+    native_api: ClassVar[BackendApi]
+    """The dialect as backends speak it that have it themselves."""
     asked: JsonBody
 
     @classmethod
@@ -28,11 +32,16 @@ class TranslatedRequest(ChatRequest):
         request.asked = asked
         return request
 
+    @abstractmethod
     def translation(self) -> Translation:
         """A new one for every attempt."""
-        raise NotImplementedError
 
     def outgoing(self, backend: BackendConfig, added: Additions = NOTHING) -> Outgoing:
+        """Untouched to a backend that has this API itself, unless we want something beside the answer: that is asked
+        for in chat's words."""
+        if added == NOTHING and self.native_api.name in backend.native_apis:
+            body = self.asked.splice(replace={"model": json.dumps(backend.model)}, remove=("router",))
+            return Outgoing(self.native_api, body, hides_usage=False)
         return super().outgoing(backend, added)._replace(translation=self.translation())
 
 

@@ -6,6 +6,7 @@ from router.dialects.base import Dialect, Translation
 from router.dialects.fields import Json
 from router.dialects.frames import encoded, event
 from router.dialects.messages.answer import error_body, error_object, from_chat
+from router.dialects.messages.native import MESSAGES_API
 from router.dialects.messages.request import shows_thinking, to_chat
 from router.dialects.messages.stream import MessagesStream
 from router.dialects.translated import TranslatedRequest, parser
@@ -21,6 +22,8 @@ class MessagesTranslation(MessagesStream):
 
 class MessagesRequest(TranslatedRequest):
     """A request in Anthropic's form."""
+
+    native_api = MESSAGES_API
 
     def translation(self) -> Translation:
         return MessagesTranslation(self.model, thinking=shows_thinking(self.asked.values))

@@ -22,7 +22,7 @@ from router.dialects.fields import (
     wrong,
 )
 from router.dialects.messages.turns import Conversation
-from router.dialects.parts import with_chunks
+from router.dialects.parts import shared_fields
 
 COPIED = ("model", "temperature", "top_p", "top_k", "stream", "router", "documents")
 """Fields that mean the same in both."""
@@ -79,20 +79,13 @@ def to_chat(body: Mapping[str, Any]) -> Json:
     Raises:
         InvalidRequest: a field is wrong, or has a meaning that chat cannot express; `param` names it.
     """
-    refuse_set(body, REFUSED)
-    refuse_set(body, CHAT_NAMES)
+    refuse_set(body, {**REFUSED, **CHAT_NAMES})
     text_at(body, "model")
-    chat = {key: body[key] for key in COPIED if body.get(key) is not None}
     conversation = Conversation()
     conversation.add_system(body.get("system"), "system")
     conversation.add_turns(body.get("messages"))
-    chat["messages"] = conversation.messages
+    chat = shared_fields(body, COPIED, conversation)
     chat["max_completion_tokens"] = whole_number(body.get("max_tokens"), "max_tokens")
-    if flag(body.get("stream"), "stream"):
-        chat["stream_options"] = {"include_usage": True}
-    router = with_chunks(body.get("router"), conversation.chunks)
-    if router is not None:
-        chat["router"] = router
     chat |= _stop(body) | _tools(body) | _output(body) | _account(body)
     return chat | unknown(body, KNOWN)
 

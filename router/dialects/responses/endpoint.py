@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from router.additions import NOTHING, Additions
-from router.config import BackendConfig
-from router.dialects.base import Dialect, Outgoing, Translation
+from router.dialects.base import Dialect, Translation
 from router.dialects.fields import Json
 from router.dialects.frames import encoded, event
 from router.dialects.responses.answer import from_chat
@@ -27,16 +23,10 @@ class ResponsesTranslation(ResponsesStream):
 class ResponsesRequest(TranslatedRequest):
     """A request in the form of the Responses API."""
 
+    native_api = RESPONSES_API
+
     def translation(self) -> Translation:
         return ResponsesTranslation(self.asked.values)
-
-    def outgoing(self, backend: BackendConfig, added: Additions = NOTHING) -> Outgoing:
-        """Untouched to a backend that has this API itself, unless we want something beside the answer: that is asked
-        for in chat's words."""
-        if added != NOTHING or "responses" not in backend.native_apis:
-            return super().outgoing(backend, added)
-        body = self.asked.splice(replace={"model": json.dumps(backend.model)}, remove=("router",))
-        return Outgoing(RESPONSES_API, body, hides_usage=False)
 
 
 def error_frame(error: LocumError) -> bytes:

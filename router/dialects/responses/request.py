@@ -12,7 +12,6 @@ from typing import Any
 
 from router.dialects.fields import (
     Json,
-    flag,
     object_of,
     objects_of,
     optional_text,
@@ -22,7 +21,7 @@ from router.dialects.fields import (
     whole_number,
     wrong,
 )
-from router.dialects.parts import with_chunks
+from router.dialects.parts import shared_fields
 from router.dialects.responses.items import Conversation
 
 COPIED = (
@@ -89,23 +88,16 @@ def to_chat(body: Mapping[str, Any]) -> Json:
     Raises:
         InvalidRequest: a field is wrong, or has a meaning that chat cannot express; `param` names it.
     """
-    refuse_set(body, REFUSED)
-    refuse_set(body, CHAT_NAMES)
+    refuse_set(body, {**REFUSED, **CHAT_NAMES})
     text_at(body, "model")
-    chat = {key: body[key] for key in COPIED if body.get(key) is not None}
     conversation = Conversation()
     conversation.add_instructions(optional_text(body, "instructions"))
     conversation.add_input(body.get("input"))
-    chat["messages"] = conversation.messages
+    chat = shared_fields(body, COPIED, conversation)
     if body.get("max_output_tokens") is not None:
         chat["max_completion_tokens"] = whole_number(body["max_output_tokens"], "max_output_tokens")
-    if flag(body.get("stream"), "stream"):
-        chat["stream_options"] = {"include_usage": True}
     if body.get("truncation") not in (None, "disabled"):
         raise wrong("truncation", "must be disabled: the gateway drops nothing of a conversation.")
-    router = with_chunks(body.get("router"), conversation.chunks)
-    if router is not None:
-        chat["router"] = router
     chat |= _reasoning(body) | _text(body) | _tools(body) | _logprobs(body)
     return chat | unknown(body, KNOWN)
 

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.apis import ReadMeaning
 from router.chat import ChatRequest
 from router.dialects.completions import CompletionRequest
 from router.dialects.messages.endpoint import MESSAGES
+from router.dialects.messages.native import MessagesReader, message_meaning
 from router.dialects.messages.request import KNOWN as MESSAGES_FIELDS
 from router.dialects.messages.stream import MessagesStream
 from router.dialects.responses.endpoint import RESPONSES
@@ -52,20 +54,21 @@ MESSAGES_BASE = {"model": "auto", "max_tokens": 3, "messages": [{"role": "user",
 RESPONSES_BASE = {"model": "auto", "input": "Hi"}
 
 
-def reads(parse: Callable[..., ChatRequest], data: bytes) -> None:
+def model_that_is_asked(parse: Callable[..., ChatRequest], data: bytes) -> str:
+    """What a request that is read becomes; of one that is refused by name: `refused`."""
     try:
         request = parse(data, [])
     except InvalidRequest as error:
-        assert error.param or error.code == "invalid_json"
-        return
+        return "refused" if error.param or error.code == "invalid_json" else f"no field is named in: {error}"
     request.features(tenant="t", default_output_tokens=1, student_window_tokens=None)
-    assert json.loads(request.forwarded("m"))["model"] == "m"
+    model: str = json.loads(request.forwarded("m"))["model"]
+    return model
 
 
 @patient
 @given(bodies(MESSAGES_FIELDS, MESSAGES_BASE))
 def test_messages_request_is_read_or_refused(data: bytes) -> None:
-    reads(MESSAGES.parse, data)
+    assert model_that_is_asked(MESSAGES.parse, data) in ("m", "refused")
 
 
 @patient
@@ -73,26 +76,26 @@ def test_messages_request_is_read_or_refused(data: bytes) -> None:
 def test_messages_turns_are_read_or_refused(content: Any) -> None:
     turns = [{"role": "assistant", "content": content}, {"role": "user", "content": content}]
     data = json.dumps({**MESSAGES_BASE, "messages": turns}).replace("Infinity", "1e999").encode()
-    reads(MESSAGES.parse, data)
+    assert model_that_is_asked(MESSAGES.parse, data) in ("m", "refused")
 
 
 @patient
 @given(bodies(RESPONSES_FIELDS, RESPONSES_BASE))
 def test_responses_request_is_read_or_refused(data: bytes) -> None:
-    reads(RESPONSES.parse, data)
+    assert model_that_is_asked(RESPONSES.parse, data) in ("m", "refused")
 
 
 @patient
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS), values, max_size=5), max_size=3))
 def test_responses_items_are_read_or_refused(items: list[Any]) -> None:
     data = json.dumps({**RESPONSES_BASE, "input": items}).replace("Infinity", "1e999").encode()
-    reads(RESPONSES.parse, data)
+    assert model_that_is_asked(RESPONSES.parse, data) in ("m", "refused")
 
 
 @patient
 @given(bodies({"prompt", "n", "suffix", "max_tokens", "stream_options", "echo", "store"}, {"model": "auto"}))
 def test_completion_request_is_read_or_refused(data: bytes) -> None:
-    reads(CompletionRequest.parse, data)
+    assert model_that_is_asked(CompletionRequest.parse, data) in ("m", "refused")
 
 
 @patient
@@ -107,14 +110,25 @@ def test_chunks_of_any_shape_are_translated_or_break_the_backend(
     try:
         for chunk in chunks:
             translation.feed(chunk)
-        translation.end()
+        last = translation.end()
     except BackendBroken as error:
-        translation.error(error)
+        last = translation.error(error)
+    assert last.startswith(b"event: ")
+    assert last.endswith(b"\n\n")
 
 
 @patient
-@given(values)
-def test_native_answers_of_any_shape_are_read(value: Any) -> None:
+@pytest.mark.parametrize(
+    ("reader", "meaning_of"), [(ResponsesReader, response_meaning), (MessagesReader, message_meaning)]
+)
+@given(value=values, kind=st.sampled_from(["message", "message_start", "message_delta", "response.completed", None]))
+def test_native_answers_of_any_shape_are_read(
+    reader: type[ResponsesReader | MessagesReader], meaning_of: ReadMeaning, value: Any, kind: str | None
+) -> None:
+    if kind is not None and isinstance(value, dict):
+        value = value | {"type": kind}
     data = json.dumps(value).replace("Infinity", "1e999").encode()
-    response_meaning(data)
-    ResponsesReader(hide_usage=True).read(b"data: " + data + b"\n\n")
+    frame = b"data: " + data + b"\n\n"
+    meaning = meaning_of(data)
+    assert meaning is None or meaning.text is None or isinstance(meaning.text, str)
+    assert reader(hide_usage=True).read(frame).frame == frame
