@@ -116,6 +116,28 @@ def test_connect_is_refused(gateway: RunningGateway) -> None:
         assert client.rest().startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (request(CHAT, "x-large: " + "a" * 70_000, body=PLAIN), 431),
+        (request(CHAT, "origin: https://elsewhere.example", body=PLAIN), 403),
+        (request("POST /v1/nowhere HTTP/1.1", body=PLAIN), 404),
+    ],
+)
+def test_request_that_is_refused_at_the_edge_leaves_no_record(
+    gateway: RunningGateway, sent: bytes, status: int
+) -> None:
+    """docs/threat-model.md says so. The request after it, which is none of those, leaves one."""
+    with connected(gateway) as client:
+        client.send(sent)
+        assert client.response()[0] == status
+    with connected(gateway) as client:
+        client.send(request(body=PLAIN))
+        assert client.response()[0] == 200
+    assert [record.status for record in gateway.records()] == [200]
+
+
 HUGE = "x-large: " + "a" * 70_000
 MANY = [f"x-{number}: {'b' * 1000}" for number in range(80)]
 
