@@ -165,7 +165,7 @@ class BackendProtocol(asyncio.Protocol):
     async def _play(self, request: Received, reply: Reply, keep_alive: bool) -> None:
         scenario = reply.scenario
         if scenario.delay_s:
-            await asyncio.sleep(scenario.delay_s)
+            await self._state.delay(scenario.delay_s)
         if scenario.after_chunks is None and await self._strike(scenario.fault):
             return
         head = _head(reply, keep_alive)

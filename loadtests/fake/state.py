@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 from collections import Counter, deque
@@ -93,6 +94,7 @@ class BackendState:
         self.connections = 0
         self._scenarios: dict[tuple[str, ...], Scenario] = {}
         self._answers: dict[tuple[object, ...], Answer] = {}
+        self._delayed: set[asyncio.Future[None]] = set()
         self.reset()
 
     def reset(self) -> None:
@@ -103,6 +105,21 @@ class BackendState:
         self.by_model: Counter[str] = Counter()
         self.by_status: Counter[int] = Counter()
         self._strikes: Counter[tuple[str, ...]] = Counter()
+
+    async def delay(self, delay_s: float) -> None:
+        """Wait so long, or until `hurry()`."""
+        over = asyncio.get_running_loop().create_future()
+        self._delayed.add(over)
+        try:
+            await asyncio.wait({over}, timeout=delay_s)
+        finally:
+            self._delayed.discard(over)
+            over.cancel()
+
+    def hurry(self) -> None:
+        """From any thread: answers that are delayed now go out at once, when a test has seen enough of the delay."""
+        for over in tuple(self._delayed):
+            over.get_loop().call_soon_threadsafe(_end, over)
 
     def heard(self, model: str) -> Heard:
         """Which directives in messages count for this model."""
@@ -171,3 +188,8 @@ class BackendState:
             "by_model": dict(self.by_model),
             "by_status": {str(status): count for status, count in self.by_status.items()},
         }
+
+
+def _end(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

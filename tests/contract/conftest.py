@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import msgspec
 import openai
 import pytest
+import uvicorn.server
 
 from loadtests.fake_backend import BackendThread
 from policies.record import DecisionRecord
@@ -70,8 +73,11 @@ class RunningGateway:
         self._thread.start()
         assert self._started.wait(20), "the gateway did not start"
 
-    def stop(self) -> None:
+    def begin_stop(self) -> None:
         self._server.should_exit = True
+
+    def stop(self) -> None:
+        self.begin_stop()
         self._thread.join(20)
         assert not self._thread.is_alive(), "the gateway did not stop"
 
@@ -103,6 +109,16 @@ def chats(backend: BackendThread) -> int:
 
 
 StartGateway = Callable[..., RunningGateway]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_stops() -> Iterator[None]:
+    """uvicorn looks every 0.1 s whether it is to stop, and then waits as long: more than most tests take themselves."""
+    seen = SimpleNamespace(**vars(asyncio))
+    seen.sleep = lambda delay_s: asyncio.sleep(min(delay_s, 0.01))
+    uvicorn.server.asyncio = seen  # type: ignore[attr-defined]
+    yield
+    uvicorn.server.asyncio = asyncio  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +153,8 @@ def start_gateway(student: BackendThread, teacher: BackendThread, tmp_path: Path
         return gateway
 
     yield start
+    for gateway in running:
+        gateway.begin_stop()
     for gateway in running:
         gateway.stop()
 

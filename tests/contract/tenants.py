@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -48,4 +49,4 @@ def leave_during(gateway: RunningGateway, text: str, *, after: bytes | None, onc
         while after is not None and after not in received:
             received += client.recv(65536)
         while not once():
-            pass
+            time.sleep(0.005)

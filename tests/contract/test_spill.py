@@ -79,11 +79,12 @@ def test_replica_with_room_answers_while_another_is_full(site: Site, wait_until:
 def test_student_without_metrics_spills_by_the_requests_it_has(site: Site, wait_until: WaitUntil) -> None:
     student = site.replica("ALPHA")
     gateway = site.gateway(student.base_url, rest=LIMITS.format(limit="max_inflight_requests = 2"))
-    slow = [threading.Thread(target=gateway.post, args=(saying("fake-delay-3"),)) for _ in range(2)]
+    slow = [threading.Thread(target=gateway.post, args=(saying("fake-delay-20"),)) for _ in range(2)]
     for client in slow:
         client.start()
     wait_until(lambda: student.state.in_flight == 2)
     assert where(gateway) == ("teacher", "overflow_queue")
+    student.state.hurry()
     for client in slow:
         client.join()
     assert where(gateway) == ("student", "default")
@@ -93,11 +94,13 @@ def test_slow_first_tokens_spill_and_are_tried_again(site: Site, wait_until: Wai
     student = site.replica("ALPHA")
     limit = "max_ttft_s = 1.0\nttft_half_life_s = 0.5"
     gateway = site.gateway(student.base_url, rest=LIMITS.format(limit=limit))
-    slow = threading.Thread(target=gateway.post, args=(saying("fake-delay-3", stream=True),))
+    slow = threading.Thread(target=gateway.post, args=(saying("fake-delay-20", stream=True),))
     slow.start()
     wait_until(lambda: where(gateway) == ("teacher", "overflow_ttft"))  # it still waits for its first token
+    student.state.hurry()
     slow.join()
     wait_until(lambda: where(gateway) == ("student", "default"))
+    assert gateway.metric('router_spills_total{reason="overflow_ttft"}') >= 1
 
 
 def test_full_student_answers_when_the_teacher_is_down(site: Site, wait_until: WaitUntil) -> None:

@@ -9,10 +9,19 @@ import pytest
 
 from loadtests.fake_backend import BackendThread
 from router.config_file import parse
-from tests.contract.conftest import CONFIG, RunningGateway, gateway, start_gateway, student, teacher, wait_until
+from tests.contract.conftest import (
+    CONFIG,
+    RunningGateway,
+    gateway,
+    quick_stops,
+    start_gateway,
+    student,
+    teacher,
+    wait_until,
+)
 from tests.security.fuzzing import Complaints
 
-__all__ = ["gateway", "start_gateway", "student", "teacher", "wait_until"]
+__all__ = ["gateway", "quick_stops", "start_gateway", "student", "teacher", "wait_until"]
 
 
 @pytest.fixture(scope="module")
