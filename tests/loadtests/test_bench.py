@@ -213,6 +213,7 @@ def test_descendants_are_ended_when_their_parent_ignores_them(tmp_path: Path, co
     with child:
         (orphan,) = descendants(child.pid)
     wait_for(lambda: not is_running(orphan))
+    assert not is_running(orphan)
 
 
 def test_child_error_holds_the_log_when_the_command_dies(tmp_path: Path, core: set[int]) -> None:

@@ -234,7 +234,7 @@ def test_bad_body_is_a_400_when_sent(backend: BackendThread, content: bytes, mes
     assert message in answer.json()["error"]["message"]
 
 
-async def converse() -> None:
+async def test_backend_dies_and_returns_when_stopped_and_started_in_process() -> None:
     async with FakeBackend() as backend, httpx.AsyncClient() as client:
         url = f"{backend.base_url}/chat/completions"
         body = {"model": "teacher", "messages": [{"role": "user", "content": "hi"}]}
@@ -249,10 +249,6 @@ async def converse() -> None:
             await client.get(f"{backend.origin}/health")
         await backend.start()
         assert (await client.get(f"{backend.origin}/health")).status_code == 200
-
-
-def test_backend_dies_and_returns_when_stopped_and_started_in_process() -> None:
-    asyncio.run(converse())
 
 
 def test_command_serves_until_terminated_when_started_as_a_process() -> None:

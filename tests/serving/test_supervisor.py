@@ -120,6 +120,8 @@ async def test_supervisor_shows_the_last_log_line_as_progress_while_it_starts(ma
     fake = make_fake("silent")
     async with fake.supervisor:
         await until(lambda: any(event.message == "loading weights" for event in fake.events))
+    (progress,) = {event.state for event in fake.events if event.message == "loading weights"}
+    assert progress is State.STARTING
 
 
 async def test_supervisor_restarts_a_ready_process_when_it_hangs(make_fake: MakeFake) -> None:

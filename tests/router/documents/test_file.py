@@ -63,7 +63,9 @@ async def test_edit_is_seen_when_the_file_is_replaced(edited: Edited, tmp_path: 
     async with edited.running():
         (tmp_path / "new").write_text(EDITED)
         (tmp_path / "new").replace(edited.path)
-        await until(lambda: edited.replica.live.applied.version == 1)
+        await until(lambda: bool(edited.reports))
+    assert edited.replica.live.applied.version == 1
+    assert [report.result for report in edited.reports] == ["installed"]
 
 
 async def test_wrong_file_leaves_the_document_in_force_and_the_right_one_follows(edited: Edited) -> None:

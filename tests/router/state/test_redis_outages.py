@@ -93,6 +93,7 @@ async def test_calls_end_in_time_when_redis_is_frozen(redis: RedisServer, opened
         await assert_bounded(store)
         redis.thaw()
         await eventually(lambda: works(store))
+        assert store.failure is None
 
 
 async def test_calls_end_in_time_when_redis_is_stopped_and_work_when_it_is_restarted(
@@ -105,6 +106,7 @@ async def test_calls_end_in_time_when_redis_is_stopped_and_work_when_it_is_resta
         await eventually(lambda: _is(store.failure == "Redis cannot be reached"))
         redis.start()
         await eventually(lambda: works(store))
+        assert store.failure is None
 
 
 async def test_nobody_pays_the_timeout_when_redis_is_known_to_be_away(redis: RedisServer, opened: Open) -> None:
@@ -185,6 +187,7 @@ async def test_store_opens_in_time_when_its_redis_cannot_be_reached(opened: Open
 async def test_store_works_by_tcp_as_well(redis: RedisServer, opened: Open) -> None:
     async with opened(redis.tcp_url) as store:
         await eventually(lambda: works(store))
+        assert redis.command("DBSIZE") != "0"
 
 
 async def test_time_is_that_of_the_server(opened: Open) -> None:

@@ -38,6 +38,7 @@ def test_command_ends_when_its_caller_is_killed(tmp_path: Path) -> None:
     caller.send_signal(signal.SIGTERM)
     caller.wait(30)
     _wait(lambda: not _running(tmp_path))
+    assert _running(tmp_path) == []
 
 
 def _running(folder: Path) -> list[str]:
