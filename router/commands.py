@@ -23,6 +23,7 @@ from router.config import Config, ConfigError
 from router.config_file import load
 from router.errors import LocumError
 from router.generations import Generation
+from router.workers.child import WorkerRefused
 from router.workers.parent import Workers
 from serving.bluegreen import StudentSwitch
 from serving.errors import ServingError, describe_log
@@ -56,15 +57,17 @@ def serve(path: Path, log_level: str) -> None:
         _wrong_input(*unset)
     try:
         student = _student(config)
-        app = build_app(config, background=student, path=path)
+        alone = build_app(config, background=student, path=path) if config.server.workers == 1 else None
         listener = server.bind(config.server)
     except (ConfigError, ServingError, server.CannotListen) as exc:
         _wrong_input(str(exc))
-    if config.server.workers > 1:
-        workers = Workers(config, path, student, log_level=log_level)  # `app` has shown that they can be built
-        served = asyncio.run(workers.run(listener, _announce))
-    else:
-        served = server.serve(app, config.server, listener, _announce)
+    if alone is not None:
+        served = server.serve(alone, config.server, listener, _announce)
+    else:  # the workers load the models; what they cannot use they report
+        try:
+            served = asyncio.run(Workers(config, path, student, log_level=log_level).run(listener, _announce))
+        except WorkerRefused as exc:
+            _wrong_input(str(exc))
     if not served:
         raise SystemExit(1)
 

@@ -16,13 +16,17 @@ from typing import Self
 
 import msgspec
 
-from router.workers.control import Install, Installed, Line, Ready
+from router.workers.control import Install, Installed, Line, Ready, Refused
 
 logger = logging.getLogger(__name__)
 
 
 class WorkerFailed(RuntimeError):
     """A worker did not come to serve; its own messages say why."""
+
+
+class WorkerRefused(WorkerFailed):
+    """It cannot use the configuration; the message names the key."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Child:
 
     @classmethod
     async def start(cls, spec: WorkerSpec) -> Self:
-        """Returns when it accepts connections. Raises: WorkerFailed."""
+        """Returns when it accepts connections. Raises: WorkerFailed, WorkerRefused."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -83,7 +87,10 @@ class Child:
         if line is None:
             await child.stop()
             raise WorkerFailed(f"a worker did not start (exit code {child.exit_code})")
-        msgspec.json.decode(line, type=Ready)
+        said = msgspec.json.decode(line, type=Ready | Refused)
+        if isinstance(said, Refused):
+            await child.stop()
+            raise WorkerRefused(said.problem)
         return child
 
     @property

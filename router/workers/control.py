@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +31,12 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """From a worker: it accepts connections."""
 
 
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """From a worker, before it ends: the configuration cannot be used."""
+
+    problem: str
+
+
 class Installed(msgspec.Struct, frozen=True, tag="installed"):
     """From a worker: nothing uses the former student any more."""
 
@@ -38,7 +45,13 @@ class Installed(msgspec.Struct, frozen=True, tag="installed"):
 
 
 ToWorker = Install
-FromWorker = Ready | Installed
+FromWorker = Ready | Refused | Installed
+
+
+def refuse(end: socket.socket, problem: str) -> None:
+    """A worker's last words, before it has an event loop. Takes the socket over."""
+    with end, suppress(OSError):  # the parent may be gone
+        end.sendall(msgspec.json.encode(Refused(problem)) + b"\n")
 
 
 class Line:

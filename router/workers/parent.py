@@ -22,7 +22,7 @@ from router.app import Background
 from router.config import Config, ConfigError
 from router.state.memory import MemoryStore
 from router.state.server import StoreServer
-from router.workers.child import Child, WorkerFailed, WorkerSpec
+from router.workers.child import Child, WorkerFailed, WorkerRefused, WorkerSpec
 from router.workers.control import Install
 from router.workers.shared_metrics import FOLDER_VARIABLE, bury
 
@@ -51,7 +51,10 @@ class Workers:
         self._stopping = asyncio.Event()
 
     async def run(self, listener: socket.socket, announce: Callable[[str], None]) -> bool:
-        """Returns False when a worker could not start at all, or when one had to be killed."""
+        """Returns False when a worker could not start at all, or when one had to be killed.
+
+        Raises: WorkerRefused: the workers cannot use the configuration.
+        """
         server_config = self._config.server
         async with AsyncExitStack() as running:
             folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="locum-workers-")))
@@ -71,6 +74,8 @@ class Workers:
             self._handle_signals()
             try:
                 self._children = list(await asyncio.gather(*(self._started() for _ in range(server_config.workers))))
+            except WorkerRefused:
+                raise
             except WorkerFailed as exc:
                 logger.error("%s", exc)
                 return False

@@ -19,7 +19,9 @@ from router.app import Install as Installer
 from router.app import build_app
 from router.config import ConfigError
 from router.config_file import load
-from router.workers.control import Install, Installed, Line, Ready
+from router.workers.control import Install, Installed, Line, Ready, refuse
+
+WRONG_INPUT = 2
 
 
 class ParentLink:
@@ -65,14 +67,18 @@ class ParentLink:
 def worker(config_path: Path, listen_fd: int, control_fd: int, state_path: Path | None, log_level: str) -> None:
     """Started by `locum serve` with `server.workers` > 1, and by nobody else."""
     server.log_to_stderr(log_level)
-    config = load(config_path)
     listener, control = socket.socket(fileno=listen_fd), socket.socket(fileno=control_fd)
-    app = build_app(
-        config,
-        background=lambda install: ParentLink(control, install),
-        path=config_path,
-        state_path=state_path,
-    )
+    try:
+        config = load(config_path)
+        app = build_app(
+            config,
+            background=lambda install: ParentLink(control, install),
+            path=config_path,
+            state_path=state_path,
+        )
+    except ConfigError as exc:
+        refuse(control, str(exc))
+        raise SystemExit(WRONG_INPUT) from exc
     if not server.serve(app, config.server, listener, lambda _: None):
         raise SystemExit(1)
 

@@ -187,7 +187,9 @@ def test_workers_end_when_their_parent_is_killed(backend: BackendThread, tmp_pat
     workers = serving.workers()
     serving.process.kill()
     serving.process.wait()
+    assert len(workers) == 2
     eventually(lambda: not any(WORKER in _command(pid) for pid in workers))
+    assert not any(WORKER in _command(pid) for pid in workers)
 
 
 def test_serve_fails_when_no_worker_can_start(tmp_path: Path, backend: BackendThread) -> None:
