@@ -21,6 +21,8 @@ FINISH_REASONS = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+EMPTY = ("text", "thinking")
+"""Blocks that begin without anything of the answer: a stream is not committed to at them."""
 _NOT_TEXT = (b"message_start", b"message_delta", b"message_stop", b'"error"')
 
 
@@ -48,7 +50,9 @@ class MessagesReader:
             return Delta(frame, fingerprint=fingerprint_of(message.get("model"), None))
         if kind == "message_delta":
             return self._end(frame, found, data)
-        return Delta(frame, done=kind == "message_stop", data=None if kind == "ping" else data)
+        if kind == "ping" or (kind == "content_block_start" and _part(found, "content_block").get("type") in EMPTY):
+            return Delta(frame)
+        return Delta(frame, done=kind == "message_stop", data=data)
 
     def text_of(self, block: bytes) -> str:
         deltas = (_part(_object(data), "delta") for data in map(payload, frames_of(block)) if data is not None)

@@ -29,7 +29,9 @@ def test_stream_is_not_committed_to_before_its_answer() -> None:
     reader = started()
     assert not reader.read(frame("ping")).commits
     assert not reader.read(b": beat\n\n").commits
-    assert reader.read(frame("content_block_start", index=0, content_block={})).commits
+    assert not reader.read(frame("content_block_start", index=0, content_block={"type": "text", "text": ""})).commits
+    assert reader.read(frame("content_block_delta", index=0, delta={"type": "text_delta", "text": "a"})).commits
+    assert reader.read(frame("content_block_start", index=1, content_block={"type": "tool_use", "name": "t"})).commits
 
 
 @pytest.mark.parametrize(
