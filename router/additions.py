@@ -46,16 +46,18 @@ def additions_to(values: dict[str, Any], wanted: Additions, *, choices: int, kee
     )
 
 
-def without_in_chunk(chunk: bytes, *, spells_nulls: bool) -> bytes:
+def without_in_chunk(chunk: bytes, *, spells_nulls: bool) -> tuple[bytes, bool]:
     """A chunk of a stream as the backend would have written it without our `logprobs`.
 
     Args:
         spells_nulls: other chunks of the stream have shown that absent members are spelled.
+    Returns:
+        The chunk, and whether this one shows it, or others have.
     Raises:
         ValueError, RecursionError: not a JSON object with a list of choices.
     """
     cut = _Cut(chunk.decode("utf-8"), LOGPROBS, spells_nulls=spells_nulls, no_sign=IN_EVERY_CHUNK)
-    return cut.result().encode("utf-8")
+    return cut.result().encode("utf-8"), cut.spells_nulls
 
 
 def _is_unasked(values: dict[str, Any], key: str) -> bool:
@@ -91,14 +93,14 @@ class _Cut:
         self._of_choice = frozenset(name for name, asked in ours if asked)
         self._found: list[tuple[list[Walked], list[int]]] = []
         """Objects with the indexes of the members that are ours."""
-        self._spells_nulls = spells_nulls
+        self.spells_nulls = spells_nulls
 
     def result(self) -> str:
         members, _ = walk_object(self._text, 0, {"choices": self._choices})
         self._note(members, self._of_answer)
         edits: list[Edit] = []
         for members, ours in self._found:
-            if self._spells_nulls:
+            if self.spells_nulls:
                 edits += [(members[i].member.value_start, members[i].member.value_end, "null") for i in ours]
             else:
                 edits += removals([each.member for each in members], ours)
@@ -115,7 +117,7 @@ class _Cut:
     def _note(self, members: list[Walked], names: frozenset[str]) -> None:
         ours = [i for i, each in enumerate(members) if each.key in names and each.value is not None]
         self._found.append((members, ours))
-        self._spells_nulls = self._spells_nulls or any(
+        self.spells_nulls = self.spells_nulls or any(
             not each.visited and each.key not in self._no_sign and (each.value is None or _holds_null(each.value))
             for each in members
         )

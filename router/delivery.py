@@ -1,4 +1,4 @@
-"""One backend's answer on its way to the client: plain ones are checked and reviewed, streams peeked and relayed."""
+"""One backend's answer on its way to the client: plain ones are checked, streams peeked, drafts of either reviewed."""
 
 from __future__ import annotations
 
