@@ -118,6 +118,24 @@ def test_record_of_an_escalated_stream_holds_the_draft_and_its_cost(start_cascad
     assert gateway.metric('router_tokens_total{direction="output",route="teacher"}') == 8
 
 
+def test_what_the_student_writes_until_the_teacher_begins_is_counted_with_the_draft(
+    start_cascade: StartCascade,
+) -> None:
+    gateway = start_cascade(f"{WEAK}-gap-0.02-tokens-400", "fake-delay-0.8")
+    stream(gateway)
+    draft = draft_of(gateway)
+    assert draft.tokens < 40
+    assert draft.tokens + 5 < draft.usage.completion_tokens < 400
+
+
+def test_usage_of_a_rejected_draft_is_the_backends_when_it_has_ended_meanwhile(start_cascade: StartCascade) -> None:
+    gateway = start_cascade(f"{WEAK}-tokens-40-prompt-tokens-900-gap-0.001", "fake-delay-1")
+    stream(gateway)
+    draft = draft_of(gateway)
+    assert (draft.prefix, draft.finish_reason) == (True, None)
+    assert (draft.usage.prompt_tokens, draft.usage.completion_tokens) == (900, 40)
+
+
 def test_record_of_an_accepted_stream_holds_the_prefix_and_the_whole_answers_mean(start_cascade: StartCascade) -> None:
     gateway = start_cascade(f"{SURE}-gap-0.01")
     assert text_of(stream(gateway)) == "".join(WORDS)
