@@ -23,6 +23,7 @@ class _Choice(msgspec.Struct):
     delta: dict[str, Any] | None = None
     logprobs: msgspec.Raw = msgspec.Raw(b"")
     """As they stand in the chunk; empty when they do not."""
+    finish_reason: Any = None
 
 
 class _Chunk(msgspec.Struct):
@@ -84,6 +85,8 @@ class LogprobTap(FrameSplitter):
             self._spells_nulls = True
         if not any(each not in (b"", _NULL) for each in told):
             return frame
+        if all(choice.delta == {} and choice.finish_reason is None for choice in choices):
+            return b""  # vLLM sends tokens that its parsers hold back for the sake of their logprobs alone
         try:
             return _with_data(frame, data, self._cut(data, told))
         except (ValueError, RecursionError):
@@ -132,7 +135,7 @@ def _choices(data: bytes) -> list[_Choice]:
 def _choice(choice: dict[str, Any]) -> _Choice:
     delta = choice.get("delta")
     logprobs = json.dumps(choice["logprobs"]).encode() if "logprobs" in choice else b""
-    return _Choice(delta if isinstance(delta, dict) else None, msgspec.Raw(logprobs))
+    return _Choice(delta if isinstance(delta, dict) else None, msgspec.Raw(logprobs), choice.get("finish_reason"))
 
 
 def _entries(logprobs: msgspec.Raw) -> list[TokenLogprob]:

@@ -136,3 +136,16 @@ def test_events_count_as_tokens_where_the_backend_tells_no_logprobs() -> None:
         tap.feed(b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % text)
     tap.feed(b'data: {"choices":[],"usage":null}\n\n')
     assert (tap.tokens, tap.mean_logprob("stop")) == (2, None)
+
+
+def test_chunk_that_is_there_for_its_logprobs_alone_disappears() -> None:
+    """vLLM sends such ones for tokens that its parsers hold back; without logprobs there would be no chunk."""
+    told = b'"logprobs":{"content":[{"logprob":-3}]}'
+    alone = b'data: {"choices":[{"index":0,"delta":{},%b,"finish_reason":null,"token_ids":null}]}\n\n' % told
+    last = b'data: {"choices":[{"index":0,"delta":{},%b,"finish_reason":"stop","stop_reason":null}]}\n\n'
+    tap = LogprobTap(hidden=True)
+    assert tap.feed(alone) == b""
+    assert tap.feed(alone + last % told) == last % b'"logprobs":null'
+    assert (tap.tokens, tap.mean_logprob("length")) == (3, -3)
+    asked_for = LogprobTap(hidden=False)
+    assert asked_for.feed(alone) == alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +31,7 @@ capture_token_ids = true
 [log]
 dir = "{log}"
 [[routing.policies]]
-type = "tests.contract.reviewers:Doubter"
+type = "tests.contract.reviewers:EarlyDoubter"
 """
 
 
@@ -104,3 +105,32 @@ def test_cascade_judges_by_vllms_logprobs(gateway: RunningGateway) -> None:
     assert record.draft.mean_logprob is not None
     assert record.draft.escalated == (record.draft.mean_logprob < -1)
     assert record.route == ("teacher" if record.draft.escalated else "student")
+
+
+def text_of(stream: bytes) -> str:
+    chunks = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith(b"data: {")]
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+
+
+def test_reviewed_stream_shows_nothing_of_our_logprobs(gateway: RunningGateway, student_url: str) -> None:
+    """Teacher and student are one model here: whichever answers, the text is the same."""
+    expected = direct(student_url, asked(stream=True))
+    plain = direct(student_url, asked(logprobs=True)).json()["choices"][0]
+    routed = through(gateway, asked(model="auto", stream=True))
+    assert text_of(routed.content) == text_of(expected.content)
+    assert b'"logprob"' not in routed.content
+    assert routed.content.count(b'"logprobs":null') > 1
+    assert routed.content.endswith(b"data: [DONE]\n\n")
+    record = gateway.records()[-1]
+    assert record.draft is not None
+    first = [entry["logprob"] for entry in plain["logprobs"]["content"]][: record.draft.tokens]
+    if record.draft.prefix:
+        assert record.draft.mean_logprob == pytest.approx(sum(first) / len(first), abs=1e-2)
+
+
+def test_stream_with_logprobs_of_the_clients_own_keeps_them(gateway: RunningGateway) -> None:
+    routed = through(gateway, asked(model="auto", stream=True, logprobs=True))
+    assert b'"logprob":-' in routed.content
+    record = gateway.records()[-1]
+    assert record.draft is not None
+    assert record.draft.mean_logprob is not None
