@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
@@ -24,7 +25,7 @@ def leave(gateway: RunningGateway, body: dict[str, object], *, after: bytes | No
         while after is not None and after not in received:
             received += client.recv(65536)
         while not once():
-            pass
+            time.sleep(0.005)
 
 
 @pytest.mark.parametrize(

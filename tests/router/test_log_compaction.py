@@ -158,6 +158,7 @@ compact(Path(sys.argv[1]), progress=lambda message: print(message, flush=True))
 """
 
 
+@pytest.mark.system
 def test_killed_compaction_neither_loses_nor_doubles_records(tmp_path: Path) -> None:
     """Killed at different steps; the log is whole after each of them."""
     expected = []

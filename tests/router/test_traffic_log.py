@@ -226,6 +226,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.system
 def test_no_acknowledged_record_is_lost_or_doubled_when_the_process_is_killed(tmp_path: Path) -> None:
     acknowledged: set[str] = set()
     for _ in range(3):

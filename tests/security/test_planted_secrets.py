@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from loadtests.fake_backend import BackendThread
 from tests.contract.conftest import CONFIG
 from tests.contract.test_odd_input import answering
 
+pytestmark = pytest.mark.system
 TENANT_KEY = "planted-tenant-key-7Rz"
 ADMIN_KEY = "planted-admin-key-4Kw-long-enough"
 STUDENT_KEY = "planted-student-key-9Xq"
@@ -65,6 +67,7 @@ class Served:
             )
         while " listens on " not in self.output.read_text():
             assert self._process.poll() is None, self.output.read_text()
+            time.sleep(0.01)
         line = next(line for line in self.output.read_text().splitlines() if " listens on " in line)
         self.origin = line.split()[-1]
 

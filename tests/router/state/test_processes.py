@@ -25,6 +25,7 @@ PROCESSES = 4
 CLAIMANT = Path(__file__).with_name("claimant.py")
 
 
+@pytest.mark.system
 @pytest.mark.timeout(400)  # four interpreters start on a busy machine
 @pytest.mark.parametrize("kind", ["redis", "remote"])
 async def test_limits_are_exact_when_four_processes_share_them(kind: str, shared_redis: RedisServer) -> None:

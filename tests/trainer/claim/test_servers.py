@@ -58,4 +58,5 @@ def _wait(condition) -> None:  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
+        time.sleep(0.02)
         time.sleep(0.05)

@@ -158,6 +158,7 @@ def _wait(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None
         time.sleep(0.02)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_run_goes_on_in_the_middle_of_a_stage(
     recipe_file: Path, tmp_path: Path, tables: Tables, judge: FakeJudge, number: signal.Signals
