@@ -11,7 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 
+from router.cli import main
 from tests.serving.conftest import FAKE_SERVER, free_port
 from tests.serving.test_checks import configure, write_safetensors
 
@@ -43,8 +45,8 @@ def python(tmp_path: Path) -> str:
     return str(script)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*LOCUM, *arguments], capture_output=True, text=True, timeout=60, check=False)
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["student", *arguments])
 
 
 def write_config(path: Path, student: str) -> str:
@@ -90,7 +92,7 @@ def test_serve_runs_until_sigterm_and_takes_the_child_with_it(serving: tuple[Ser
     running, url = serving
     running.wait_for("ready")
     status = run("status", "--json", "--model", "x", "--port", url.rpartition(":")[2])
-    assert status.returncode == 0
+    assert status.exit_code == 0
     assert json.loads(status.stdout)["models"] == [{"name": "student", "window_tokens": 2048}]
     running.process.send_signal(signal.SIGTERM)
     code, output = running.finish()
@@ -113,7 +115,7 @@ def test_serve_exits_1_with_the_log_when_the_student_died_for_good(serving: tupl
 
 def test_serve_exits_2_when_the_folder_is_wrong(tmp_path: Path) -> None:
     done = run("serve", "--model", str(tmp_path / "nowhere"))
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "error: model: " in done.stderr
     assert "does not exist" in done.stderr
 
@@ -122,7 +124,7 @@ def test_serve_exits_2_when_the_port_is_taken(serving: tuple[Serving, str], mode
     running, url = serving
     running.wait_for("ready")
     done = run("serve", "--model", str(model), "--python", python, "--port", url.rpartition(":")[2])
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "cannot be used" in done.stderr
 
 
@@ -136,14 +138,14 @@ def test_serve_exits_2_when_the_port_is_taken(serving: tuple[Serving, str], mode
 )
 def test_serve_exits_2_when_the_arguments_are_wrong(arguments: list[str], message: str) -> None:
     done = run("serve", *arguments)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert message in done.stderr
 
 
 def test_serve_names_the_key_when_the_configuration_is_wrong(tmp_path: Path) -> None:
     config = write_config(tmp_path / "locum.toml", '[student.vllm]\nmodel = "m"\nmax_model_len = 10')
     done = run("serve", "-c", config)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "max_model_len" in done.stderr
 
 
@@ -152,19 +154,19 @@ def test_serve_once_reports_a_remote_student(serving: tuple[Serving, str], tmp_p
     running.wait_for("ready")
     config = write_config(tmp_path / "remote.toml", f'[student]\nbase_url = "{url}/v1"')
     done = run("serve", "-c", config, "--once")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert "ready; serves student; window 2048 tokens" in done.stdout
 
 
 def test_serve_once_exits_1_when_the_remote_student_is_away(tmp_path: Path) -> None:
     config = write_config(tmp_path / "remote.toml", f'[student]\nbase_url = "http://127.0.0.1:{free_port()}/v1"')
     done = run("serve", "-c", config, "--once")
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "not ready" in done.stdout
 
 
 def test_serve_refuses_launch_options_when_the_student_is_remote(tmp_path: Path) -> None:
     config = write_config(tmp_path / "remote.toml", '[student]\nbase_url = "http://127.0.0.1:9/v1"')
     done = run("serve", "-c", config, "--port", "1234")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "nothing is launched" in done.stderr
