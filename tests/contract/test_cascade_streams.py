@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from typing import Any
 
 import anthropic
@@ -13,20 +12,23 @@ import openai
 import pytest
 
 from loadtests.fake_backend import BackendThread
-from policies.record import DecisionRecord
 from tests.contract.conftest import RunningGateway, StartGateway, chats
 from tests.contract.test_cascade import DOUBTER, the_record
-from tests.contract.test_disconnect import WaitUntil, leave
-
-HI = [{"role": "user", "content": "hi"}]
-DONE = b"data: [DONE]\n\n"
-WEAK, SURE = "fake-logprob-2.5-tokens-12", "fake-logprob-0.5-tokens-12"
-WORDS = ["The", " quick", " brown", " fox", " jumps", " over", " the", " lazy", " dog", ".", "The", " quick"]
-StartCascade = Callable[..., RunningGateway]
-
-
-def window(tokens: int = 4, time_s: float = 5.0) -> str:
-    return f'[[routing.policies]]\ntype = "tests.contract.reviewers:EarlyDoubter"\n{tokens = }\n{time_s = }'
+from tests.contract.test_disconnect import WaitUntil
+from tests.contract.windows import (
+    DONE,
+    HI,
+    SURE,
+    WEAK,
+    WORDS,
+    StartCascade,
+    asked,
+    direct,
+    draft_of,
+    stream,
+    text_of,
+    window,
+)
 
 
 @pytest.fixture
@@ -35,32 +37,6 @@ def start_cascade(start_gateway: StartGateway) -> StartCascade:
         return start_gateway(student_model=student_model, teacher_model=teacher_model, **{"rest": window(), **parts})
 
     return start
-
-
-def stream(gateway: RunningGateway, **members: object) -> httpx.Response:
-    return gateway.post({"model": "auto", "messages": HI, "stream": True, **members})
-
-
-def text_of(response: httpx.Response) -> str:
-    chunks = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
-    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk.get("choices", ()))
-
-
-def direct(backend: BackendThread, model: str, **members: object) -> bytes:
-    """What the backend sends to a client of its own."""
-    body = {"model": model, "messages": HI, "stream": True, **members}
-    return httpx.post(f"{backend.base_url}/chat/completions", json=body).content
-
-
-def asked(backend: BackendThread) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(backend.state.received[-1].body)
-    return body
-
-
-def draft_of(gateway: RunningGateway) -> Any:
-    draft = the_record(gateway).draft
-    assert draft is not None
-    return draft
 
 
 SHAPES = ["", "-extra", "-crlf", "-split", "-merge", "-calls-2"]
@@ -181,34 +157,6 @@ def test_window_closes_by_time_when_the_student_is_slow(start_cascade: StartCasc
     assert 1 <= draft.tokens < 100
 
 
-@pytest.mark.parametrize(
-    ("teacher_model", "cause"),
-    [
-        ("fault-500", "server_error"), ("fault-reset", "disconnected"), ("fault-error-frame", "stream_error"),
-        ("fault-422", "refused"), ("fault-hang", "timeout"), ("fault-garbage", "invalid_response"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("gap", ["", "-gap-0.02"])
-def test_students_whole_stream_is_delivered_once_when_no_teacher_can_be_had(
-    start_cascade: StartCascade, student: BackendThread, teacher_model: str, cause: str, gap: str
-) -> None:
-    model = f"{WEAK}-tokens-40-fixed{gap}"
-    gateway = start_cascade(model, teacher_model, teacher="first_token_timeout_s = 0.4")
-    response = stream(gateway)
-    assert response.content == direct(student, model)
-    headers = response.headers
-    assert (headers["x-router-route"], headers["x-router-reason"]) == ("student", f"fallback_{cause}")
-    assert headers["x-router-degraded"] == "teacher_unavailable"
-    record = the_record(gateway)
-    assert (record.outcome, record.fallback_cause, record.route) == ("degraded", cause, "student")
-    draft = draft_of(gateway)
-    assert draft.escalated
-    assert record.usage is not None
-    assert record.usage.completion_tokens == 40
-    assert record.cost_usd is not None
-    assert gateway.metric(f'router_fallbacks_total{{cause="{cause}"}}') == 1
-
-
 def test_logprobs_that_the_client_asked_for_are_untouched(start_cascade: StartCascade, student: BackendThread) -> None:
     gateway = start_cascade(f"{SURE}-fixed")
     response = stream(gateway, logprobs=True, top_logprobs=1)
@@ -223,17 +171,6 @@ def test_clients_own_logprobs_come_from_the_teacher_after_an_escalation(
     gateway = start_cascade(WEAK, "fake-fixed")
     response = stream(gateway, logprobs=True)
     assert response.content == direct(teacher, "fake-fixed", logprobs=True)
-
-
-def test_student_that_refuses_logprobs_is_asked_without(start_cascade: StartCascade, student: BackendThread) -> None:
-    gateway = start_cascade("fault-422-times-1-fixed")
-    response = stream(gateway)
-    assert response.headers["x-router-route"] == "student"
-    assert chats(student) == 2
-    assert "logprobs" not in asked(student)
-    record = the_record(gateway)
-    assert record.votes[-1].reason == "no_logprobs"
-    assert draft_of(gateway).tokens >= 4
 
 
 @pytest.mark.parametrize(
@@ -267,66 +204,6 @@ def test_student_that_stands_in_for_the_teacher_is_not_reviewed(start_cascade: S
     gateway = start_cascade(WEAK, "fault-500", rest='[routing]\ndefault_route = "teacher"\n' + window())
     assert stream(gateway).headers["x-router-degraded"] == "teacher_unavailable"
     assert the_record(gateway).draft is None
-
-
-@pytest.mark.parametrize(
-    ("student_model", "cause"),
-    [
-        ("fault-reset-mid-3", "disconnected"), ("fault-cut-3", "disconnected"),
-        ("fault-error-frame-mid-3", "stream_error"), ("fault-hang-mid-3", "timeout"),
-    ],
-)  # fmt: skip
-def test_student_that_breaks_within_the_window_is_an_ordinary_fall_back(
-    start_cascade: StartCascade, teacher: BackendThread, student_model: str, cause: str
-) -> None:
-    gateway = start_cascade(
-        f"{student_model}-logprob-0.5", "fake-fixed", rest=window(tokens=8), student="idle_timeout_s = 0.3"
-    )
-    response = stream(gateway)
-    assert response.content == direct(teacher, "fake-fixed")
-    assert (response.headers["x-router-route"], response.headers["x-router-reason"]) == ("teacher", f"fallback_{cause}")
-    record = the_record(gateway)
-    assert (record.outcome, record.draft) == ("ok", None)
-
-
-def test_stream_that_breaks_behind_the_window_ends_in_an_error(start_cascade: StartCascade) -> None:
-    gateway = start_cascade("fault-reset-mid-9-logprob-0.5-tokens-20-gap-0.01")
-    response = stream(gateway)
-    assert text_of(response) == "".join(WORDS[:9])
-    assert '"error"' in response.text and "[DONE]" not in response.text
-    assert the_record(gateway).outcome == "backend_error"
-
-
-@pytest.mark.parametrize("phase", ["window", "teacher"])
-def test_both_calls_are_cancelled_when_the_client_leaves(
-    start_cascade: StartCascade, student: BackendThread, teacher: BackendThread, wait_until: WaitUntil, phase: str
-) -> None:
-    slow = "fake-gap-0.05-tokens-400-logprob-2.5"
-    gateway = start_cascade(slow, "fault-hang", rest=window(tokens=300 if phase == "window" else 2, time_s=50.0))
-    busy = student if phase == "window" else teacher
-    leave(gateway, {"stream": True}, after=None, once=lambda: busy.state.in_flight == 1)
-    wait_until(lambda: student.state.aborted == 1)
-    wait_until(lambda: teacher.state.aborted == (phase == "teacher"))
-    wait_until(lambda: [record.outcome for record in gateway.records()] == ["client_disconnected"])
-    record = the_record(gateway)
-    assert (record.draft is not None) == (phase == "teacher")
-    assert record.completion is None
-    wait_until(lambda: gateway.metric("router_inflight_requests") == 0)
-
-
-def test_deadline_holds_within_the_window(start_cascade: StartCascade) -> None:
-    gateway = start_cascade(
-        "fake-gap-0.05-tokens-400", rest=window(tokens=1000, time_s=50.0), server="request_timeout_s = 0.6"
-    )
-    assert stream(gateway).status_code == 504
-
-
-def test_heartbeats_go_on_within_the_window(start_cascade: StartCascade) -> None:
-    gateway = start_cascade(f"{SURE}-gap-0.1", rest=window(tokens=6), server="heartbeat_interval_s = 0.05")
-    response = stream(gateway)
-    assert response.text.startswith(": waiting for the answer\n\n")
-    assert response.headers["x-router-route"] == "pending"
-    assert text_of(response) == "".join(WORDS)
 
 
 def test_first_token_is_counted_when_the_client_gets_it(start_cascade: StartCascade) -> None:
@@ -386,16 +263,3 @@ def test_responses_stream_shows_no_logprobs_that_nobody_asked_for(
     assert "".join(event.delta for event in deltas) == "".join(WORDS[: 12 if route == "student" else 8])
     assert list(itertools.chain.from_iterable(event.logprobs for event in deltas)) == []
     assert the_record(gateway).route == route
-
-
-def test_streams_after_an_escalation_find_the_student_well(
-    start_cascade: StartCascade, student: BackendThread, wait_until: WaitUntil
-) -> None:
-    gateway = start_cascade(f"{WEAK}-gap-0.01-tokens-200")
-    records: list[DecisionRecord] = []
-    for _ in range(8):  # more than the failures in a row that open a breaker
-        stream(gateway)
-    wait_until(lambda: student.state.in_flight == 0)
-    records = gateway.records()
-    assert [record.reason for record in records] == ["doubtful"] * 8
-    assert gateway.metric('router_breaker_state{replica="student"}') == 0
