@@ -39,6 +39,7 @@ def test_demo_help_has_an_example() -> None:
     assert "locum demo --teacher-url" in result.output
 
 
+@pytest.mark.semantic
 def test_demo_exits_2_before_it_starts_anything_when_the_student_cannot_be_served(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
     folder = tmp_path / "student"

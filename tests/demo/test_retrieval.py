@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from serving.demo.corpus import CorpusChunk, build_corpus
 from serving.demo.questions import question_bank
 from serving.demo.retrieval import MiniLm, open_index
 
-pytestmark = pytest.mark.semantic
-pytest.importorskip("sentence_transformers", reason="needs the [semantic] extra")
+pytestmark = [
+    pytest.mark.semantic,
+    pytest.mark.skipif(importlib.util.find_spec("sentence_transformers") is None, reason="needs the [semantic] extra"),
+]
 
 
 class Counting:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytest.importorskip("trl")  # first: torch alone, which takes seconds, is elsewhere as well
 torch = pytest.importorskip("torch")
 
 from trainer import loss  # noqa: E402 - needs torch

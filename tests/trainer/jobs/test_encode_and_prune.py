@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("trl")  # first: torch alone, which takes seconds, is elsewhere as well
 torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
 
 import pyarrow.parquet as pq  # noqa: E402
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("trl")  # first: torch alone, which takes seconds, is elsewhere as well
 torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
 
 import msgspec  # noqa: E402
 import numpy as np  # noqa: E402
