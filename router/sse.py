@@ -20,6 +20,8 @@ MAX_FRAME_BYTES = 16 * 2**20
 MAX_FINGERPRINT_CHARS = 256
 SEAM_BYTES = 3
 """A blank line of up to four bytes may begin in one piece and end in the next."""
+MAX_COUNT = 2**53
+"""A backend that claims more tokens counts nothing: metrics, prices and the log's columns could not hold the number."""
 
 _blank_line = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n").search
 _finish_reason = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]{1,64})"').search
@@ -225,12 +227,12 @@ def usage_of(answer: dict[str, Any]) -> Usage | None:
     usage = answer.get("usage")
     if not isinstance(usage, dict):
         return None
-    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
+    counts: list[Any] = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+    if not all(map(is_count, counts)):
         return None
     return Usage(
-        prompt_tokens=counts[0],  # type: ignore[arg-type]  # checked in the loop above
-        completion_tokens=counts[1],  # type: ignore[arg-type]
+        prompt_tokens=counts[0],
+        completion_tokens=counts[1],
         cached_tokens=_detail(usage, "prompt_tokens_details", "cached_tokens"),
         reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
     )
@@ -295,8 +297,13 @@ def text_of(block: bytes) -> str:
 
 def _detail(usage: dict[str, Any], group: str, key: str) -> int:
     details = usage.get(group)
-    value = details.get(key) if isinstance(details, dict) else None
-    return value if isinstance(value, int) and value >= 0 else 0
+    value: Any = details.get(key) if isinstance(details, dict) else None
+    return int(value) if is_count(value) else 0
+
+
+def is_count(value: Any) -> bool:
+    """Whether a backend's value is a number of tokens, or of seconds since the epoch."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
 
 
 def _only_names_the_role(data: bytes) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from router.dialects.fields import Json
 from router.errors import BackendBroken
+from router.sse import is_count
 
 Kind = Literal["reasoning", "text", "refusal", "tool"]
 _TEXTS: tuple[tuple[tuple[str, ...], Kind], ...] = (
@@ -248,11 +249,6 @@ def _usage(usage: Json) -> TokenUsage:
 def _count(values: Any, key: str) -> int:
     value: Any = values.get(key) if isinstance(values, dict) else None
     return int(value) if is_count(value) else 0
-
-
-def is_count(value: Any) -> bool:
-    """Whether a backend's value is a number of tokens, or of seconds since the epoch."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _logprobs(value: Any) -> list[Any]:

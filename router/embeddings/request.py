@@ -16,6 +16,7 @@ from router.dialects.fields import text_at, wrong
 from router.directives import Directives
 from router.encoder import Vector
 from router.errors import InvalidRequest, ModelNotFound
+from router.sse import is_count
 
 Encoding = Literal["float", "base64"]
 _INPUTS = "must be a string, a list of strings, a list of token ids or a list of such lists, none of them empty."
@@ -118,13 +119,9 @@ def _spelled(vector: Vector, encoding: Encoding) -> str | list[float]:
     return vector.tolist() if encoding == "float" else base64.b64encode(vector.tobytes()).decode()
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int
-
-
 class _Answer(msgspec.Struct):
     data: list[msgspec.Raw]
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -142,7 +139,8 @@ def used_tokens(body: bytes, *, inputs: int) -> int | None:
         raise ValueError("the answer is not a list of embeddings") from exc
     if len(answer.data) != inputs:
         raise ValueError(f"the answer has {len(answer.data)} embeddings for {inputs} inputs")
-    return answer.usage.prompt_tokens if answer.usage else None
+    tokens: Any = answer.usage.get("prompt_tokens") if isinstance(answer.usage, dict) else None
+    return int(tokens) if is_count(tokens) else None
 
 
 class TooLong(InvalidRequest):

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import httpx
 import msgspec
 import pytest
 
@@ -171,6 +172,45 @@ def test_odd_but_legal_answer_is_passed_on_instead_of_being_paid_twice(
         response = start_gateway(student_url=url).post(PLAIN)
     assert response.content == answer
     assert chats(teacher) == 0
+
+
+IMPOSSIBLE = b"9" * 400
+CLAIMING = {
+    "/v1/chat/completions": b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":%s,"completion_tokens":1}}',
+    "/v1/messages": b'{"type":"message","content":[{"type":"text","text":"x"}],"usage":{"input_tokens":%s,"output_tokens":1}}',
+    "/v1/embeddings": b'{"data":[1],"usage":{"prompt_tokens":%s}}',
+}
+REQUESTS = {
+    "/v1/chat/completions": PLAIN,
+    "/v1/messages": {**PLAIN, "max_tokens": 5},
+    "/v1/embeddings": {"model": "student", "input": "a"},
+}
+
+
+@pytest.mark.parametrize("path", CLAIMING)
+@pytest.mark.parametrize("tokens", [IMPOSSIBLE, b"-5", b"true", b"null"])
+def test_answer_is_passed_on_and_recorded_without_usage_when_its_usage_is_impossible(
+    start_gateway: StartGateway, path: str, tokens: bytes
+) -> None:
+    answer = CLAIMING[path] % tokens
+    with answering(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + answer) as url:
+        table = f'[embeddings]\nbase_url = "{url}"\nmodel = "student"\nprice_usd_per_1m_input_tokens = 1.0\n'
+        gateway = start_gateway(student_url=url, student='native_apis = ["messages"]', rest=table)
+        response = httpx.post(f"{gateway.origin}{path}", json=REQUESTS[path], timeout=20)
+        assert (response.status_code, response.content) == (200, answer)
+        (record,) = gateway.records()
+        assert (record.outcome, record.usage, record.cost_usd) == ("ok", None, None)
+
+
+def test_stream_is_passed_on_and_recorded_without_usage_when_its_usage_is_impossible(
+    start_gateway: StartGateway,
+) -> None:
+    events = chunk(content="a") + chunk(finish="stop") + USAGE.replace(b"7", IMPOSSIBLE) + b"\n\ndata: [DONE]\n\n"
+    with answering(EVENTS + events) as url:
+        gateway = start_gateway(student_url=url)
+        assert gateway.post(STREAM).content.endswith(b"data: [DONE]\n\n")
+        (record,) = gateway.records()
+        assert (record.outcome, record.usage) == ("ok", None)
 
 
 @pytest.mark.parametrize("answer", [b"[" * 100_000, b"x" * 3_000_000, b"", b'{"data": 7}', b"\xff"])

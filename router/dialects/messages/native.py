@@ -8,10 +8,9 @@ from typing import Any
 from policies.record import Usage
 from router.answers import Meaning
 from router.apis import BackendApi
-from router.dialects.blocks import is_count
 from router.dialects.fields import Json
 from router.dialects.frames import event
-from router.sse import Delta, fingerprint_of, frames_of, payload
+from router.sse import Delta, fingerprint_of, frames_of, is_count, payload
 
 FINISH_REASONS = {
     "end_turn": "stop",
