@@ -81,9 +81,9 @@ async def race(
             count("won" if winner is hedge else "lost" if winner is leading and not _failed(leading) else "failed")
         return winner.result()
     finally:
-        for attempt in running:
-            if attempt is not winner:
-                await _drop(attempt, discard)
+        if winner is not None:
+            running.discard(winner)
+        await _end(running, winner, discard)
 
 
 async def _first_answer(leading: asyncio.Future[T], hedge: asyncio.Future[T] | None) -> asyncio.Future[T]:
@@ -101,8 +101,20 @@ def _failed(attempt: asyncio.Future[T]) -> bool:
     return isinstance(attempt.exception(), BackendError)
 
 
-async def _drop(attempt: asyncio.Future[T], discard: Callable[[T], None]) -> None:
-    attempt.cancel()
-    await asyncio.wait({attempt})
-    if not attempt.cancelled() and attempt.exception() is None:
-        discard(attempt.result())
+async def _end(losers: set[asyncio.Future[T]], winner: asyncio.Future[T] | None, discard: Callable[[T], None]) -> None:
+    """Cancel the losers and wait for their end. On cancellation nobody takes the winner's answer any more either."""
+
+    def drop(attempt: asyncio.Future[T]) -> None:
+        if not attempt.cancelled() and attempt.exception() is None:
+            discard(attempt.result())
+
+    for attempt in losers:
+        attempt.add_done_callback(drop)
+        attempt.cancel()
+    try:
+        if losers:
+            await asyncio.wait(losers)
+    except asyncio.CancelledError:
+        if winner is not None:
+            drop(winner)
+        raise

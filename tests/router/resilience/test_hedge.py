@@ -21,13 +21,17 @@ class Backend:
         self.name = name
         self.asked = asyncio.Event()
         self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self.cancelling = asyncio.Event()
         self.cancelled = False
+        self.goodbye_s = 0.0
 
     async def call(self) -> str:
         self.asked.set()
         try:
             error = await asyncio.shield(self.ended)
         except asyncio.CancelledError:
+            self.cancelling.set()
+            await asyncio.sleep(self.goodbye_s)
             self.cancelled = True
             raise
         if error is not None:
@@ -113,6 +117,33 @@ async def test_answer_that_nobody_needs_is_discarded_when_both_come_at_once() ->
     run.second.ended.set_result(None)
     assert await answer == "first"
     assert run.discarded == ["second"]
+
+
+async def test_answer_is_discarded_when_the_client_leaves_while_the_slower_attempt_is_being_ended() -> None:
+    run = Race()
+    run.second.goodbye_s = 0.01
+    answer = run.start()
+    await run.second.asked.wait()
+    run.first.ended.set_result(None)
+    await run.second.cancelling.wait()
+    answer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await answer
+    assert run.discarded == ["first"]
+
+
+async def test_both_attempts_end_when_their_request_is_cancelled_twice() -> None:
+    run = Race()
+    run.first.goodbye_s = run.second.goodbye_s = 0.01
+    answer = run.start()
+    await run.second.asked.wait()
+    answer.cancel()
+    goodbyes = [asyncio.ensure_future(each.cancelling.wait()) for each in (run.first, run.second)]
+    await asyncio.wait(goodbyes, return_when=asyncio.FIRST_COMPLETED)
+    answer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await answer
+    assert all(goodbye.done() for goodbye in goodbyes)
 
 
 async def test_both_attempts_are_cancelled_when_the_client_leaves() -> None:
