@@ -11,7 +11,7 @@ PYTHON ?= python3.11
 ENV := PYTHON=$(PYTHON) bash deploy/install/env.sh
 BIN := .venv/bin
 # Tests wait for sockets and processes half of their time: more of them than cores, so that no core waits with them.
-PYTEST := $(BIN)/pytest -n $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 ))) --dist loadfile
+PYTEST := $(BIN)/pytest -n $(shell echo $$(( ($$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 ))) --dist loadfile
 KEEP ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
