@@ -11,9 +11,23 @@ from policies.logprobs import TokenLogprob, mean_logprob
 from policies.record import TokenIds, Usage
 from router.sse import fingerprint_of, usage_of
 
+OTHER_THAN_TEXT = ("tool_calls", "function_call", "refusal", "audio")
+"""Members of a message, or of a chunk's delta, that are an answer as well."""
+
 
 class _Message(msgspec.Struct):
     content: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    refusal: Any = None
+    audio: Any = None
+
+    @property
+    def text(self) -> str | None:
+        """None where there is none, or an empty one beside something else."""
+        if not isinstance(self.content, str):
+            return None
+        return None if not self.content and any(getattr(self, name) for name in OTHER_THAN_TEXT) else self.content
 
 
 class _Choice(msgspec.Struct):
@@ -74,11 +88,10 @@ def meaning_of(body: bytes, *, detailed: bool = False) -> Meaning | None:
     if not completion.choices:
         return None
     first = completion.choices[0]
-    content = first.message.content if first.message else None
     meaning = Meaning(
         usage_of({"usage": completion.usage}),
         first.finish_reason,
-        content if isinstance(content, str) else None,
+        first.message.text if first.message else None,
         fingerprint_of(completion.model, completion.system_fingerprint),
     )
     if isinstance(completion, _DetailedCompletion) and len(completion.choices) == 1:
@@ -105,13 +118,14 @@ def _meaning_of_odd(body: bytes) -> Meaning | None:
         answer = json.loads(body)
         first = answer["choices"][0]
         message = first.get("message") or {}
-        reason, content = first.get("finish_reason"), message.get("content")
+        reason = first.get("finish_reason")
+        text = _Message(message.get("content"), *map(message.get, OTHER_THAN_TEXT)).text
         stated = fingerprint_of(answer.get("model"), answer.get("system_fingerprint"))
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
     return Meaning(
         usage_of(answer),
         reason if isinstance(reason, str) else None,
-        content if isinstance(content, str) else None,
+        text,
         stated,
     )

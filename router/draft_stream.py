@@ -60,8 +60,9 @@ class DraftStream(Stream):
     def draft(self, features: RequestFeatures) -> Draft:
         """What there is to be judged, now."""
         whole = self._ended or self._finish_reason is not None
+        text = self._reader.text_of(self._peeked)
         draft = Draft(
-            text=self._reader.text_of(self._peeked),
+            text=None if not text and self._tap.other_than_text else text,
             mean_logprob=self._tap.mean_logprob(self._finish_reason),
             tokens=self._usage.completion_tokens if self._usage else self._tap.tokens,
             finish_reason=self._finish_reason,

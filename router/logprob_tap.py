@@ -12,6 +12,7 @@ import msgspec
 
 from policies.logprobs import RunningMean, TokenLogprob
 from router.additions import without_in_chunk
+from router.answers import OTHER_THAN_TEXT
 from router.sse import FrameSplitter, frames_of, payload
 
 
@@ -40,6 +41,7 @@ class LogprobTap(FrameSplitter):
 
     Attributes:
         tokens: generated so far; where the backend tells no logprobs an event is a token, as backends send them.
+        other_than_text: whether the answer so far holds such.
     """
 
     def __init__(self, *, hidden: bool) -> None:
@@ -49,6 +51,7 @@ class LogprobTap(FrameSplitter):
         """
         super().__init__()
         self.tokens = 0
+        self.other_than_text = False
         self._hidden = hidden
         self._spells_nulls: bool | None = None
         """Whether the backend spells absent members; None: it has not shown yet."""
@@ -111,6 +114,7 @@ class LogprobTap(FrameSplitter):
     def _count(self, choice: _Choice) -> None:
         tokens = _entries(choice.logprobs)
         delta = choice.delta or {}
+        self.other_than_text = self.other_than_text or any(map(delta.get, OTHER_THAN_TEXT))
         if tokens:
             self.tokens += len(tokens)
             text = delta.get("content")
