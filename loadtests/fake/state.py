@@ -105,19 +105,22 @@ class BackendState:
         self.by_model: Counter[str] = Counter()
         self.by_status: Counter[int] = Counter()
         self._strikes: Counter[tuple[str, ...]] = Counter()
+        self._hurried = False
 
     async def delay(self, delay_s: float) -> None:
         """Wait so long, or until `hurry()`."""
         over = asyncio.get_running_loop().create_future()
         self._delayed.add(over)
         try:
-            await asyncio.wait({over}, timeout=delay_s)
+            if not self._hurried:
+                await asyncio.wait({over}, timeout=delay_s)
         finally:
             self._delayed.discard(over)
             over.cancel()
 
     def hurry(self) -> None:
-        """From any thread: answers that are delayed now go out at once, when a test has seen enough of the delay."""
+        """From any thread: until the next `reset()` no answer is delayed any more; a test has seen enough of it."""
+        self._hurried = True
         for over in tuple(self._delayed):
             over.get_loop().call_soon_threadsafe(_end, over)
 

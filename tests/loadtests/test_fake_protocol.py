@@ -30,6 +30,17 @@ def test_requests_beyond_the_pipeline_bound_are_answered_when_sent_at_once(conne
         assert connection.read_response()[0].startswith(b"HTTP/1.1 200 OK")
 
 
+def test_delayed_answers_go_out_at_once_when_hurried(backend: BackendThread, connect: Connect, wait_for: Wait) -> None:
+    """The socket's own timeout is 10 s."""
+    early, late = connect(), connect()
+    early.send(chat_request("fake-delay-600"))
+    wait_for(lambda: backend.state.in_flight == 1)
+    backend.state.hurry()
+    assert early.read_response()[0].startswith(b"HTTP/1.1 200 OK")
+    late.send(chat_request("fake-delay-600"))
+    assert late.read_response()[0].startswith(b"HTTP/1.1 200 OK")
+
+
 def test_request_is_read_when_it_comes_byte_by_byte(connect: Connect) -> None:
     connection = connect()
     for byte in chat_request():
