@@ -247,29 +247,35 @@ class Outcomes:
         """Of the answer, and of the draft that was paid for before it; None when a part is unknown."""
         if state.cached is not None:
             return 0.0
-        return None if state.usage is None else self._cost_of(state, state.usage)
-
-    def _cost_of(self, state: RequestState, usage: Usage) -> float | None:
-        price = state.backend.price if state.backend is not None else None
-        if price is None:
-            return None
-        answer_usd = price.cost_usd(usage)
-        if state.draft is None or state.route == "student":
+        draft, answer_usd = _thrown_away(state), _answer_usd(state, state.usage)
+        if draft is None or answer_usd is None:
             return answer_usd
-        return None if state.draft.cost_usd is None else answer_usd + state.draft.cost_usd
+        return None if draft.cost_usd is None else answer_usd + draft.cost_usd
 
     def _used(self, state: RequestState) -> tuple[int | None, float | None]:
-        """Tokens and USD of all calls that were made for the request; None: nobody knows."""
+        """Tokens and USD of all calls that were made for the request, as far as they are known; None: nobody knows."""
         if state.called_s is None:
             return 0, 0.0
         usage = state.usage or _usage_so_far(state)
         if usage is None:
             return (0, 0.0) if state.outcome in UNPAID else (None, None)
-        tokens = usage.prompt_tokens + usage.completion_tokens
-        thrown_away = state.draft if state.route != "student" else None
-        if thrown_away is not None and thrown_away.usage is not None:
-            tokens += thrown_away.usage.prompt_tokens + thrown_away.usage.completion_tokens
-        return tokens, self._cost_of(state, usage)
+        tokens, cost_usd = usage.prompt_tokens + usage.completion_tokens, _answer_usd(state, usage)
+        draft = _thrown_away(state)
+        if draft is not None and draft.usage is not None:
+            tokens += draft.usage.prompt_tokens + draft.usage.completion_tokens
+        if draft is not None and draft.cost_usd is not None:
+            cost_usd = draft.cost_usd + (cost_usd or 0.0)
+        return tokens, cost_usd
+
+
+def _thrown_away(state: RequestState) -> Draft | None:
+    """The draft that was paid for beside the answer."""
+    return state.draft if state.route != "student" else None
+
+
+def _answer_usd(state: RequestState, usage: Usage | None) -> float | None:
+    price = state.backend.price if state.backend is not None else None
+    return None if price is None or usage is None else price.cost_usd(usage)
 
 
 def expected_usage(features: RequestFeatures, choices: int) -> Usage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadtests.fake_backend import BackendThread
+from tests.contract import conftest
 from tests.contract.conftest import StartGateway, chats
 from tests.contract.tenants import (
     AUTH,
@@ -15,6 +16,7 @@ from tests.contract.tenants import (
     error_of,
 )
 from tests.contract.test_cascade import DOUBTER
+from tests.contract.windows import window
 
 DEAR = "[[fake-prompt-tokens-100000-tokens-0]]"
 """0.25 USD at the teacher, 0.002 USD at the student."""
@@ -65,3 +67,19 @@ def test_draft_that_was_thrown_away_is_paid_for_too(start_gateway: StartGateway)
     assert cost_usd == pytest.approx(0.25 + 0.002, rel=1e-3)
     second = ask(gateway, weak)  # the teacher is not asked about drafts any more
     assert second.headers["x-router-route"] == "student"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_teacher_behind_a_draft_is_charged_when_the_students_price_is_unknown(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    head, prices, rest = conftest.CONFIG.partition(
+        "price_usd_per_1m_input_tokens = 0.02\nprice_usd_per_1m_output_tokens = 0.04\n"
+    )
+    assert prices
+    monkeypatch.setattr(conftest, "CONFIG", head + rest)
+    gateway = start_gateway(KEYS, rest=f"{AUTH}[limits]\nbudget_usd_per_day = 0.2\n{window() if stream else DOUBTER}")
+    weak = "[[fake-prompt-tokens-100000-tokens-20-logprob-2.5]]"
+    assert ask(gateway, weak, stream=stream).headers["x-router-route"] == "teacher"
+    assert gateway.records()[-1].cost_usd is None
+    assert ask(gateway, weak, stream=stream).status_code == 429
