@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from typing import Any
 
 from router.errors import BodyTooLarge
@@ -106,8 +105,7 @@ class Exchange:
         task, self._heartbeats = self._heartbeats, None
         if task is not None:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait({task})  # not `await task`: the caller's own cancellation must stay one
 
     async def start(self, status: int, headers: Headers) -> None:
         """The head of the response; nothing, where heartbeats have sent it."""
