@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadtests.fake_backend import BackendThread
+from router.draft_stream import MAX_HELD_BYTES
 from tests.contract.conftest import RunningGateway, StartGateway, chats
 from tests.contract.test_cascade import the_record
 from tests.contract.test_disconnect import WaitUntil, leave
@@ -138,3 +139,12 @@ def test_streams_after_an_escalation_find_the_student_well(
     wait_until(lambda: student.state.in_flight == 0)
     assert [record.reason for record in gateway.records()] == ["doubtful"] * 8
     assert gateway.metric('router_breaker_state{replica="student"}') == 0
+
+
+def test_window_closes_when_it_holds_a_mebibyte(start_cascade: StartCascade, student: BackendThread) -> None:
+    model = f"{SURE}-wide-200000-gap-0.02-fixed"
+    gateway = start_cascade(model, rest=window(tokens=1000, time_s=50.0))
+    assert stream(gateway).content == direct(student, model)
+    draft = draft_of(gateway)
+    assert draft.prefix
+    assert MAX_HELD_BYTES <= len(draft.text) + 200_000 < MAX_HELD_BYTES + 4 * 200_000
