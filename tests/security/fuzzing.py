@@ -69,11 +69,11 @@ class Target:
         self.http = httpx.Client(base_url=gateway.origin, timeout=20, verify=False)  # noqa: S501 - plain HTTP
 
 
-def running(student_url: str, teacher_url: str, folder: Path) -> RunningGateway:
+def running(student_url: str, teacher_url: str, folder: Path, *, rest: str = "") -> RunningGateway:
     values = {
         "server": "body_timeout_s = 1.0\nrequest_timeout_s = 10.0", "student": "", "teacher": "",
         "rest": "[resilience.breaker]\nconsecutive_failures = 1000000\nmin_requests = 1000000\n[resilience.retries]\nmax_per_request = 0\n"
-        f'[embeddings]\nbase_url = "{student_url}"\nmodel = "student"',
+        f'[embeddings]\nbase_url = "{student_url}"\nmodel = "student"\n{rest}',
         "student_url": student_url, "teacher_url": teacher_url, "student_model": "student", "teacher_model": "teacher",
         "log_dir": str(folder),
     }  # fmt: skip

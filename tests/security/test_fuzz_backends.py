@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.contract.windows import window
 from tests.security.fuzzing import (
     JSON,
     STREAMING,
@@ -29,7 +30,9 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(scope="module")
 def between_odd_backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     with Backend() as backend:
-        gateway = running(backend.url, backend.url, tmp_path_factory.mktemp("traffic"))
+        gateway = running(
+            backend.url, backend.url, tmp_path_factory.mktemp("traffic"), rest=window(tokens=3, time_s=0.2)
+        )
         gateway.start()
         yield Target(gateway, backend)
         gateway.stop()
@@ -44,6 +47,10 @@ FRAGMENTS = [
     b'data: {"choices":[{"index":"x","delta":{"tool_calls":[{"index":9,"function":{"arguments":"{"}}]},"finish_reason":"tool_calls"}]}',
     b'data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}', b'data: {"choices":[{"index":-1,"finish_reason":"x"}]}',
     b'data: {"choices":[{"delta":{"tool_calls":5}}]}', b'data: {"choices":[{"delta":{"tool_calls":[{"id":5,"function":7}]}}]}',
+    b'data: {"choices":[{"index":0,"delta":{"content":"b"},"logprobs":{"content":[{"token":"b","logprob":-2.5,"bytes":[98]}]}}]}',
+    b'data: {"choices":[{"index":0,"delta":{},"logprobs":{"content":[{"token":"b","logprob":-2.5}]},"finish_reason":null}]}',
+    b'data: {"choices":[{"delta":{"content":"\\ud800"},"logprobs":{"content":[{"token":"\\ud800","logprob":-1,"bytes":[300]}]}}]}',
+    b'data: {"choices":[{"delta":{"content":"b"},"logprobs":{"content":[{"logprob":NaN},{"logprob":-1e308}]}}]}',
     b'data: {"usage":{"prompt_tokens":"x"}}', b'data: {"usage":5,"choices":null}', b"data: " + b"[" * 3000, b"id: 5", b"",
 ]  # fmt: skip
 EVENTS = st.lists(
