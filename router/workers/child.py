@@ -20,6 +20,9 @@ from router.workers.control import Install, Installed, Line, Ready, Refused
 
 logger = logging.getLogger(__name__)
 
+LAST_WORDS_S = 1.0
+"""A worker that has closed its line ends by itself within this time, or is told to."""
+
 
 class WorkerFailed(RuntimeError):
     """A worker did not come to serve; its own messages say why."""
@@ -85,6 +88,9 @@ class Child:
             await child.stop()
             raise
         if line is None:
+            with suppress(TimeoutError):  # a signal to a process that is ending would hide its exit code
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await child.ended()
             await child.stop()
             raise WorkerFailed(f"a worker did not start (exit code {child.exit_code})")
         said = msgspec.json.decode(line, type=Ready | Refused)

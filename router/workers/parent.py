@@ -73,7 +73,7 @@ class Workers:
             )
             self._handle_signals()
             try:
-                self._children = list(await asyncio.gather(*(self._started() for _ in range(server_config.workers))))
+                self._children = await self._all_started(server_config.workers)
             except WorkerRefused:
                 raise
             except WorkerFailed as exc:
@@ -120,6 +120,18 @@ class Workers:
         store = await running.enter_async_context(MemoryStore(max_value_bytes=self._config.cache.max_bytes))
         await running.enter_async_context(StoreServer(store, path))
         return path
+
+    async def _all_started(self, count: int) -> list[Child]:
+        """Raises: WorkerFailed: of the first one that did not start; none runs any more."""
+        starting = [asyncio.create_task(self._started()) for _ in range(count)]
+        try:
+            return list(await asyncio.gather(*starting))
+        except WorkerFailed:
+            for each in starting:
+                each.cancel()
+            ended = await asyncio.gather(*starting, return_exceptions=True)
+            await asyncio.gather(*(each.stop() for each in ended if isinstance(each, Child)))
+            raise
 
     async def _started(self) -> Child:
         """A worker that serves, with the present student. Raises: WorkerFailed."""

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.system
 
 LIBRARY = '''
 import os
+import time
 from pathlib import Path
 
 
@@ -33,7 +34,14 @@ class SentenceTransformer:
     max_seq_length = None
 
     def __init__(self, folder, **options):
-        (Path(os.environ["LOADED_BY"]) / str(os.getpid())).touch()
+        loaded = Path(os.environ["LOADED_BY"])
+        (loaded / str(os.getpid())).touch()
+        if (loaded.parent / "one_dies").exists():
+            try:
+                (loaded.parent / "one_lives").mkdir()
+            except FileExistsError:
+                time.sleep(5)  # the other one serves by now
+                os._exit(3)
 
     def tokenizer(self, texts, **options):
         return {"input_ids": [[1] for _ in texts]}
@@ -91,3 +99,16 @@ def test_start_ends_with_wrong_input_and_the_key_once_when_the_workers_cannot_us
     assert len(errors) == 1
     assert key in errors[0]
     assert "Traceback" not in said
+
+
+def test_start_ends_in_order_when_one_worker_cannot_start(tmp_path: Path) -> None:
+    (tmp_path / "one_dies").touch()
+    process = start(tmp_path, f'[embeddings]\nmodel = "{tmp_path}/model"\n')
+    assert process.wait(120) == 1
+    said = (tmp_path / "serve.log").read_text()
+    assert "a worker did not start (exit code 3)" in said
+    assert "Traceback" not in said
+    assert "cannot be used" not in said  # the shared memory is there until nobody uses it
+    for path in (tmp_path / "loaded").iterdir():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.name), 0)
