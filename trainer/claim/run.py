@@ -130,7 +130,8 @@ def _notes(settings: Settings, division: Division, figures: Result) -> list[str]
             "" if figures["gate"] == "pass" else f" Promoted by force all the same: {_listed(figures['gate_reasons'])}."
         ),
         f"Threshold: `locum tune` on {size.tuning} other labelled cases, asked for {100 * size.tuning_share:g} % (less "
-        "than 20 % for the sampling error of that many labels, fixed before the test). The test set was used once.",
+        "than 20 % for the sampling error of that many labels, fixed before the test). Nothing was tuned on the "
+        "test set.",
         f"{repeated(division)} of the {len(division.test):,} test questions also stand in the training rows word by "
         "word, and BANKING77's own train and test sets contain near-paraphrases of each other; none was taken out.",
     ]
