@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
@@ -20,8 +21,6 @@ DEFAULT_LAST = 10
 
 _encode = msgspec.json.Encoder().encode
 _decode_body = msgspec.json.Decoder(Body).decode
-_decode_response = msgspec.json.Decoder(responses.ResponseBody).decode
-_decode_message = msgspec.json.Decoder(messages.MessageBody).decode
 _decode_embedding = msgspec.json.Decoder(EmbeddingBody).decode
 
 
@@ -67,36 +66,37 @@ def _generate(request: Received, state: BackendState) -> Reply:
     return _answer(body, scenario, state)
 
 
-def _respond(request: Received, state: BackendState) -> Reply:
-    """The Responses API. What a plain answer can do wrong is what the others can."""
+class _Api(NamedTuple):
+    """How an API other than chat is read and answered."""
+
+    decode: Callable[[bytes], Any]
+    plain: Callable[[Any, Scenario], bytes]
+    events: Callable[[Any, Scenario, bytes], list[bytes]]
+    lead_events: int
+
+
+_RESPONSES = _Api(
+    msgspec.json.Decoder(responses.ResponseBody).decode, responses.plain, responses.events, responses.LEAD_EVENTS
+)
+_MESSAGES = _Api(
+    msgspec.json.Decoder(messages.MessageBody).decode, messages.plain, messages.events, messages.LEAD_EVENTS
+)
+
+
+def _in_dialect(api: _Api, request: Received, state: BackendState) -> Reply:
+    """The Responses or the Messages API. What a plain answer can do wrong is what the others can."""
     try:
-        body = _decode_response(request.body)
+        body = api.decode(request.body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         return refusal(400, str(exc))
     scenario = _scenario_of_dialect(body, state)
     if isinstance(scenario, Reply):
         return scenario
     if not body.stream:
-        content = engine_error() if scenario.fault == "error_frame" else responses.plain(body, scenario)
+        content = engine_error() if scenario.fault == "error_frame" else api.plain(body, scenario)
         return Reply(body=content, scenario=scenario)
-    events = responses.events(body, scenario, _line_end(scenario))
-    return Reply(content_type=EVENT_STREAM, events=events, lead_events=responses.LEAD_EVENTS, scenario=scenario)
-
-
-def _message(request: Received, state: BackendState) -> Reply:
-    """The Messages API, likewise."""
-    try:
-        body = _decode_message(request.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        return refusal(400, str(exc))
-    scenario = _scenario_of_dialect(body, state)
-    if isinstance(scenario, Reply):
-        return scenario
-    if not body.stream:
-        content = engine_error() if scenario.fault == "error_frame" else messages.plain(body, scenario)
-        return Reply(body=content, scenario=scenario)
-    events = messages.events(body, scenario, _line_end(scenario))
-    return Reply(content_type=EVENT_STREAM, events=events, lead_events=messages.LEAD_EVENTS, scenario=scenario)
+    events = api.events(body, scenario, _line_end(scenario))
+    return Reply(content_type=EVENT_STREAM, events=events, lead_events=api.lead_events, scenario=scenario)
 
 
 def _scenario_of_dialect(body: responses.ResponseBody | messages.MessageBody, state: BackendState) -> Scenario | Reply:
@@ -274,8 +274,8 @@ def _reset(request: Received, state: BackendState) -> Reply:
 _GENERATING = frozenset({b"/v1/chat/completions", b"/v1/completions"})
 _SERVED: dict[str, Callable[[Received, BackendState], Reply]] = {
     "/v1/embeddings": _embed,
-    "/v1/responses": _respond,
-    "/v1/messages": _message,
+    "/v1/responses": partial(_in_dialect, _RESPONSES),
+    "/v1/messages": partial(_in_dialect, _MESSAGES),
 }
 _CONTROL: dict[str, Callable[[Received, BackendState], Reply]] = {
     "/health": _health,

@@ -6,7 +6,7 @@ import pytest
 
 from loadtests.fake_backend import BackendThread
 from router.draft_stream import MAX_HELD_BYTES
-from tests.contract.conftest import RunningGateway, StartGateway, chats
+from tests.contract.conftest import StartGateway, chats
 from tests.contract.test_cascade import the_record
 from tests.contract.test_disconnect import WaitUntil, leave
 from tests.contract.windows import (
@@ -17,6 +17,7 @@ from tests.contract.windows import (
     asked,
     direct,
     draft_of,
+    starting,
     stream,
     text_of,
     window,
@@ -25,10 +26,7 @@ from tests.contract.windows import (
 
 @pytest.fixture
 def start_cascade(start_gateway: StartGateway) -> StartCascade:
-    def start(student_model: str, teacher_model: str = "teacher", **parts: str) -> RunningGateway:
-        return start_gateway(student_model=student_model, teacher_model=teacher_model, **{"rest": window(), **parts})
-
-    return start
+    return starting(start_gateway)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from loadtests.fake_backend import BackendThread
-from tests.contract.conftest import RunningGateway, StartGateway, chats
+from tests.contract.conftest import StartGateway, chats
 from tests.contract.test_cascade import DOUBTER, the_record
 from tests.contract.test_disconnect import WaitUntil
 from tests.contract.windows import (
@@ -25,6 +25,7 @@ from tests.contract.windows import (
     asked,
     direct,
     draft_of,
+    starting,
     stream,
     text_of,
     window,
@@ -33,10 +34,7 @@ from tests.contract.windows import (
 
 @pytest.fixture
 def start_cascade(start_gateway: StartGateway) -> StartCascade:
-    def start(student_model: str, teacher_model: str = "teacher", **parts: str) -> RunningGateway:
-        return start_gateway(student_model=student_model, teacher_model=teacher_model, **{"rest": window(), **parts})
-
-    return start
+    return starting(start_gateway)
 
 
 SHAPES = ["", "-extra", "-crlf", "-split", "-merge", "-calls-2"]

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from loadtests.fake_backend import BackendThread
-from tests.contract.conftest import RunningGateway
+from tests.contract.conftest import RunningGateway, StartGateway
 from tests.contract.test_cascade import the_record
 
 HI = [{"role": "user", "content": "hi"}]
@@ -21,6 +21,15 @@ StartCascade = Callable[..., RunningGateway]
 
 def window(tokens: int = 4, time_s: float = 5.0) -> str:
     return f'[[routing.policies]]\ntype = "tests.contract.reviewers:EarlyDoubter"\n{tokens = }\n{time_s = }'
+
+
+def starting(start_gateway: StartGateway) -> StartCascade:
+    """Starts gateways whose window is the default of these tests."""
+
+    def start(student_model: str, teacher_model: str = "teacher", **parts: str) -> RunningGateway:
+        return start_gateway(student_model=student_model, teacher_model=teacher_model, **{"rest": window(), **parts})
+
+    return start
 
 
 def stream(gateway: RunningGateway, **members: object) -> httpx.Response:
