@@ -19,6 +19,15 @@ def encoded(value: Json) -> bytes:
         return json.dumps(value, separators=(",", ":")).encode()
 
 
+def decoded(data: bytes) -> Json:
+    """A JSON object; empty for what is none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def event(value: Json) -> bytes:
     """One event, named by the `type` of its data."""
     name: str = value["type"]

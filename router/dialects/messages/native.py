@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from policies.record import Usage
 from router.answers import Meaning
 from router.apis import BackendApi
 from router.dialects.fields import Json
-from router.dialects.frames import event
+from router.dialects.frames import decoded, event
 from router.sse import Delta, fingerprint_of, frames_of, is_count, payload
 
 FINISH_REASONS = {
@@ -39,7 +38,7 @@ class MessagesReader:
 
     def read(self, frame: bytes) -> Delta:
         data = payload(frame)
-        found = {} if data is None else _object(data)
+        found = {} if data is None else decoded(data)
         kind = found.get("type")
         if kind == "error" or (kind is None and found.get("error")):
             return Delta(frame, error=_message(found))
@@ -54,7 +53,7 @@ class MessagesReader:
         return Delta(frame, done=kind == "message_stop", data=data)
 
     def text_of(self, block: bytes) -> str:
-        deltas = (_part(_object(data), "delta") for data in map(payload, frames_of(block)) if data is not None)
+        deltas = (_part(decoded(data), "delta") for data in map(payload, frames_of(block)) if data is not None)
         texts = (delta.get("text") for delta in deltas if delta.get("type") == "text_delta")
         return "".join(text for text in texts if isinstance(text, str))
 
@@ -74,7 +73,7 @@ class MessagesReader:
 
 def message_meaning(body: bytes, *, detailed: bool = False) -> Meaning | None:
     """None when the body is not a message. `detailed` changes nothing: nothing is added."""
-    message = _object(body)
+    message = decoded(body)
     content = message.get("content")
     if message.get("type") != "message" or not isinstance(content, list):
         return None
@@ -118,12 +117,4 @@ def _message(found: Json) -> str:
 
 def _part(holder: Json, key: str) -> Json:
     value = holder.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _object(data: bytes) -> Json:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
     return value if isinstance(value, dict) else {}

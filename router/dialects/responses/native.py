@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from policies.record import Usage
 from router.answers import Meaning
 from router.apis import BackendApi
 from router.dialects.fields import Json
+from router.dialects.frames import decoded
 from router.sse import Delta, fingerprint_of, frames_of, is_count, payload
 
 ENDS = ("response.completed", "response.incomplete")
@@ -34,7 +34,7 @@ class ResponsesReader:
         data = payload(frame)
         if data is None:
             return Delta(frame)
-        event = _object(data)
+        event = decoded(data)
         kind = event.get("type")
         response = event.get("response")
         if not isinstance(response, dict):
@@ -56,14 +56,14 @@ class ResponsesReader:
         )
 
     def text_of(self, block: bytes) -> str:
-        events = (_object(data) for data in map(payload, frames_of(block)) if data is not None)
+        events = (decoded(data) for data in map(payload, frames_of(block)) if data is not None)
         deltas = (event.get("delta") for event in events if event.get("type") == _DELTA)
         return "".join(delta for delta in deltas if isinstance(delta, str))
 
 
 def response_meaning(body: bytes, *, detailed: bool = False) -> Meaning | None:
     """None when the body is not a response with an output. `detailed` changes nothing: nothing is added."""
-    response = _object(body)
+    response = decoded(body)
     output = response.get("output")
     if not isinstance(output, list) or response.get("status") not in ("completed", "incomplete", None):
         return None
@@ -121,11 +121,3 @@ def _message(event: Json) -> str:
     error = event.get("error")
     message = event.get("message") or (error.get("message") if isinstance(error, dict) else error)
     return str(message or "the backend failed")
-
-
-def _object(data: bytes) -> Json:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
