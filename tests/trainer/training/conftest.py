@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from trainer.recipe import Recipe
@@ -24,6 +25,28 @@ def quiet(done: int, total: int | None, unit: str) -> None:
 def logprob(position: int, token: int) -> float:
     """A distribution that a test can predict: the most likely token at a position is the position's own number."""
     return -0.5 - ((token - position) % VOCABULARY)
+
+
+class CountingServer(ThreadingHTTPServer):
+    """Knows how many of the connections it has accepted it still serves."""
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.served = threading.Condition()
+        self.open = 0
+        super().__init__(("127.0.0.1", 0), handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self.served:
+            self.open += 1
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self.served:
+                self.open -= 1
+                self.served.notify_all()
 
 
 class FakeTeacher:
@@ -61,9 +84,15 @@ class FakeTeacher:
                 self.end_headers()
                 self.wfile.write(content)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = CountingServer(Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def let_go(self) -> None:
+        """Wait until the requests that a client has sent and given up are answered; they would count later on."""
+        httpx.get(f"{self.url}/models", trust_env=False)  # accepted behind all of them
+        with self._server.served:
+            assert self._server.served.wait_for(lambda: not self._server.open, timeout=20)
 
     def stop(self) -> None:
         self._server.shutdown()

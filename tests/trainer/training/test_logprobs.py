@@ -145,6 +145,7 @@ def test_stage_scores_only_what_is_missing_when_it_was_interrupted(
     teacher.die_after = 280  # one part of 256 rows is whole, the next one is not
     with pytest.raises(StageError, match="what it has scored is kept"):
         stage(Encoder(300)).run(made)
+    teacher.let_go()
     teacher.die_after, teacher.scored = None, []
     stage(Encoder(300)).run(made)
     assert len(teacher.scored) == 1 + (300 - 256) + 2  # the question for K, the rest, the validation rows
