@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Literal
 
@@ -16,6 +17,16 @@ _OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02
 Merged = Literal["livesum", "livemin", "livemax"]
 NOT_A_POLICY = frozenset({"request", "default"})
 """Who stands in a decision's `policy` when no policy decided."""
+
+
+def by_direction(usage: Usage) -> Iterator[tuple[str, int]]:
+    """(direction, tokens) of what there is."""
+    yield "input", usage.prompt_tokens
+    yield "output", usage.completion_tokens
+    if usage.cached_tokens:
+        yield "cached_input", usage.cached_tokens
+    if usage.reasoning_tokens:
+        yield "reasoning", usage.reasoning_tokens
 
 
 class Metrics:
@@ -58,7 +69,11 @@ class Metrics:
             _OVERHEAD_BUCKETS_S,
             (),
         )
-        self.tokens = self._counter("router_tokens", "Tokens as the backends counted them.", ("route", "direction"))
+        self.tokens = self._counter(
+            "router_tokens",
+            "Tokens as the backends counted them; `cached_input` is a part of `input`, `reasoning` one of `output`.",
+            ("route", "direction"),
+        )
         self.cost = self._counter("router_cost_usd", "Cost of answers whose price is known.", ("route",))
         self.counterfactual = self._counter(
             "router_counterfactual_cost_usd", "What the teacher would have charged for the same tokens.", ()
@@ -67,6 +82,19 @@ class Metrics:
             "router_unpriced_requests",
             "Answers without a cost: the price or the usage is unknown.",
             ("route",),
+        )
+        self.draft_tokens = self._counter(
+            "router_draft_tokens",
+            "Tokens of drafts that were thrown away; counted in router_tokens too.",
+            ("direction",),
+        )
+        self.draft_cost = self._counter(
+            "router_draft_cost_usd", "Cost of drafts that were thrown away; counted in router_cost_usd too.", ()
+        )
+        self.machine_cost = self._counter(
+            "router_student_machine_usd",
+            "Machine time of the student at its price: `busy` while it has requests of this gateway, else `idle`.",
+            ("state",),
         )
         self.escalations = self._counter(
             "router_escalations", "Requests that a policy sent to the teacher.", ("policy", "reason")
@@ -185,8 +213,11 @@ class Metrics:
         if draft is not None and route != "student":  # a second model was paid for
             if draft.usage is not None:
                 self._observe_tokens(draft.usage, "student")
+                for direction, tokens in by_direction(draft.usage):
+                    self.draft_tokens.labels(direction).inc(tokens)
             if draft.cost_usd is not None:
                 self._cost_of("student").inc(draft.cost_usd)
+                self.draft_cost.inc(draft.cost_usd)
                 answer_usd = None if answer_usd is None else answer_usd - draft.cost_usd
         if answer_usd is not None:
             self._cost_of(route).inc(answer_usd)
@@ -196,8 +227,8 @@ class Metrics:
             self.counterfactual.inc(record.counterfactual_cost_usd)
 
     def _observe_tokens(self, usage: Usage, route: str) -> None:
-        self._tokens_of(route, "input").inc(usage.prompt_tokens)
-        self._tokens_of(route, "output").inc(usage.completion_tokens)
+        for direction, tokens in by_direction(usage):
+            self._tokens_of(route, direction).inc(tokens)
 
     def _observe_votes(self, record: DecisionRecord) -> None:
         review = record.draft.review if record.draft is not None else None
