@@ -16,6 +16,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from policies.intervals import proportion
+
 Floats = NDArray[np.float64]
 
 
@@ -97,15 +99,9 @@ def _bisect(falling: Callable[[float], float], low: float, high: float) -> float
 
 
 def wilson_interval(right: int, n: int, confidence: float = 0.95) -> Interval:
-    """Interval of a single share. Source: Wilson 1927."""
-    if n < 1:
-        raise ValueError("no case")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = right / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low = 0.0 if right == 0 else max(0.0, centre - half)
-    return Interval(share, low, 1.0 if right == n else min(1.0, centre + half))
+    """Interval of a single share. Raises: ValueError: no case."""
+    share = proportion(right, n, confidence)
+    return Interval(share.value, share.low, share.high)
 
 
 def paired_bootstrap(
