@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, generate_latest
 
 from policies.record import DecisionRecord, Usage
-from router.workers.shared_metrics import exposition
+from router.workers.shared_metrics import exposition, families
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 _ITL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -247,6 +247,10 @@ class Metrics:
     def render(self) -> bytes:
         """The exposition text, of all workers together where there are several."""
         return exposition(self.registry) + generate_latest(self._infos)
+
+    def families(self) -> list[Metric]:
+        """The same as values, without the infos."""
+        return families(self.registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

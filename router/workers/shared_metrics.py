@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
@@ -24,13 +24,27 @@ _LOCK = ".lock"
 
 def exposition(registry: CollectorRegistry) -> bytes:
     """The text of this process's metrics, or of all workers' where they share a folder."""
+    with _of_all_workers(registry) as merged:
+        return generate_latest(merged)
+
+
+def families(registry: CollectorRegistry) -> list[Metric]:
+    """The same as values."""
+    with _of_all_workers(registry) as merged:
+        return list(merged.collect())
+
+
+@contextmanager
+def _of_all_workers(registry: CollectorRegistry) -> Iterator[CollectorRegistry]:
+    """What to read while nobody changes the set of files."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
-        return generate_latest(registry)
+        yield registry
+        return
     merged = CollectorRegistry()
     MultiProcessCollector(merged, path=folder)  # type: ignore[no-untyped-call]
     with _locked(Path(folder), fcntl.LOCK_SH):
-        return generate_latest(merged)
+        yield merged
 
 
 def bury(folder: Path, pid: int) -> None:
