@@ -26,6 +26,7 @@ LOCK = "lock"
 MANIFEST_SCHEMA_VERSION = 1
 
 RecordKind = Literal["decisions", "feedback"]
+"""What the records of a file are; `feedback` are all annotations: people's judgements and shadow answers."""
 
 
 class ManifestError(ValueError):

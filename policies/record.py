@@ -1,4 +1,8 @@
-"""`DecisionRecord`: the one line that every request leaves behind, read by the router, replay and the trainer."""
+"""The lines of a traffic log, read by the router, replay and the trainer.
+
+Every request leaves one `DecisionRecord`. What is learned about its answer later is kept beside it, as annotations:
+people's judgements (`FeedbackRecord`) and what the other model answered (`ShadowRecord`).
+"""
 
 from __future__ import annotations
 
@@ -145,13 +149,97 @@ class FeedbackRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Who judged: `human`, `user`, `grader`, ..."""
 
 
+class Grade(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one grader thinks of the two answers to a request. Scores are in [0, 1], 1 = good; None = no score."""
+
+    grader: str
+    """Its name, and against what it compares: `exact/teacher` measures agreement with the teacher, not correctness."""
+    student: float | None = None
+    teacher: float | None = None
+    preferred: Literal["student", "teacher", "tie"] | None = None
+    """Whose answer a judge of both prefers; `tie` also when it contradicts itself."""
+    consistent: bool | None = None
+    """Whether a judge preferred the same answer in both orders; None: it did not see both orders."""
+    student_when_first: float | None = None
+    """The judge's score of the student's answer in the order that shows it first: with the next one, the judge's
+    bias for a position."""
+    student_when_second: float | None = None
+
+
+ShadowStatus = Literal[
+    "ok",
+    "error",
+    "timeout",
+    "skipped_budget",
+    "skipped_queue",
+    "skipped_load",
+    "skipped_unavailable",
+    "skipped_unsupported",
+    "skipped_shutdown",
+]
+"""`skipped_<cause>`: the request was drawn and the other model was not asked. Such records tell how much of the
+sample is missing: what the `ok` ones say holds for the rest only as far as the cause has nothing to do with quality."""
+
+
+class ShadowRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="shadow"):
+    """What the other model answered to a request that was drawn for it, and how both answers were graded.
+
+    Joined to its `DecisionRecord` by `decision_id`. It has a kind of its own, and nothing that trains reads it.
+    """
+
+    schema: int
+    decision_id: str
+    """Of the request that was answered."""
+    created_s: float
+    """Unix time at which the other model was asked, or would have been."""
+    tenant: str = "default"
+    session: str | None = None
+    tags: dict[str, str] = {}
+    purpose: StatedPurpose = "shadow"
+    student: str
+    """Student bundle id, before bundles the model name."""
+    teacher: str
+    """The teacher's model."""
+    delivered: Route
+    """Who answered the client."""
+    asked: Route
+    """The other one."""
+    propensity: float
+    """Probability with which this request was drawn, in (0, 1]: a mean over the sample weighs it by 1/propensity."""
+    status: ShadowStatus
+    completion: str | None = None
+    """The other answer's text; only at capture level `full`, which is the only one that is shadowed."""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    """None: a price or the usage is unknown."""
+    mean_logprob: float | None = None
+    """Over the other answer's tokens, nats; None when the backend gave none."""
+    backend_fingerprint: str | None = None
+    latency_s: float | None = None
+    """Of the other answer, from the call to its last byte."""
+    grades: tuple[Grade, ...] = ()
+    judge_usage: Usage | None = None
+    """Of all calls of a judge together."""
+    judge_cost_usd: float | None = None
+    predicted: float | None = None
+    """P(the student's answer is inadequate) as the policies gave it, with which the truth can be compared."""
+
+
+AnyRecord = DecisionRecord | FeedbackRecord | ShadowRecord
+
 encode = msgspec.json.Encoder().encode
 _decision = msgspec.json.Decoder(DecisionRecord).decode
-_feedback = msgspec.json.Decoder(FeedbackRecord).decode
-_FEEDBACK_PREFIX = b'{"kind":"feedback"'
+_annotation = msgspec.json.Decoder(FeedbackRecord | ShadowRecord).decode
+_ANNOTATION_START = b'{"kind":"'
 decode = _decision
 
 
-def decode_any(payload: bytes) -> DecisionRecord | FeedbackRecord:
+def is_annotation(payload: bytes) -> bool:
+    """Whether the line of a log belongs to a decision record instead of being one."""
+    return payload.startswith(_ANNOTATION_START)
+
+
+def decode_any(payload: bytes) -> AnyRecord:
     """One record of a traffic log. Raises: msgspec.DecodeError (a ValidationError among them)."""
-    return _feedback(payload) if payload.startswith(_FEEDBACK_PREFIX) else _decision(payload)
+    return _annotation(payload) if is_annotation(payload) else _decision(payload)

@@ -2,12 +2,12 @@
 
     from policies.traffic import decisions, read
 
-    reading = read(Path("traffic"))             # or kind="decisions" | "feedback"
-    for record in reading:                      # DecisionRecord | FeedbackRecord, each record exactly once
+    reading = read(Path("traffic"))             # or kind="decisions" | "feedback" | "shadows"
+    for record in reading:                      # DecisionRecord | FeedbackRecord | ShadowRecord, each exactly once
         ...
     reading.damage                              # what could not be read, by file and line; reading went on behind it
     reading.doubled                             # ids that came a second time; only the first was handed out
-    reading.counts                              # decisions, feedback, and lines that are still being written
+    reading.counts                              # of each kind, and lines that are still being written
 
     for record in decisions(Path("traffic")):   # DecisionRecord only
         ...
@@ -31,18 +31,20 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import msgspec
 
 from policies.compacted import FOLDER, ManifestError, RecordKind, TrafficManifest, read_manifest
-from policies.record import DecisionRecord, FeedbackRecord, decode_any
+from policies.record import AnyRecord, DecisionRecord, FeedbackRecord, ShadowRecord, decode_any, is_annotation
 from policies.segments import SUFFIX, scan
 
 MAX_ROUNDS = 100
 """Compactions that may move files away under one reader."""
 _BATCH_ROWS = 1024
-_FEEDBACK_START = b'{"kind":"feedback"'
+Kind = Literal["decisions", "feedback", "shadows"]
+"""What a reading may be limited to."""
+_KINDS: dict[Kind, type[AnyRecord]] = {"decisions": DecisionRecord, "feedback": FeedbackRecord, "shadows": ShadowRecord}
 _BIT_OF = {f"{number:02x}": 1 << number for number in range(256)}
 
 
@@ -83,8 +85,8 @@ class Stored(NamedTuple):
     payload: bytes
 
     @property
-    def is_feedback(self) -> bool:
-        return self.payload.startswith(_FEEDBACK_START)
+    def is_annotation(self) -> bool:
+        return is_annotation(self.payload)
 
 
 @dataclass
@@ -93,6 +95,7 @@ class Counts:
 
     decisions: int = 0
     feedback: int = 0
+    shadows: int = 0
     unfinished: int = 0
     """Last lines that are still being written, or that a killed process left; no record was promised there."""
 
@@ -121,7 +124,7 @@ class Reading:
     """One pass over a traffic folder. Iterate it once; the fields are complete when the iteration has ended."""
 
     folder: Path
-    kind: RecordKind | None = None
+    kind: Kind | None = None
     with_compacted: bool = True
     """False: only what the segments hold that are not compacted yet."""
     segments: tuple[str, ...] | None = None
@@ -130,36 +133,44 @@ class Reading:
     doubled: list[Doubled] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     _ids: IdSet = field(default_factory=IdSet)
-    _judgements: set[bytes] = field(default_factory=set)
+    _annotations: set[bytes] = field(default_factory=set)
     _again: bool = False
     """Files were moved under this reader: what it meets twice now is no damage."""
 
-    def __iter__(self) -> Iterator[DecisionRecord | FeedbackRecord]:
+    def __iter__(self) -> Iterator[AnyRecord]:
         for _, record in self.placed():
             yield record
 
-    def placed(self) -> Iterator[tuple[Stored, DecisionRecord | FeedbackRecord]]:
+    @property
+    def stored_kind(self) -> RecordKind | None:
+        """The kind of compacted files that hold what is asked for; None: all."""
+        return self.kind if self.kind in (None, "decisions") else "feedback"
+
+    def placed(self) -> Iterator[tuple[Stored, AnyRecord]]:
         """The same, with the place of each record and its JSON as it is stored."""
         for stored in self._stored():
-            if self.kind is not None and stored.is_feedback != (self.kind == "feedback"):
+            if self.kind is not None and stored.is_annotation == (self.kind == "decisions"):
                 continue
             try:
                 record = decode_any(stored.payload)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
                 self.damage.append(Damage(stored.place, f"not a record: {exc}"))
                 continue
-            if self._is_new(stored, record):
+            if (self.kind is None or isinstance(record, _KINDS[self.kind])) and self._is_new(stored, record):
                 yield stored, record
 
-    def _is_new(self, stored: Stored, record: DecisionRecord | FeedbackRecord) -> bool:
+    def _is_new(self, stored: Stored, record: AnyRecord) -> bool:
         if isinstance(record, DecisionRecord):
             new = self._ids.add(record.decision_id)
             self.counts.decisions += new
-        else:  # a judgement has no id of its own: only the very same line is a double
+        else:  # an annotation has no id of its own: only the very same line is a double
             digest = hashlib.blake2b(stored.payload, digest_size=16).digest()
-            new = digest not in self._judgements
-            self._judgements.add(digest)
-            self.counts.feedback += new
+            new = digest not in self._annotations
+            self._annotations.add(digest)
+            if isinstance(record, ShadowRecord):
+                self.counts.shadows += new
+            else:
+                self.counts.feedback += new
         if not new and not self._again:
             self.doubled.append(Doubled(stored.place, record.decision_id))
         return new
@@ -172,7 +183,7 @@ class Reading:
             manifest, segments = snapshot(self.folder)
             segments = segments if self.segments is None else list(self.segments)
             wanted = manifest.files if self.with_compacted and self.segments is None else ()
-            compacted = [f"{FOLDER}/{file.name}" for file in wanted if self.kind in (None, file.kind)]
+            compacted = [f"{FOLDER}/{file.name}" for file in wanted if self.stored_kind in (None, file.kind)]
             for name in [*compacted, *segments]:
                 if name in done:
                     continue
@@ -220,7 +231,7 @@ class Reading:
 _FAULTS = {"checksum": "the checksum does not fit", "format": "not a line of a segment"}
 
 
-def read(folder: Path, *, kind: RecordKind | None = None) -> Reading:
+def read(folder: Path, *, kind: Kind | None = None) -> Reading:
     """Start a pass over a traffic folder. Raises: TrafficError: no such folder, or its manifest is damaged."""
     snapshot(folder)
     return Reading(folder, kind)
@@ -229,6 +240,11 @@ def read(folder: Path, *, kind: RecordKind | None = None) -> Reading:
 def decisions(folder: Path) -> Iterator[DecisionRecord]:
     """Every decision record once. Raises: TrafficError."""
     return (record for record in read(folder, kind="decisions") if isinstance(record, DecisionRecord))
+
+
+def shadows(folder: Path) -> Iterator[ShadowRecord]:
+    """Every answer of the other model once. Raises: TrafficError."""
+    return (record for record in read(folder, kind="shadows") if isinstance(record, ShadowRecord))
 
 
 def snapshot(folder: Path) -> tuple[TrafficManifest, list[str]]:

@@ -1,4 +1,4 @@
-"""The columns of decision and feedback records in SQL, derived from the records' own definition.
+"""The columns of records in SQL, derived from the records' own definition.
 
 `STORED` fields are columns of the compacted files; the others, which hold the texts, are read out of the record's JSON
 when a query asks for them. Defaults that a record leaves out are filled in.
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from policies.record import DecisionRecord, FeedbackRecord
+from policies.record import DecisionRecord, FeedbackRecord, ShadowRecord
 
 WITH_TEXTS = frozenset({"request", "completion", "features", "token_ids", "draft"})
 """Fields of a decision record that are not stored a second time as columns."""
@@ -69,14 +69,15 @@ def records_view(source: str) -> str:
     return f"SELECT {', '.join(columns)}, payload FROM {source}"
 
 
-def feedback_view(source: str) -> str:
-    """The view `feedback` over rows with `payload`."""
-    fields = _fields(FeedbackRecord)
+def annotations_view(record: type[FeedbackRecord] | type[ShadowRecord], source: str) -> str:
+    """The view over one kind of annotations, among rows with `payload`."""
+    fields = _fields(record)
+    start = literal(f'{{"kind":"{record.__struct_config__.tag}"')
     structure = literal(json.dumps({field.name: _structure(field.type) for field in fields}))
     columns = ", ".join(_with_default(f"parsed.{quoted(field.name)}", field) for field in fields)
     return (
         f"SELECT {timestamp('parsed.created_s')} AS created_at, {columns} "
-        f"FROM (SELECT from_json(payload, {structure}) AS parsed FROM {source})"
+        f"FROM (SELECT from_json(payload, {structure}) AS parsed FROM {source} WHERE starts_with(payload, {start}))"
     )
 
 

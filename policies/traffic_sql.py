@@ -7,7 +7,8 @@
         log.damage                                  # what was left out, as in policies/traffic.py
 
 Views: `records` (one row a decision record, its fields as columns, `created_at` in UTC, `payload` = its JSON),
-`feedback` (every judgement), `judgements` (the newest of each kind, joined by the rules of policies/judgements.py).
+`feedback` (every judgement), `judgements` (the newest of each kind, joined by the rules of policies/judgements.py),
+`shadows` (what the other model answered).
 
 A statement can read nothing but the log: one SELECT at a time, no files, no network, no extensions, no settings. What
 is compacted is read from its files; segments are read into DuckDB when the log is opened, which spills to a temporary
@@ -27,12 +28,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policies.compacted import FOLDER, LOCK, TrafficManifest
-from policies.record import DecisionRecord, FeedbackRecord, decode
+from policies.record import AnyRecord, DecisionRecord, FeedbackRecord, ShadowRecord, decode
 from policies.traffic import Damage, Doubled, Reading, Stored, TrafficError, snapshot
 from policies.traffic_columns import (
     JUDGEMENTS_VIEW,
+    annotations_view,
     columns_version,
-    feedback_view,
     literal,
     records_view,
     stored_select,
@@ -141,9 +142,9 @@ def stage(connection: duckdb.DuckDBPyConnection, reading: Reading) -> None:
     """Read a log into the table `staged`, one row a record: `BASE_COLUMNS` and its place. Raises: TrafficError."""
     connection.execute(
         "CREATE TABLE staged (payload VARCHAR, crc32 UINTEGER, decision_id VARCHAR, created_s DOUBLE, "
-        "is_feedback BOOLEAN, file VARCHAR, line BIGINT)"
+        "is_annotation BOOLEAN, file VARCHAR, line BIGINT)"
     )
-    waiting: list[tuple[Stored, DecisionRecord | FeedbackRecord]] = []
+    waiting: list[tuple[Stored, AnyRecord]] = []
     size = 0
     for stored, record in reading.placed():
         waiting.append((stored, record))
@@ -154,7 +155,7 @@ def stage(connection: duckdb.DuckDBPyConnection, reading: Reading) -> None:
     _insert(connection, waiting)
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, rows: list[tuple[Stored, DecisionRecord | FeedbackRecord]]) -> None:
+def _insert(connection: duckdb.DuckDBPyConnection, rows: list[tuple[Stored, AnyRecord]]) -> None:
     import pyarrow as pa  # noqa: PLC0415 - not installed with the gateway
 
     batch = pa.table(
@@ -163,7 +164,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, rows: list[tuple[Stored, Deci
             "crc32": pa.array([zlib.crc32(stored.payload) for stored, _ in rows], pa.uint32()),
             "decision_id": pa.array([record.decision_id for _, record in rows], pa.string()),
             "created_s": pa.array([record.created_s for _, record in rows], pa.float64()),
-            "is_feedback": pa.array([stored.is_feedback for stored, _ in rows], pa.bool_()),
+            "is_annotation": pa.array([stored.is_annotation for stored, _ in rows], pa.bool_()),
             "file": pa.array([stored.place.file for stored, _ in rows], pa.string()),
             "line": pa.array([stored.place.line for stored, _ in rows], pa.int64()),
         }
@@ -184,14 +185,14 @@ def _hold_files(folder: Path, stack: ExitStack) -> None:
 
 def _add_views(connection: duckdb.DuckDBPyConnection, folder: Path, manifest: TrafficManifest) -> None:
     """Views over the table `staged` and the compacted files."""
-    decisions = "(SELECT * FROM staged WHERE NOT is_feedback)"
+    decisions = "(SELECT * FROM staged WHERE NOT is_annotation)"
     connection.execute(f"CREATE TABLE fresh AS {stored_select(decisions)}")
-    feedback = "SELECT payload, decision_id, created_s FROM staged WHERE is_feedback"
+    annotations = "SELECT payload, decision_id, created_s FROM staged WHERE is_annotation"
     stored = ["SELECT * FROM fresh"]
     files = {
         "new": [f for f in manifest.files if f.kind == "decisions" and f.columns == columns_version()],
         "old": [f for f in manifest.files if f.kind == "decisions" and f.columns != columns_version()],
-        "feedback": [f for f in manifest.files if f.kind == "feedback"],
+        "annotations": [f for f in manifest.files if f.kind == "feedback"],
     }
     sources = {
         name: parquet_source([folder / FOLDER / file.name for file in chosen])
@@ -203,10 +204,11 @@ def _add_views(connection: duckdb.DuckDBPyConnection, folder: Path, manifest: Tr
         stored.append(stored_select(sources["old"]))
     for name in set(sources) & {"new", "old"}:  # a segment that was copied back, say: the compacted one counts
         connection.execute(f"DELETE FROM fresh WHERE decision_id IN (SELECT decision_id FROM {sources[name]})")
-    if "feedback" in sources:
-        feedback += f" UNION SELECT payload, decision_id, created_s FROM {sources['feedback']}"
+    if "annotations" in sources:
+        annotations += f" UNION SELECT payload, decision_id, created_s FROM {sources['annotations']}"
     connection.execute(f"CREATE VIEW records AS {records_view('(' + ' UNION ALL '.join(stored) + ')')}")
-    connection.execute(f"CREATE VIEW feedback AS {feedback_view('(' + feedback + ')')}")
+    connection.execute(f"CREATE VIEW feedback AS {annotations_view(FeedbackRecord, '(' + annotations + ')')}")
+    connection.execute(f"CREATE VIEW shadows AS {annotations_view(ShadowRecord, '(' + annotations + ')')}")
     connection.execute(f"CREATE VIEW judgements AS {JUDGEMENTS_VIEW}")
 
 

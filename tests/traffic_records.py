@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from policies.base import RouteDecision
-from policies.record import SCHEMA_VERSION, DecisionRecord, FeedbackRecord, Usage, encode
+from policies.record import (
+    SCHEMA_VERSION,
+    AnyRecord,
+    DecisionRecord,
+    FeedbackRecord,
+    Grade,
+    ShadowRecord,
+    Usage,
+    encode,
+)
 from policies.segments import frame
 
 NOON_S = 1_763_812_800.0
@@ -57,7 +66,27 @@ def judgement(number: int, **fields: Any) -> FeedbackRecord:
     return FeedbackRecord(**(values | fields))
 
 
-def write_segment(folder: Path, name: str, records: Iterable[DecisionRecord | FeedbackRecord]) -> Path:
+def shadow(number: int, **fields: Any) -> ShadowRecord:
+    """What the teacher answered to a request that the student had answered."""
+    values: dict[str, Any] = {
+        "schema": SCHEMA_VERSION,
+        "decision_id": decision_id(number),
+        "created_s": NOON_S + number + 2,
+        "student": "student",
+        "teacher": "teacher",
+        "delivered": "student",
+        "asked": "teacher",
+        "propensity": 0.1,
+        "status": "ok",
+        "completion": f"shadow answer {number}",
+        "usage": Usage(prompt_tokens=100, completion_tokens=12),
+        "cost_usd": 0.005,
+        "grades": (Grade(grader="exact/teacher", student=1.0, teacher=1.0),),
+    }
+    return ShadowRecord(**(values | fields))
+
+
+def write_segment(folder: Path, name: str, records: Iterable[AnyRecord]) -> Path:
     """A segment that no process has open."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.seg"

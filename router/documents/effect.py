@@ -11,7 +11,7 @@ import msgspec
 
 from policies.base import RequestFeatures, Signal
 from policies.chain import PolicyChain
-from policies.record import DecisionRecord, decode
+from policies.record import DecisionRecord, decode, is_annotation
 from policies.segments import SUFFIX, read_segment
 
 MAX_RECORDS = 10_000
@@ -96,7 +96,7 @@ def newest_segments(folder: Path) -> list[Path]:
 
 
 def _decision(payload: bytes) -> DecisionRecord | None:
-    if payload.startswith(b'{"kind":"feedback"'):
+    if is_annotation(payload):
         return None
     try:
         record = decode(payload)

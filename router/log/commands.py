@@ -117,7 +117,7 @@ def stats(folder: Path | None, config: Path | None, memory_limit: str, as_json: 
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @_reported
 def query(arguments: tuple[str, ...], config: Path | None, memory_limit: str, as_json: bool, as_csv: bool) -> None:
-    """Run one SELECT (DuckDB's SQL) over the views `records`, `feedback` and `judgements`.
+    """Run one SELECT (DuckDB's SQL) over the views `records`, `feedback`, `judgements` and `shadows`.
 
     Fields are columns, nested ones reached with dots. Nothing but the log can be read: no files, no network.
 
@@ -164,7 +164,8 @@ def verify_command(folder: Path | None, config: Path | None, as_json: bool) -> N
             click.echo(f"doubled: {each['file']}:{each['line']}: {each['decision_id']} (first: {each['first']})")
         click.echo(
             f"{'sound' if result['sound'] else 'NOT sound'}: {result['decisions']:,} decisions and "
-            f"{result['feedback']:,} judgements in {result['segments']} segments and "
+            f"{result['feedback']:,} judgements and {result['shadows']:,} shadow answers in "
+            f"{result['segments']} segments and "
             f"{result['compacted_files']} compacted files; {len(result['damaged'])} damaged, "
             f"{len(result['doubled'])} doubled, {result['unfinished_lines']} unfinished last lines"
         )

@@ -159,7 +159,7 @@ def _staged(
 def _known(connection: duckdb.DuckDBPyConnection, compacted: str, kind: str) -> list[Doubled]:
     """Records that were compacted before."""
     key = "decision_id" if kind == "decisions" else "payload"
-    known = f"is_feedback = {kind == 'feedback'} AND {key} IN (SELECT {key} FROM {compacted})"
+    known = f"is_annotation = {kind == 'feedback'} AND {key} IN (SELECT {key} FROM {compacted})"
     rows = connection.execute(f"SELECT file, line, decision_id FROM staged WHERE {known}").fetchall()
     return [Doubled(Place(file, line), decision_id) for file, line, decision_id in rows]
 
@@ -175,10 +175,10 @@ def _write_days(
     """Write the files of every day that got new records, merged with what that day had, and make them count."""
     kept = {(file.day, file.kind): file for file in manifest.files}
     days = connection.execute(
-        f"SELECT DISTINCT {_DAY} AS day, is_feedback FROM staged ORDER BY day, is_feedback"
+        f"SELECT DISTINCT {_DAY} AS day, is_annotation FROM staged ORDER BY day, is_annotation"
     ).fetchall()
-    for day, is_feedback in days:
-        kind: RecordKind = "feedback" if is_feedback else "decisions"
+    for day, is_annotation in days:
+        kind: RecordKind = "feedback" if is_annotation else "decisions"
         progress(f"writing the {kind} of {day}")
         file = _write(connection, folder, day, kind, kept.get((day, kind)))
         kept[day, kind] = file
@@ -192,7 +192,9 @@ def _write(
     connection: duckdb.DuckDBPyConnection, folder: Path, day: str, kind: RecordKind, before: CompactedFile | None
 ) -> CompactedFile:
     """One file, complete on the disk under its final name. Raises: OSError."""
-    rows = f"SELECT {', '.join(BASE_COLUMNS)} FROM staged WHERE is_feedback = {kind == 'feedback'} AND {_DAY} = '{day}'"
+    rows = (
+        f"SELECT {', '.join(BASE_COLUMNS)} FROM staged WHERE is_annotation = {kind == 'feedback'} AND {_DAY} = '{day}'"
+    )
     if before is not None:
         rows += f" UNION ALL SELECT {', '.join(BASE_COLUMNS)} FROM {parquet_source([folder / FOLDER / before.name])}"
     if kind == "decisions":

@@ -30,6 +30,7 @@ def verify(folder: Path, progress: Callable[[str, int], None]) -> dict[str, Any]
         "sound": not damage and not reading.doubled,
         "decisions": reading.counts.decisions,
         "feedback": reading.counts.feedback,
+        "shadows": reading.counts.shadows,
         "segments": len(segments),
         "compacted_files": len(manifest.files),
         "unfinished_lines": reading.counts.unfinished,

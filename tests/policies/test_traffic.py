@@ -11,9 +11,9 @@ from policies.compacted import FOLDER, MANIFEST, read_manifest
 from policies.judgements import judgements
 from policies.record import DecisionRecord, encode
 from policies.segments import frame, read_segment
-from policies.traffic import IdSet, Place, TrafficError, decisions, read, snapshot
+from policies.traffic import IdSet, Place, TrafficError, decisions, read, shadows, snapshot
 from router.log.compaction import compact
-from tests.traffic_records import decision, decision_id, judgement, write_segment
+from tests.traffic_records import decision, decision_id, judgement, shadow, write_segment
 
 
 def ids(folder: Path) -> list[str]:
@@ -31,6 +31,19 @@ def test_records_and_feedback_of_all_segments_are_read_once_in_order(tmp_path: P
     assert list(reading) == [decision(1), decision(2), judgement(1, score=1.0)]
     assert (reading.counts.decisions, reading.counts.feedback) == (2, 1)
     assert not reading.damage
+
+
+def test_shadow_answers_are_apart_from_decisions_and_feedback_when_they_are_compacted(tmp_path: Path) -> None:
+    write_segment(tmp_path, "a", [decision(1), shadow(1), judgement(1, score=1.0)])
+    compact(tmp_path, progress=quiet)
+    write_segment(tmp_path, "b", [decision(2), shadow(2, status="timeout"), shadow(1)])
+    assert list(decisions(tmp_path)) == [decision(1), decision(2)]
+    assert list(shadows(tmp_path)) == [shadow(1), shadow(2, status="timeout")]
+    assert list(read(tmp_path, kind="feedback")) == [judgement(1, score=1.0)]
+    reading = read(tmp_path)
+    assert len(list(reading)) == 5
+    assert (reading.counts.decisions, reading.counts.feedback, reading.counts.shadows) == (2, 1, 2)
+    assert [each.place for each in reading.doubled] == [Place("b.seg", 3)]
 
 
 def test_incomplete_last_line_is_no_damage_and_is_read_when_it_is_complete(tmp_path: Path) -> None:

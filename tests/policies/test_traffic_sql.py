@@ -12,12 +12,12 @@ import pytest
 from policies.base import Chunk, RequestFeatures
 from policies.compacted import read_manifest, write_manifest
 from policies.judgements import judgements
-from policies.record import DecisionRecord, Draft, TokenIds
+from policies.record import DecisionRecord, Draft, Grade, ShadowRecord, TokenIds
 from policies.traffic import decisions
 from policies.traffic_columns import BASE_COLUMNS, WITH_TEXTS
 from policies.traffic_sql import LogDatabase, QueryError, open_log
 from router.log.compaction import compact
-from tests.traffic_records import NOON_S, decision, judgement, write_segment
+from tests.traffic_records import NOON_S, decision, judgement, shadow, write_segment
 
 FEATURES = RequestFeatures(
     prompt_bytes=12, message_count=1, approx_prompt_tokens=3, requested_output_tokens=10,
@@ -34,15 +34,19 @@ FEEDBACK = [
     judgement(2, score=0.5, label="hidden", created_s=NOON_S + 10),
     judgement(3, score=0.5, created_s=NOON_S + 10),
 ]
+SHADOWS = [
+    shadow(1, tags={"team": "docs"}, grades=(Grade(grader="judge", student=0.5, teacher=0.75, preferred="tie"),)),
+    shadow(2, status="skipped_budget", completion=None, usage=None, cost_usd=None, grades=()),
+]
 
 
 @pytest.fixture(params=["segments", "parquet", "both", "older columns"])
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The same records in every form in which a log can be."""
-    write_segment(tmp_path, "a", [RECORDS[0], FEEDBACK[0]])
+    write_segment(tmp_path, "a", [RECORDS[0], FEEDBACK[0], SHADOWS[0]])
     if request.param == "both":
         compact(tmp_path, progress=lambda _: None)
-    write_segment(tmp_path, "b", [RECORDS[1], FEEDBACK[1], RECORDS[2], *FEEDBACK[2:]])
+    write_segment(tmp_path, "b", [RECORDS[1], FEEDBACK[1], SHADOWS[1], RECORDS[2], *FEEDBACK[2:]])
     if request.param in ("parquet", "older columns"):
         compact(tmp_path, progress=lambda _: None)
     if request.param == "older columns":
@@ -96,6 +100,21 @@ def test_records_selected_by_sql_are_those_of_the_log(log: Path) -> None:
         assert list(opened.decisions()) == RECORDS
         assert list(opened.decisions("route = 'teacher' -- all of them")) == [RECORDS[0], RECORDS[2]]
         assert opened.count("cost_usd IS NULL") == 1
+
+
+def test_shadows_view_shows_every_field_and_nothing_but_shadows(log: Path) -> None:
+    with open_log(log) as opened:
+        names, _ = opened.query("SELECT * FROM shadows")
+    assert set(names) == {*ShadowRecord.__struct_fields__, "created_at"}
+    assert rows(
+        log,
+        "SELECT decision_id, asked, status, purpose, tags['team'], grades[1].teacher, grades[1].preferred, "
+        "usage.completion_tokens FROM shadows ORDER BY created_s",
+    ) == [
+        (SHADOWS[0].decision_id, "teacher", "ok", "shadow", "docs", 0.75, "tie", 12),
+        (SHADOWS[1].decision_id, "teacher", "skipped_budget", "shadow", None, None, None, None),
+    ]
+    assert rows(log, "SELECT count(*) FROM feedback") == [(len(FEEDBACK),)]
 
 
 def test_judgements_view_follows_the_rules_of_the_join(log: Path) -> None:

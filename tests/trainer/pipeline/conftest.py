@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from policies.base import RouteDecision
-from policies.record import DecisionRecord, FeedbackRecord
+from policies.record import AnyRecord, DecisionRecord, FeedbackRecord
 from policies.segments import SUFFIX, frame
 from trainer.recipe import Recipe
 from trainer.run_folder import file_sha256
@@ -58,7 +58,7 @@ def feedback() -> Callable[..., FeedbackRecord]:
 
 @pytest.fixture
 def write_log(tmp_path: Path) -> Callable[..., Path]:
-    def write(records: Sequence[DecisionRecord | FeedbackRecord], name: str = "a") -> Path:
+    def write(records: Sequence[AnyRecord], name: str = "a") -> Path:
         folder = tmp_path / "traffic"
         folder.mkdir(exist_ok=True)
         data = b"".join(frame(msgspec.json.encode(each)) for each in records)

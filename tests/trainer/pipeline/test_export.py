@@ -11,6 +11,7 @@ import pytest
 
 from policies.record import DecisionRecord, FeedbackRecord, TokenIds
 from policies.segments import SUFFIX, frame
+from tests.traffic_records import shadow
 from trainer import snapshot
 from trainer.pipeline import Pipeline, StageFailed
 from trainer.recipe import Recipe
@@ -60,6 +61,20 @@ def test_export_keeps_only_real_answered_traffic(
         "several_choices": 1, "not_text": 1,
     }  # fmt: skip
     assert summary["rows_in"] == 17
+
+
+def test_export_learns_nothing_from_shadow_answers(
+    recipe: Callable[..., Recipe], record: Make, write_log: Callable[..., Path]
+) -> None:
+    """The teacher's answer beside a student's is a better text, and still was never meant for training."""
+    answers = [shadow(number, decision_id=f"d{number:06}", completion="From the shadow.") for number in range(3)]
+    write_log([record(0), *answers, record(1, route="student")])
+    summary, examples = export(recipe(export={"routes": ["teacher", "student"]}))
+    assert [(each.decision_id, each.completion, each.correction) for each in examples] == [
+        ("d000000", "An answer.", None)
+    ]
+    assert summary["rows_in"] == 2
+    assert summary["judged"] == 0
 
 
 def test_export_drops_poisoned_rows_and_goes_on(
