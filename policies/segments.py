@@ -53,6 +53,11 @@ def read_segment(path: Path) -> Iterator[bytes]:
     return (line.payload for line in scan(path) if line.payload is not None)
 
 
+def payload_of(line: bytes) -> bytes | None:
+    """The JSON of one line, None when it is damaged or unfinished."""
+    return _unframed(0, line).payload
+
+
 def _unframed(number: int, line: bytes) -> Line:
     if not line.endswith(b"\n"):
         return Line(number, None, "unfinished")
