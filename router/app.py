@@ -71,6 +71,8 @@ class Parts:
         """
         self.config = config
         self.metrics = Metrics()
+        if config.student.registry is not None:
+            self.metrics.watch_promotion(Path(config.student.registry))
         self.store = open_store(config, self.metrics, environ=environ, served_at=state_path)
         self.students = Students(config, environ, on_breaker=self._note_breaker)
         wanted = Additions(token_ids=config.teacher.capture_token_ids)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, generate_latest
 
 from policies.record import DecisionRecord, Usage
+from router.promotion_metric import PromotionPhase
 from router.workers.shared_metrics import exposition, families
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
@@ -40,6 +42,16 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._infos = CollectorRegistry()
         """What is the same in every worker, and of the kind that the shared files do not know."""
+        self._define_answers()
+        self._define_costs()
+        self._define_decisions()
+        self._define_machinery()
+        self._define_backends()
+        self._define_embeddings()
+        self._define_students()
+        self._remember_children()
+
+    def _define_answers(self) -> None:
         self.requests = self._counter(
             "router_requests",
             "Requests by the backend that answered, the reason and the outcome.",
@@ -69,6 +81,8 @@ class Metrics:
             _OVERHEAD_BUCKETS_S,
             (),
         )
+
+    def _define_costs(self) -> None:
         self.tokens = self._counter(
             "router_tokens",
             "Tokens as the backends counted them; `cached_input` is a part of `input`, `reasoning` one of `output`.",
@@ -96,6 +110,8 @@ class Metrics:
             "Machine time of the student at its price: `busy` while it has requests of this gateway, else `idle`.",
             ("state",),
         )
+
+    def _define_decisions(self) -> None:
         self.escalations = self._counter(
             "router_escalations", "Requests that a policy sent to the teacher.", ("policy", "reason")
         )
@@ -109,6 +125,8 @@ class Metrics:
             "Signals that a policy asked for and did not get in time.",
             ("signal",),
         )
+
+    def _define_machinery(self) -> None:
         self.inflight = self._gauge("router_inflight_requests", "Requests being answered.", merged="livesum")
         self.spool_lag = self._gauge(
             "router_spool_lag_records", "Decision records waiting for the disk.", merged="livesum"
@@ -140,6 +158,8 @@ class Metrics:
         self.state_errors = self._counter(
             "router_state_errors", "Uses of the shared state that failed, by what needed it.", ("feature",)
         )
+
+    def _define_backends(self) -> None:
         self.replica_up = self._gauge(
             "router_replica_up", "Whether the last probe reached the replica.", ("replica",), merged="livemin"
         )
@@ -158,6 +178,8 @@ class Metrics:
         self.hedges = self._counter(
             "router_hedges", "Second attempts beside a slow first one: won, lost, or both failed.", ("outcome",)
         )
+
+    def _define_embeddings(self) -> None:
         self.embedding_requests = self._counter("router_embedding_requests", "Requests for embeddings.", ("outcome",))
         self.embedding_duration = self._histogram(
             "router_embedding_duration_seconds",
@@ -169,6 +191,13 @@ class Metrics:
         self.embedding_cost = self._counter(
             "router_embedding_cost_usd", "Cost of embeddings whose price and tokens are known.", ()
         )
+
+    def _define_students(self) -> None:
+        self.training_examples = self._counter(
+            "router_training_examples",
+            "Answers of the teacher whose text was kept, by what its licence says of training on them.",
+            ("licence",),
+        )
         self.student_info = Info("router_student", "The student that serves.", registry=self._infos)
         self.policy_version = Info("router_policy_version", "The policy document in force.", registry=self._infos)
         self.policy_apply_failures = self._counter(
@@ -176,12 +205,15 @@ class Metrics:
             "Versions of the policy document that could not be used or kept.",
             ("cause",),
         )
+
+    def _remember_children(self) -> None:
         self._requests_of = cache(self.requests.labels)
         self._duration_of = cache(self.duration.labels)
         self._ttft_of = cache(self.ttft.labels)
         self._tokens_of = cache(self.tokens.labels)
         self._cost_of = cache(self.cost.labels)
         self._unpriced_of = cache(self.unpriced.labels)
+        self._training_examples_of = cache(self.training_examples.labels)
         self._escalations_of = cache(self.escalations.labels)
         self._abstentions_of = cache(self.abstentions.labels)
 
@@ -195,6 +227,13 @@ class Metrics:
             self._ttft_of(route).observe(record.ttft_s)
         self._observe_cost(record, route)
         self._observe_votes(record)
+        if (
+            route == "teacher"
+            and record.completion is not None
+            and record.outcome == "ok"
+            and record.purpose == "traffic"
+        ):
+            self._training_examples_of(record.distillation).inc()
 
     def observe_embedding(self, record: DecisionRecord) -> None:
         """Count one finished request for embeddings: apart, since routing has no part in it."""
@@ -243,6 +282,10 @@ class Metrics:
         if record.features is not None:
             for signal in record.features.signals.unavailable:
                 self.signals_unavailable.labels(signal.value).inc()
+
+    def watch_promotion(self, registry_folder: Path) -> None:
+        """Tell the phase of promotions in this registry."""
+        self._infos.register(PromotionPhase(registry_folder))
 
     def render(self) -> bytes:
         """The exposition text, of all workers together where there are several."""

@@ -18,6 +18,8 @@ from policies.base import PolicyModel, ReviewerModel
 from policies.registry import BUILT_IN_POLICY_TYPES, build
 from router.config import Config
 from router.metrics import Metrics
+from router.promotion_metric import HELP as PROMOTION_HELP
+from router.promotion_metric import NAME as PROMOTION_PHASE
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,6 +77,7 @@ def metric_families() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
         for described in family():
             suffix = {"counter": "_total", "info": "_info"}.get(described.type, "")
             yield described.name + suffix, described.type, tuple(metric._labelnames), described.documentation
+    yield PROMOTION_PHASE, "gauge", ("phase",), PROMOTION_HELP + " Only with `student.registry`."
 
 
 PACKAGES = {
