@@ -14,11 +14,15 @@ from fastapi import FastAPI
 
 from router.admin.administration import Administration
 from router.admin.audit import Audit
+from router.admin.console import Console
+from router.admin.decisions import DecisionEndpoints
 from router.admin.door import Door
+from router.admin.history import MetricHistory
 from router.admin.insight import InsightEndpoints
 from router.admin.keys import AdminKeys
 from router.admin.policy import PolicyEndpoints
 from router.admin.students import StudentEndpoints
+from router.admin.summary import SummaryEndpoint
 from router.admission import Admission
 from router.config import Config
 from router.documents.archive import Archive
@@ -83,16 +87,26 @@ class Control:
             if path is not None
             else None
         )  # fmt: skip
+        self._history = MetricHistory(metrics.families)
         self._running = AsyncExitStack()
 
-    def add_to(self, app: FastAPI) -> None:
-        """Register the admin API, if there is a key for it."""
+    @property
+    def _is_open(self) -> bool:
+        """Whether there is a key for the admin API."""
         auth = self._config.auth
-        if self._keys is None and (auth is None or auth.keys_file is None):
+        return self._keys is not None or (auth is not None and auth.keys_file is not None)
+
+    def add_to(self, app: FastAPI) -> None:
+        """Register the admin API, if there is a key for it, and the console."""
+        Console(is_open=self._is_open).add_to(app)
+        if not self._is_open:
             return
         PolicyEndpoints(self._admin, self.engine, self._generations, self._config.log.dir).add_to(app)
         InsightEndpoints(self._admin, self.engine, self._generations, self._store, self._file).add_to(app)
         StudentEndpoints(self._admin, self._config.student.registry).add_to(app)
+        SummaryEndpoint(self._admin, self._generations, self._history).add_to(app)
+        show_texts = self._config.admin.show_texts
+        DecisionEndpoints(self._admin, self._config.log.dir, show_texts=show_texts).add_to(app)
 
     def readiness(self) -> dict[str, Any]:
         """For /readyz: versions only, it is open to everybody."""
@@ -106,6 +120,8 @@ class Control:
     async def __aenter__(self) -> Self:
         await self.live.start()
         self._run(self.live.follow())
+        if self._is_open:
+            self._run(self._history.run())
         if self._file is not None:
             self._run(self._file.run())
             await self._running.enter_async_context(self._file.hangups())

@@ -21,3 +21,8 @@ class AdminConfig(Table):
         description="Whether an edit of what the policy document holds is installed as the file is saved; "
         "SIGHUP does that in any case.",
     )
+    show_texts: StrictBool = Field(
+        False,
+        description="Whether an admin key may read the texts of requests that were captured in full, in the console "
+        "and in `GET /admin/decisions`; each such look leaves a line in the audit log.",
+    )
