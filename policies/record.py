@@ -34,9 +34,14 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens as the backend counted them."""
 
     prompt_tokens: int
+    """All of the input, what came from a prompt cache or was written to one included."""
     completion_tokens: int
+    """All of the output, reasoning included."""
     cached_tokens: int = 0
+    """Of the prompt: read from a cache."""
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
+    """Of the prompt: written to a cache, at a price of its own."""
 
 
 class TokenIds(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +110,11 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     usage: Usage | None = None
     cost_usd: float | None = None
     counterfactual_cost_usd: float | None = None
+    machine_usd: float | None = None
+    """Measured: the time that the student's machines spent on the request, failed attempts and drafts that were
+    thrown away included, at the price of a machine-hour. None: that price is unknown."""
+    machine_priced: bool = False
+    """The student has no token prices: `machine_usd` is its part of `cost_usd`. Otherwise it is no part of it."""
     ttft_s: float | None = None
     tpot_s: float | None = None
     """Mean time per output token after the first."""

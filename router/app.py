@@ -75,6 +75,7 @@ class Parts:
             self.metrics.watch_promotion(Path(config.student.registry))
         self.store = open_store(config, self.metrics, environ=environ, served_at=state_path)
         self.students = Students(config, environ, on_breaker=self._note_breaker)
+        self.metrics.watch_machines(filter(None, self.students.machines.values()))
         wanted = Additions(token_ids=config.teacher.capture_token_ids)
         self.teachers = [
             Pool(

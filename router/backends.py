@@ -15,6 +15,7 @@ from router.additions import NOTHING, Additions
 from router.config import BackendConfig, ConfigError
 from router.errors import BackendBroken, BackendRefused, BackendUnreachable, Cause
 from router.http_client import Headers, HttpClient, HttpError, Response
+from router.machine import MachineClock
 from router.pricing import price_of
 from router.tls import backend_context
 
@@ -110,10 +111,12 @@ class Backend:
         *,
         name: str | None = None,
         wanted: Additions = NOTHING,
+        machine: MachineClock | None = None,
     ) -> None:
         """
         Args:
             name: label in metrics and `/readyz`; default: the route.
+            machine: that serves it, where its time is priced.
         """
         self.route: Role = route
         self.name = name or route
@@ -121,6 +124,7 @@ class Backend:
         self.wanted = wanted
         """What plain answers shall bring along beside the answer."""
         self.price = price_of(config)
+        self.machine = machine
         self.window_tokens = config.context_window_tokens
         self.reachable: bool | None = None
         """What the last probe saw; None before the first."""

@@ -135,7 +135,7 @@ class Delivery:
         """
         assert state.deadline is not None  # noqa: S101 - set before any backend is asked
         deadline = Deadline(state.deadline.at_s - RESERVE_S)
-        attempts = self._routes.escalation(request, deadline)
+        attempts = self._routes.escalation(request, deadline, watchers=state.watchers)
         attempt = await attempts.next()
         try:
             async with asyncio.timeout(deadline.left_s()):

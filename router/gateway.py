@@ -85,6 +85,8 @@ class Gateway:
         """Serve one request, and end it in exactly one record whatever happens."""
         generation = self._generations.current
         state = RequestState(self._ids.next(), time.monotonic(), dialect=dialect, generation=generation)
+        if generation.student.metered:
+            state.measure_machine()
         generation.enter()
         self._inflight += 1
         self._metrics.inflight.inc()
@@ -153,6 +155,7 @@ class Gateway:
             state.deadline,
             teacher_may_stand_in=generation.document.routing.fall_back_when_student_forced,
             without_teacher=without_teacher,
+            watchers=state.watchers,
         )
         await self._answer(exchange, state, request, attempts)
 

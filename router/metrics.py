@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, generate_latest
 
-from policies.record import DecisionRecord, Usage
+from policies.base import Signal
+from policies.record import DecisionRecord, Draft, Usage
+from router.errors import Cause
+from router.machine import MachineClock
+from router.pricing import students_part_usd
 from router.promotion_metric import PromotionPhase
 from router.workers.shared_metrics import exposition, families
 
@@ -50,6 +55,7 @@ class Metrics:
         self._define_embeddings()
         self._define_students()
         self._remember_children()
+        self._start_at_zero()
 
     def _define_answers(self) -> None:
         self.requests = self._counter(
@@ -212,10 +218,32 @@ class Metrics:
         self._ttft_of = cache(self.ttft.labels)
         self._tokens_of = cache(self.tokens.labels)
         self._cost_of = cache(self.cost.labels)
+        self._machine_cost_of = cache(self.machine_cost.labels)
+        self._machines: tuple[MachineClock, ...] = ()
         self._unpriced_of = cache(self.unpriced.labels)
         self._training_examples_of = cache(self.training_examples.labels)
         self._escalations_of = cache(self.escalations.labels)
         self._abstentions_of = cache(self.abstentions.labels)
+
+    def _start_at_zero(self) -> None:
+        """Make the children whose labels are known beforehand: a counter that is born with its first event has no rise
+        that PromQL could see, so the first failure of a kind would be missing in every alert."""
+        for counter, label_sets in (
+            (self.fallbacks, product(get_args(Cause))),
+            (self.retries, product(get_args(Cause))),
+            (self.hedges, product(("won", "lost", "failed"))),
+            (self.spills, product(("overflow_queue", "overflow_kv", "overflow_ttft", "student_loading"))),
+            (self.spool_dropped, product(("slow", "queue_full", "disk_full", "write_error"))),
+            (self.state_errors, product(("limits", "budgets", "concurrency", "cache", "documents"))),
+            (self.policy_apply_failures, product(("unreadable", "not_buildable", "not_kept"))),
+            (self.cache_lookups, product(("hit", "miss"))),
+            (self.signals_unavailable, product(Signal)),
+            (self.training_examples, product(("allowed", "conditional", "denied"))),
+            (self.cost, product(("student", "teacher"))),
+            (self.unpriced, product(("student", "teacher"))),
+        ):
+            for labels in label_sets:
+                counter.labels(*labels)
 
     def observe(self, record: DecisionRecord) -> None:
         """Count one finished request."""
@@ -248,22 +276,30 @@ class Metrics:
         if record.usage is not None:
             self._observe_tokens(record.usage, route)
         answer_usd = record.cost_usd
-        draft = record.draft
-        if draft is not None and route != "student":  # a second model was paid for
-            if draft.usage is not None:
-                self._observe_tokens(draft.usage, "student")
-                for direction, tokens in by_direction(draft.usage):
-                    self.draft_tokens.labels(direction).inc(tokens)
-            if draft.cost_usd is not None:
-                self._cost_of("student").inc(draft.cost_usd)
-                self.draft_cost.inc(draft.cost_usd)
-                answer_usd = None if answer_usd is None else answer_usd - draft.cost_usd
+        if route != "student":
+            if record.draft is not None:
+                self._observe_draft(record.draft)
+            beside_usd = students_part_usd(record)
+            if beside_usd is not None:  # a second model was paid for
+                self._cost_of("student").inc(beside_usd)
+                answer_usd = None if answer_usd is None else answer_usd - beside_usd
+        if record.machine_usd is not None:
+            self._machine_cost_of("busy").inc(record.machine_usd)
         if answer_usd is not None:
             self._cost_of(route).inc(answer_usd)
         elif record.route is not None:
             self._unpriced_of(route).inc()
         if record.counterfactual_cost_usd is not None:
             self.counterfactual.inc(record.counterfactual_cost_usd)
+
+    def _observe_draft(self, draft: Draft) -> None:
+        """One that was thrown away."""
+        if draft.usage is not None:
+            self._observe_tokens(draft.usage, "student")
+            for direction, tokens in by_direction(draft.usage):
+                self.draft_tokens.labels(direction).inc(tokens)
+        if draft.cost_usd is not None:
+            self.draft_cost.inc(draft.cost_usd)
 
     def _observe_tokens(self, usage: Usage, route: str) -> None:
         for direction, tokens in by_direction(usage):
@@ -287,12 +323,22 @@ class Metrics:
         """Tell the phase of promotions in this registry."""
         self._infos.register(PromotionPhase(registry_folder))
 
+    def watch_machines(self, clocks: Iterable[MachineClock]) -> None:
+        """Count their idle time as well, whenever somebody reads the metrics."""
+        self._machines = tuple(clocks)
+
+    def _count_idle(self) -> None:
+        for clock in self._machines:
+            self._machine_cost_of("idle").inc(clock.take_idle_usd())
+
     def render(self) -> bytes:
         """The exposition text, of all workers together where there are several."""
+        self._count_idle()
         return exposition(self.registry) + generate_latest(self._infos)
 
     def families(self) -> list[Metric]:
         """The same as values, without the infos."""
+        self._count_idle()
         return families(self.registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:

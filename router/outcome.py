@@ -27,19 +27,19 @@ from router.answers import Meaning
 from router.backends import Backend
 from router.chat import ChatRequest, storable
 from router.config import TeacherConfig
+from router.costs import cost_usd, used
 from router.dialects.base import Dialect
 from router.generations import Generation
+from router.machine import MachineUse
 from router.metrics import Metrics
 from router.resilience.attempts import Attempt
 from router.resilience.deadline import Deadline
 from router.resilience.pool import Pool
+from router.resilience.watcher import Watcher
 from router.response_cache import CachedAnswer
 from router.traffic_log import TrafficLog
 
 logger = logging.getLogger(__name__)
-
-UNPAID: frozenset[Outcome] = frozenset({"backend_error", "client_error"})
-"""Nobody charges for a request that was refused or failed before its first byte."""
 
 CACHE_HIT = "cache_hit"
 """Reason of an answer that was kept."""
@@ -91,6 +91,23 @@ class RequestState:
     cached: CachedAnswer | None = None
     """The answer, where no backend was asked for it."""
     settled: bool = False
+    watchers: tuple[Watcher, ...] = ()
+    """Who is told of the attempts."""
+    machine: MachineUse | None = None
+    """What they take of the student's machines; None: nothing is known of their price."""
+
+    def measure_machine(self) -> None:
+        self.machine = MachineUse()
+        self.watchers = (*self.watchers, self.machine)
+
+    @property
+    def machine_usd(self) -> float | None:
+        return self.machine.usd if self.machine is not None else None
+
+    @property
+    def machine_priced(self) -> bool:
+        """Whether the student costs what its machine does, since it has no token prices."""
+        return self.machine is not None and self.generation.student.price is None
 
     @property
     def route(self) -> Route | None:
@@ -171,6 +188,8 @@ class Outcomes:
         if state.settled:
             return
         state.settled = True
+        if state.machine is not None:
+            state.machine.close()
         try:
             record = self._record(state, now_s)
             payload = encode(record)
@@ -182,8 +201,8 @@ class Outcomes:
             payload = encode(record)
         self._metrics.observe(record)
         if state.permit is not None:
-            tokens, cost_usd = self._used(state)
-            await state.permit.settle(tokens=tokens, cost_usd=cost_usd)
+            tokens, spent_usd = used(state)
+            await state.permit.settle(tokens=tokens, cost_usd=spent_usd)
         if self._log is not None and record.capture != "none":
             await self._log.append(payload)
 
@@ -215,7 +234,9 @@ class Outcomes:
             student=state.generation.bundle_id,
             teacher=self._teacher_of(state).config.model,
             usage=usage,
-            cost_usd=self._cost_usd(state),
+            cost_usd=cost_usd(state),
+            machine_usd=state.machine_usd,
+            machine_priced=state.machine_priced,
             counterfactual_cost_usd=teacher_price.cost_usd(answered) if teacher_price and answered else None,
             ttft_s=state.first_event_s - state.started_s if state.first_event_s is not None else None,
             tpot_s=_tpot_s(state),
@@ -232,7 +253,7 @@ class Outcomes:
             token_ids=state.token_ids if full else None,
             backend_fingerprint=storable(state.fingerprint) if state.fingerprint else None,
             mean_logprob=state.mean_logprob,
-            draft=_kept_draft(state.draft, full) if state.draft else None,
+            draft=_kept_draft(state, full) if state.draft else None,
         )
 
     def _teacher_of(self, state: RequestState) -> Backend | Pool:
@@ -243,52 +264,11 @@ class Outcomes:
         config = self._teacher_of(state).config
         return config.distillation if isinstance(config, TeacherConfig) else self._distillation
 
-    def _cost_usd(self, state: RequestState) -> float | None:
-        """Of the answer, and of the draft that was paid for before it; None when a part is unknown."""
-        if state.cached is not None:
-            return 0.0
-        draft, answer_usd = _thrown_away(state), _answer_usd(state, state.usage)
-        if draft is None or answer_usd is None:
-            return answer_usd
-        return None if draft.cost_usd is None else answer_usd + draft.cost_usd
-
-    def _used(self, state: RequestState) -> tuple[int | None, float | None]:
-        """Tokens and USD of all calls that were made for the request, as far as they are known; None: nobody knows."""
-        if state.called_s is None:
-            return 0, 0.0
-        usage = state.usage or _usage_so_far(state)
-        if usage is None:
-            return (0, 0.0) if state.outcome in UNPAID else (None, None)
-        tokens, cost_usd = usage.prompt_tokens + usage.completion_tokens, _answer_usd(state, usage)
-        draft = _thrown_away(state)
-        if draft is not None and draft.usage is not None:
-            tokens += draft.usage.prompt_tokens + draft.usage.completion_tokens
-        if draft is not None and draft.cost_usd is not None:
-            cost_usd = draft.cost_usd + (cost_usd or 0.0)
-        return tokens, cost_usd
-
-
-def _thrown_away(state: RequestState) -> Draft | None:
-    """The draft that was paid for beside the answer."""
-    return state.draft if state.route != "student" else None
-
-
-def _answer_usd(state: RequestState, usage: Usage | None) -> float | None:
-    price = state.backend.price if state.backend is not None else None
-    return None if price is None or usage is None else price.cost_usd(usage)
-
 
 def expected_usage(features: RequestFeatures, choices: int) -> Usage:
     """What a request may use at most, as far as can be told before it is answered."""
     completion_tokens = features.requested_output_tokens * choices
     return Usage(prompt_tokens=features.approx_prompt_tokens, completion_tokens=completion_tokens)
-
-
-def _usage_so_far(state: RequestState) -> Usage | None:
-    """Of a stream that ended before it told its usage: an event is a token, as backends send them."""
-    if state.first_event_s is None or state.evaluation is None:
-        return None
-    return Usage(prompt_tokens=state.evaluation.features.approx_prompt_tokens, completion_tokens=state.streamed_events)
 
 
 def _kept(features: RequestFeatures, full: bool) -> RequestFeatures:
@@ -302,9 +282,12 @@ def _kept(features: RequestFeatures, full: bool) -> RequestFeatures:
     return msgspec.structs.replace(features, last_user_turn="", chunks=chunks)
 
 
-def _kept_draft(draft: Draft, full: bool) -> Draft:
+def _kept_draft(state: RequestState, full: bool) -> Draft:
+    draft = state.draft
+    assert draft is not None  # noqa: S101 - asked for one
     text = storable(draft.text) if full and draft.text is not None else None
-    return msgspec.structs.replace(draft, text=text)
+    draft_usd = state.machine_usd if state.machine_priced else draft.cost_usd
+    return msgspec.structs.replace(draft, text=text, cost_usd=draft_usd)
 
 
 def _overhead_s(state: RequestState, now_s: float) -> float:

@@ -230,11 +230,15 @@ def usage_of(answer: dict[str, Any]) -> Usage | None:
     counts: list[Any] = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
     if not all(map(is_count, counts)):
         return None
+    completion_tokens, reasoning_tokens = counts[1], _detail(usage, "completion_tokens_details", "reasoning_tokens")
+    if reasoning_tokens and usage.get("total_tokens") == sum(counts) + reasoning_tokens:
+        completion_tokens += reasoning_tokens  # some APIs, xAI's among them, count reasoning beside the completion
     return Usage(
         prompt_tokens=counts[0],
-        completion_tokens=counts[1],
+        completion_tokens=completion_tokens,
         cached_tokens=_detail(usage, "prompt_tokens_details", "cached_tokens"),
-        reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
+        reasoning_tokens=reasoning_tokens,
+        cache_write_tokens=_detail(usage, "prompt_tokens_details", "cache_write_tokens"),
     )
 
 

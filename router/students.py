@@ -17,6 +17,7 @@ from router.config import Config, ConfigError, StudentConfig
 from router.documents.document import Version, seed_of
 from router.encoder import Encoder, EncoderUnavailable
 from router.generations import Equipment, Generation, Users
+from router.machine import MachineClock, machine_of
 from router.resilience.pool import OnBreaker, Pool
 from router.routing import Decider, build_chain
 from router.signals import SignalSource
@@ -43,6 +44,10 @@ class Students:
         self._config = config
         self._on_breaker = on_breaker
         self._environ = environ
+        self.machines: dict[str, MachineClock | None] = {
+            name: machine_of(name, student.machine_usd_per_hour) for name, student in config.student.endpoints()
+        }
+        """By the endpoint's name: one student after the other uses them."""
         self.version = seed_of(config, now_s=time.time())
         """The policy document that new generations are made under."""
         self.encoder: Encoder | None = None
@@ -113,7 +118,10 @@ class Students:
         return build_chain(version.document.routing, equipment.defaults, version=version.version)
 
     def _backends(self, student: StudentConfig) -> list[Backend]:
-        return [Backend("student", config, self._environ, name=name) for name, config in student.endpoints()]
+        return [
+            Backend("student", config, self._environ, name=name, machine=self.machines.get(name))
+            for name, config in student.endpoints()
+        ]
 
     def _pool(self, backends: list[Backend]) -> Pool:
         config = self._config

@@ -8,13 +8,23 @@ from typing import Any, Literal
 from pydantic import Field, StrictBool, StrictInt, ValidationError, ValidationInfo, field_validator, model_validator
 
 from router.addresses import plain_http_url
-from router.config.base import EnvName, ModelName, NativeApi, Price, Seconds, Table, WrongKey, env_name, model_name
+from router.config.base import (
+    EnvName,
+    ModelName,
+    NativeApi,
+    Price,
+    Seconds,
+    TokenPrices,
+    WrongKey,
+    env_name,
+    model_name,
+)
 from router.config.resilience import FallbackTeacherConfig, ReplicaConfig, Spread
 from router.config.tls import BackendTlsConfig
 from serving.options import VllmOptions, VllmSettings
 
 
-class BackendConfig(Table):
+class BackendConfig(TokenPrices):
     """One model behind an OpenAI-compatible endpoint."""
 
     base_url: str = Field(description="Up to and including `/v1`; http or https.")
@@ -23,8 +33,6 @@ class BackendConfig(Table):
     context_window_tokens: StrictInt | None = Field(
         None, ge=1, description="Context window; default: asked from the backend's `/v1/models`."
     )
-    price_usd_per_1m_input_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
-    price_usd_per_1m_output_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
     connect_timeout_s: Seconds = Field(2.0, description="Time to open a connection.")
     first_token_timeout_s: Seconds = Field(30.0, description="Streams: time from the call to the first event.")
     idle_timeout_s: Seconds = Field(30.0, description="Streams: longest gap between two events.")
@@ -118,6 +126,11 @@ class StudentConfig(BackendConfig):
         "then names no model, and replaced without a restart.",
     )
     model: ModelName = Field("student", description="The name that the backend knows the model by.")
+    machine_usd_per_hour: Price | None = Field(
+        None,
+        description="What the machine of one endpoint costs, busy or not: its time is measured and shared out among "
+        "the requests in flight. Without token prices it is what the student's answers cost.",
+    )
     first_token_timeout_s: Seconds = Field(10.0, description="Streams: time from the call to the first event.")
     tokenizer: str | None = Field(
         None,
@@ -181,7 +194,13 @@ class StudentConfig(BackendConfig):
             (
                 replica.name or f"student-{number}",
                 self.model_copy(
-                    update={"base_url": replica.base_url, "api_key_env": replica.api_key_env or self.api_key_env}
+                    update={
+                        "base_url": replica.base_url,
+                        "api_key_env": replica.api_key_env or self.api_key_env,
+                        "machine_usd_per_hour": self.machine_usd_per_hour
+                        if replica.machine_usd_per_hour is None
+                        else replica.machine_usd_per_hour,
+                    }
                 ),
             )
             for number, replica in enumerate(self.replicas, 1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 class WrongKey(ValueError):
@@ -48,3 +48,29 @@ class ConfigError(ValueError):
 
 class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class TokenPrices(Table):
+    """What a model's API charges."""
+
+    price_usd_per_1m_input_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
+    price_usd_per_1m_output_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
+    price_usd_per_1m_cached_input_tokens: Price | None = Field(
+        None, description="Input that came from the API's prompt cache; default: the price of input."
+    )
+    price_usd_per_1m_cache_write_tokens: Price | None = Field(
+        None, description="Input that was written to its prompt cache; default: the price of input."
+    )
+    price_usd_per_1m_reasoning_tokens: Price | None = Field(
+        None, description="Output that the model wrote to itself; default: the price of output."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """A price without an effect is a mistake."""
+        details = ("cached_input", "cache_write", "reasoning")
+        given = [key for key in map("price_usd_per_1m_{}_tokens".format, details) if getattr(self, key) is not None]
+        for key in ("price_usd_per_1m_input_tokens", "price_usd_per_1m_output_tokens"):
+            if given and getattr(self, key) is None:
+                raise WrongKey(key, f"is missing: without it no cost is reported, and {given[0]} has no effect")
+        return self

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, StrictInt, field_validator
 
 from router.addresses import plain_http_url
-from router.config.base import EnvName, ModelName, NativeApi, Price, Seconds, Table
+from router.config.base import EnvName, ModelName, NativeApi, Price, Seconds, Table, TokenPrices
 from router.config.tls import BackendTlsConfig
 
 Spread = Literal["least_loaded", "session", "prefix"]
@@ -24,6 +24,7 @@ class ReplicaConfig(Table):
     api_key_env: EnvName | None = Field(
         None, description="Environment variable that holds this replica's key; default: the student's."
     )
+    machine_usd_per_hour: Price | None = Field(None, description="Of this replica's machine; default: the student's.")
 
     @field_validator("base_url")
     @classmethod
@@ -31,7 +32,7 @@ class ReplicaConfig(Table):
         return plain_http_url(value)
 
 
-class FallbackTeacherConfig(Table):
+class FallbackTeacherConfig(TokenPrices):
     """A further teacher, asked when those before it cannot answer. Timeouts and limits are the first teacher's."""
 
     base_url: str = Field(description="Up to and including `/v1`; http or https.")
@@ -40,8 +41,6 @@ class FallbackTeacherConfig(Table):
     )
     model: ModelName = Field("teacher", description="The name that the backend knows the model by.")
     api_key_env: EnvName | None = Field(None, description="Environment variable that holds the backend's key.")
-    price_usd_per_1m_input_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
-    price_usd_per_1m_output_tokens: Price | None = Field(None, description="Unknown: cost is unreported, not 0.")
     native_apis: tuple[NativeApi, ...] = Field((), description="As of the first teacher.")
     tls: BackendTlsConfig = BackendTlsConfig()
     distillation: Literal["allowed", "conditional", "denied"] = Field(

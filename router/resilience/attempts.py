@@ -31,6 +31,7 @@ from router.resilience.pool import Pool
 from router.resilience.replica import Replica
 from router.resilience.retry import backoff_s, polite_wait_s
 from router.resilience.spread import Affine
+from router.resilience.watcher import Watcher
 
 REPEATABLE: frozenset[Cause] = frozenset(
     {"connect_error", "disconnected", "server_error", "stream_error", "rate_limited"}
@@ -64,11 +65,18 @@ class Step(NamedTuple):
 class Attempt:
     """One call of one replica. `with attempt:` around the call tells its replica how it ended."""
 
-    __slots__ = ("_deadline", "_open", "_replica", "_slower", "_started_s", "_ticket", "backend", "cause", "degraded",
-                 "reason")  # fmt: skip
+    __slots__ = ("_deadline", "_open", "_replica", "_slower", "_started_s", "_ticket", "_watchers", "backend", "cause",
+                 "degraded", "reason")  # fmt: skip
 
     def __init__(
-        self, step: Step, replica: Replica, request: Affine, deadline: Deadline, reason: str | None, cause: str | None
+        self,
+        step: Step,
+        replica: Replica,
+        request: Affine,
+        deadline: Deadline,
+        reason: str | None,
+        cause: str | None,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
         self.backend = replica.backend
         self.degraded = step.degraded
@@ -86,6 +94,9 @@ class Attempt:
             replica.ttft.begin(self)
         self._slower = step.pool.slower[request.stream] if step.pool.slower else None
         self._started_s = deadline.now_s() if self._slower is not None else 0.0
+        self._watchers = watchers
+        for watcher in watchers:
+            watcher.began(self)
 
     @property
     def hedge_after_s(self) -> float | None:
@@ -100,21 +111,23 @@ class Attempt:
         self._ticket = replica.breaker.answered(self._ticket)
         if replica.ttft is not None:
             replica.ttft.end(self, answered=True)
+        for watcher in self._watchers:
+            watcher.answered(self)
 
     def done(self, error: BackendError | None = None) -> None:
         """The call has ended, with this error or well. Later calls of this and of `abandon` have no effect."""
         if error is None:
             self._end(ok=True)
         elif error.cause == "timeout" and not self._deadline.left_s():
-            self._end(ok=None)  # it was not given the time that it may take
+            self._end(ok=None, cause=error.cause)  # it was not given the time that it may take
         else:
-            self._end(ok=error.cause not in FAILURES)
+            self._end(ok=error.cause not in FAILURES, cause=error.cause)
 
     def abandon(self) -> None:
         """The call was given up for a reason that is not the replica's."""
-        self._end(ok=None)
+        self._end(ok=None, cause="abandoned")
 
-    def _end(self, ok: bool | None) -> None:
+    def _end(self, ok: bool | None, cause: str | None = None) -> None:
         if not self._open:
             return
         self._open = False
@@ -123,6 +136,8 @@ class Attempt:
         if replica.ttft is not None:
             replica.ttft.end(self, answered=False)
         replica.breaker.leave(self._ticket, ok)
+        for watcher in self._watchers:
+            watcher.ended(self, cause)
 
     def __enter__(self) -> Self:
         return self
@@ -140,7 +155,8 @@ class Attempts:
     """Who answers one request. `next` gives one attempt after the other; the caller ends each of them."""
 
     __slots__ = ("_at", "_cause", "_config", "_deadline", "_metrics", "_random", "_reason", "_request",
-                 "_retries", "_sleep", "_steps", "_tried", "failure", "only_rate_limited", "retry_after_s")  # fmt: skip
+                 "_retries", "_sleep", "_steps", "_tried", "_watchers", "failure", "only_rate_limited",
+                 "retry_after_s")  # fmt: skip
 
     def __init__(
         self,
@@ -150,12 +166,14 @@ class Attempts:
         *,
         tools: Tools,
         reason: str | None = None,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
         """
         Args:
             steps: in order; one that is not degraded never follows one that is.
             reason: of an answer of the first step, when it is not the policy's.
         """
+        self._watchers = watchers
         self._steps = steps
         self._at = 0
         self._request = request
@@ -283,7 +301,7 @@ class Attempts:
         step = self._steps[self._at]
         if step.overloaded is not None and self.failure is not None and self.only_rate_limited:
             step = step._replace(degraded=step.overloaded)
-        return Attempt(step, replica, self._request, self._deadline, self._reason, self._cause)
+        return Attempt(step, replica, self._request, self._deadline, self._reason, self._cause, self._watchers)
 
     def _note(self, failure: BackendError) -> None:
         self.failure = failure

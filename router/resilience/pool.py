@@ -49,6 +49,8 @@ class Pool:
         self.route: Role = first.route
         self.config: BackendConfig = first.config
         self.price: Price | None = first.price
+        self.metered = any(backend.machine is not None for backend in backends)
+        """Whether the time of its machines is priced."""
         self.exists = first.exists
         """False for a student that is still to be promoted or loaded."""
         spill = config.spill if first.route == "student" else SpillConfig()

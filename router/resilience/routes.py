@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 
 from policies.base import RouteDecision
@@ -14,6 +15,7 @@ from router.resilience.deadline import Deadline
 from router.resilience.pool import Pool
 from router.resilience.spill import SpillReason
 from router.resilience.spread import Affine
+from router.resilience.watcher import Watcher
 from router.routing import FORCED_POLICY
 
 UNAVAILABLE, OVERLOAD = "teacher_unavailable", "overload"
@@ -50,6 +52,7 @@ class Routes:
         *,
         teacher_may_stand_in: bool = True,
         without_teacher: str | None = None,
+        watchers: Sequence[Watcher] = (),
     ) -> Attempts:
         """The attempts at a request.
 
@@ -60,22 +63,23 @@ class Routes:
             teacher_may_stand_in: for a student that the client insists on.
             without_teacher: why the tenant cannot have the teacher; None: it can.
         """
+        of = partial(self._of, request=request, deadline=deadline, watchers=watchers)
         forced = decision.policy == FORCED_POLICY
         teachers = self._teachers if without_teacher is None else ()
         if decision.route == "teacher":
             if forced or not decision.student_capable:
-                return self._of(teachers, request, deadline)
+                return of(teachers)
             stand_in = Step(student, without_teacher) if without_teacher else Step(student, UNAVAILABLE, OVERLOAD)
-            return self._of((*teachers, stand_in), request, deadline)
+            return of((*teachers, stand_in))
         own = Step(student)
         if forced and not teacher_may_stand_in:
-            return self._of((own,), request, deadline)
+            return of((own,))
         overflow = self.overflow(decision, student) if teachers else None
         if overflow is None:
-            return self._of((own, *teachers), request, deadline)
+            return of((own, *teachers))
         self._metrics.spills.labels(overflow).inc()
         last_resort = (own,) if student.exists else ()
-        return self._of((*teachers, *last_resort), request, deadline, reason=overflow)
+        return of((*teachers, *last_resort), reason=overflow)
 
     def overflow(self, decision: RouteDecision, student: Pool) -> SpillReason | None:
         """Why a teacher would answer a request that is the student's, now; None: the student would."""
@@ -84,9 +88,17 @@ class Routes:
         reason = student.overflow()
         return reason if reason is not None and any(step.pool.usable for step in self._teachers) else None
 
-    def escalation(self, request: Affine, deadline: Deadline) -> Attempts:
+    def escalation(self, request: Affine, deadline: Deadline, *, watchers: Sequence[Watcher] = ()) -> Attempts:
         """The teachers alone, for a draft of the student that is not good enough."""
-        return self._of(self._teachers, request, deadline)
+        return self._of(self._teachers, request, deadline, watchers)
 
-    def _of(self, steps: Sequence[Step], request: Affine, deadline: Deadline, *, reason: str | None = None) -> Attempts:
-        return Attempts(steps, request, deadline, tools=self._tools, reason=reason)
+    def _of(
+        self,
+        steps: Sequence[Step],
+        request: Affine,
+        deadline: Deadline,
+        watchers: Sequence[Watcher],
+        *,
+        reason: str | None = None,
+    ) -> Attempts:
+        return Attempts(steps, request, deadline, tools=self._tools, reason=reason, watchers=watchers)

@@ -14,12 +14,14 @@ import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from policies.bundle import Bundle
 from router import server
 from router.app import Background
 from router.config import Config, ConfigError
+from router.machine import bury_requests
 from router.state.memory import MemoryStore
 from router.state.server import StoreServer
 from router.workers.child import Child, WorkerFailed, WorkerRefused, WorkerSpec
@@ -69,7 +71,7 @@ class Workers:
                 environ={**os.environ, FOLDER_VARIABLE: str(metrics)},
                 start_timeout_s=server_config.worker_start_timeout_s,
                 stop_timeout_s=server_config.shutdown_delay_s + server_config.drain_timeout_s + KILL_AFTER_S,
-                on_end=lambda pid: bury(metrics, pid),
+                on_end=partial(_bury, metrics),
             )
             self._handle_signals()
             try:
@@ -179,3 +181,9 @@ class Workers:
 
         loop.add_signal_handler(signal.SIGUSR2, restart)
         loop.add_signal_handler(signal.SIGHUP, pass_on)
+
+
+def _bury(folder: Path, pid: int) -> None:
+    """Keep what a worker that has ended did, and end what it was doing."""
+    bury(folder, pid)
+    bury_requests(folder, pid)

@@ -36,7 +36,7 @@ def test_backend_that_has_the_api_is_asked_in_it_byte_for_byte(
     assert response.content == b"".join(received.response)
     (record,) = gateway.records()
     assert (record.completion, record.finish_reason, record.outcome) == (TEXT, "stop", "ok")
-    assert record.usage == Usage(prompt_tokens=9, completion_tokens=8, cached_tokens=3)
+    assert record.usage == Usage(prompt_tokens=9, completion_tokens=8, cached_tokens=3, cache_write_tokens=1)
     assert record.session == "s"
     assert json.loads(record.request or "")["messages"] == [{"role": "user", "content": "Hi"}]
 
@@ -51,7 +51,7 @@ def test_native_stream_is_passed_on_byte_for_byte(start_gateway: StartGateway, s
     first, second = gateway.records()
     assert (first.completion, first.finish_reason, first.outcome) == ("The quick brown", "stop", "ok")
     assert (second.completion, second.finish_reason) == ("The quick", "length")
-    assert second.usage == Usage(prompt_tokens=9, completion_tokens=2, cached_tokens=3)
+    assert second.usage == Usage(prompt_tokens=9, completion_tokens=2, cached_tokens=3, cache_write_tokens=1)
 
 
 def test_end_that_a_native_backend_forgets_is_added(start_gateway: StartGateway) -> None:

@@ -107,6 +107,7 @@ def _usage(usage: Json) -> Usage | None:
         completion_tokens=counts[3],
         cached_tokens=counts[1],
         reasoning_tokens=int(thinking) if is_count(thinking) else 0,
+        cache_write_tokens=counts[0],
     )
 
 

@@ -108,6 +108,7 @@ def _usage(usage: Any) -> Usage | None:
         completion_tokens=counts[1],  # type: ignore[arg-type]
         cached_tokens=_detail(usage.get("input_tokens_details"), "cached_tokens"),
         reasoning_tokens=_detail(usage.get("output_tokens_details"), "reasoning_tokens"),
+        cache_write_tokens=_detail(usage.get("input_tokens_details"), "cache_write_tokens"),
     )
 
 

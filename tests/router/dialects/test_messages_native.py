@@ -50,7 +50,9 @@ def test_end_tells_finish_reason_and_usage_of_both_parts(stated: str, finish: st
     usage = {"output_tokens": 7, "input_tokens": None, "output_tokens_details": {"thinking_tokens": 2}}
     delta = reader.read(frame("message_delta", delta={"stop_reason": stated}, usage=usage))
     assert (delta.finish_reason, delta.finished, delta.done) == (finish, frozenset({0}), False)
-    assert delta.usage == Usage(prompt_tokens=9, completion_tokens=7, cached_tokens=3, reasoning_tokens=2)
+    assert delta.usage == Usage(
+        prompt_tokens=9, completion_tokens=7, cached_tokens=3, reasoning_tokens=2, cache_write_tokens=1
+    )
     assert reader.read(frame("message_stop")).done
 
 

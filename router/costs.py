@@ -1,0 +1,66 @@
+"""What a request cost, from its state at its end: the answer, and what was thrown away for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policies.record import Draft, Outcome, Usage
+
+if TYPE_CHECKING:
+    from router.outcome import RequestState
+
+UNPAID: frozenset[Outcome] = frozenset({"backend_error", "client_error"})
+"""Nobody charges for a request that was refused or failed before its first byte."""
+
+
+def cost_usd(state: RequestState) -> float | None:
+    """Of the answer, and of the draft that was paid for before it; None when a part is unknown."""
+    if state.cached is not None:
+        return 0.0
+    if state.machine_priced and state.route == "student":
+        return state.machine_usd
+    student_usd, answer_usd = _students_part_usd(state), _answer_usd(state, state.usage)
+    return None if student_usd is None or answer_usd is None else answer_usd + student_usd
+
+
+def used(state: RequestState) -> tuple[int | None, float | None]:
+    """Tokens and USD of all calls that were made for the request, as far as they are known; None: nobody knows."""
+    if state.called_s is None:
+        return 0, 0.0
+    usage = state.usage or _usage_so_far(state)
+    if usage is None:
+        machine_usd = state.machine_usd if state.machine_priced else 0.0
+        return (0, machine_usd) if state.outcome in UNPAID else (None, None)
+    tokens, cost_usd = usage.prompt_tokens + usage.completion_tokens, _answer_usd(state, usage)
+    draft = _thrown_away(state)
+    if draft is not None and draft.usage is not None:
+        tokens += draft.usage.prompt_tokens + draft.usage.completion_tokens
+    student_usd = state.machine_usd if state.machine_priced else draft.cost_usd if draft is not None else None
+    if student_usd is not None:
+        cost_usd = student_usd + (cost_usd or 0.0)
+    return tokens, cost_usd
+
+
+def _thrown_away(state: RequestState) -> Draft | None:
+    """The draft that was paid for beside the answer."""
+    return state.draft if state.route != "student" else None
+
+
+def _students_part_usd(state: RequestState) -> float | None:
+    """What the student's work cost beside the answer; None: unknown."""
+    if state.machine_priced:
+        return state.machine_usd
+    draft = _thrown_away(state)
+    return 0.0 if draft is None else draft.cost_usd
+
+
+def _answer_usd(state: RequestState, usage: Usage | None) -> float | None:
+    price = state.backend.price if state.backend is not None else None
+    return None if price is None or usage is None else price.cost_usd(usage)
+
+
+def _usage_so_far(state: RequestState) -> Usage | None:
+    """Of a stream that ended before it told its usage: an event is a token, as backends send them."""
+    if state.first_event_s is None or state.evaluation is None:
+        return None
+    return Usage(prompt_tokens=state.evaluation.features.approx_prompt_tokens, completion_tokens=state.streamed_events)
