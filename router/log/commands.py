@@ -2,65 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from policies.traffic import TrafficError
-from policies.traffic_sql import LogDatabase, QueryError, open_log
-from router.config import ConfigError
-from router.config_file import load
-from router.log.export import ExportError, check_target, export
+from policies.traffic_sql import LogDatabase, open_log
+from router.log.export import check_target, export
+from router.log.options import CONFIG, DIR, FOLDER, JSON, MEMORY, WrongInput, reported, resolved
 from router.log.output import write_csv, write_json, write_table
 from router.log.stats import Assumptions, collect
 from router.log.stats_report import show
 from router.log.verify import verify
-
-DEFAULT_CONFIG = Path("locum.toml")
-Command = Callable[..., Any]
-
-
-class WrongInput(click.ClickException):
-    exit_code = 2
-
-
-class Failed(click.ClickException):
-    exit_code = 1
-
-
-def _reported(command: Command) -> Command:
-    """Errors as one message: exit code 2 for wrong input, 1 when the disk did not play along."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **options: Any) -> Any:
-        try:
-            return command(*args, **options)
-        except (TrafficError, QueryError, ExportError, ConfigError) as exc:
-            raise WrongInput(str(exc)) from exc
-        except BrokenPipeError:
-            raise
-        except OSError as exc:
-            raise Failed(str(exc)) from exc
-
-    return wrapped
-
-
-_FOLDER = click.Path(path_type=Path)
-_DIR = click.argument("folder", metavar="[DIR]", required=False, type=_FOLDER)
-_CONFIG = click.option(
-    "-c", "--config", "config", type=click.Path(path_type=Path, dir_okay=False),
-    help="Take the folder from log.dir of this file; default without DIR: locum.toml.",
-)  # fmt: skip
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_MEMORY = click.option(
-    "--memory-limit", default="2GB", show_default=True, help="DuckDB spills to a temporary folder beyond this."
-)
 
 
 @click.group()
@@ -72,8 +28,8 @@ def log() -> None:
 
 
 @log.command("stats")
-@_DIR
-@_CONFIG
+@DIR
+@CONFIG
 @click.option(
     "--student-usd-per-month", default=365.0, show_default="365: 0.50 USD an hour", type=click.FloatRange(min=0),
     help="What the student's machine costs.",
@@ -91,9 +47,9 @@ def log() -> None:
 @click.option(
     "--teacher-output-usd-per-1m", type=click.FloatRange(min=0), help="Teacher's price; default: from the records."
 )
-@_MEMORY
-@_JSON
-@_reported
+@MEMORY
+@JSON
+@reported
 def stats(folder: Path | None, config: Path | None, memory_limit: str, as_json: bool, **given: Any) -> None:
     """Counts, tokens, spend, labels, what may be distilled, and whether distilling pays at this volume.
 
@@ -101,7 +57,7 @@ def stats(folder: Path | None, config: Path | None, memory_limit: str, as_json: 
     """
     if (given["teacher_input_usd_per_1m"] is None) != (given["teacher_output_usd_per_1m"] is None):
         raise WrongInput("--teacher-input-usd-per-1m and --teacher-output-usd-per-1m go together")
-    with open_log(_resolved(folder, config), memory_limit=memory_limit) as opened:
+    with open_log(resolved(folder, config), memory_limit=memory_limit) as opened:
         figures = collect(opened, Assumptions(**given))
     if as_json:
         click.echo(json.dumps(figures, indent=2))
@@ -111,11 +67,11 @@ def stats(folder: Path | None, config: Path | None, memory_limit: str, as_json: 
 
 @log.command("query")
 @click.argument("arguments", metavar="[DIR] SQL", nargs=-1, required=True)
-@_CONFIG
-@_MEMORY
-@_JSON
+@CONFIG
+@MEMORY
+@JSON
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-@_reported
+@reported
 def query(arguments: tuple[str, ...], config: Path | None, memory_limit: str, as_json: bool, as_csv: bool) -> None:
     """Run one SELECT (DuckDB's SQL) over the views `records`, `feedback`, `judgements` and `shadows`.
 
@@ -132,7 +88,7 @@ def query(arguments: tuple[str, ...], config: Path | None, memory_limit: str, as
     if as_json and as_csv:
         raise WrongInput("--json and --csv exclude each other")
     folder = Path(arguments[0]) if len(arguments) == 2 else None
-    with open_log(_resolved(folder, config), memory_limit=memory_limit) as opened:
+    with open_log(resolved(folder, config), memory_limit=memory_limit) as opened:
         names, rows = opened.query(arguments[-1])
         if as_json:
             write_json(names, rows, sys.stdout)
@@ -144,17 +100,17 @@ def query(arguments: tuple[str, ...], config: Path | None, memory_limit: str, as
 
 
 @log.command("verify")
-@_DIR
-@_CONFIG
-@_JSON
-@_reported
+@DIR
+@CONFIG
+@JSON
+@reported
 def verify_command(folder: Path | None, config: Path | None, as_json: bool) -> None:
     """Read every record and compare its checksum; exit code 1 when one is damaged or there twice.
 
     A last line that is still being written, or that a killed process left, is no damage: its answer never went out.
     Example: locum log verify traffic
     """
-    result = verify(_resolved(folder, config), _verify_progress)
+    result = verify(resolved(folder, config), _verify_progress)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
@@ -174,12 +130,12 @@ def verify_command(folder: Path | None, config: Path | None, as_json: bool) -> N
 
 
 @log.command("export")
-@_DIR
-@_CONFIG
-@click.option("--out", required=True, type=_FOLDER, help="FILE.jsonl or FILE.parquet; replaced when it is complete.")
+@DIR
+@CONFIG
+@click.option("--out", required=True, type=FOLDER, help="FILE.jsonl or FILE.parquet; replaced when it is complete.")
 @click.option("--where", help="SQL condition over the records, as in `locum log query`.")
-@_MEMORY
-@_reported
+@MEMORY
+@reported
 def export_command(folder: Path | None, config: Path | None, out: Path, where: str | None, memory_limit: str) -> None:
     """Write every decision record, of every route, into one file: one a line or row, oldest first, key `decision_id`.
 
@@ -191,7 +147,7 @@ def export_command(folder: Path | None, config: Path | None, out: Path, where: s
       locum log export traffic --out hard.parquet --where "route = 'teacher' AND outcome = 'ok'"
     """
     check_target(out)
-    with open_log(_resolved(folder, config), memory_limit=memory_limit) as opened:
+    with open_log(resolved(folder, config), memory_limit=memory_limit) as opened:
         total = opened.count(where)
         with click.progressbar(length=total, label="exporting", file=sys.stderr) as bar:
             written = export(opened, out, where, bar.update)
@@ -200,11 +156,11 @@ def export_command(folder: Path | None, config: Path | None, out: Path, where: s
 
 
 @log.command("compact")
-@_DIR
-@_CONFIG
-@_MEMORY
-@_JSON
-@_reported
+@DIR
+@CONFIG
+@MEMORY
+@JSON
+@reported
 def compact_command(folder: Path | None, config: Path | None, memory_limit: str, as_json: bool) -> None:
     """Turn segments that no gateway writes any more into Parquet, one file a day, and remove them.
 
@@ -213,7 +169,7 @@ def compact_command(folder: Path | None, config: Path | None, memory_limit: str,
     """
     from router.log.compaction import compact  # noqa: PLC0415 - not for every command
 
-    done = compact(_resolved(folder, config), progress=_say, memory_limit=memory_limit)
+    done = compact(resolved(folder, config), progress=_say, memory_limit=memory_limit)
     if as_json:
         summary = {
             "records": done.records, "segments": done.segments, "segment_bytes": done.segment_bytes,
@@ -231,20 +187,6 @@ def compact_command(folder: Path | None, config: Path | None, memory_limit: str,
         click.echo(f"left alone: {name} has damaged or doubled records; `locum log verify` names them", err=True)
     if done.left_alone:
         raise SystemExit(1)
-
-
-def _resolved(folder: Path | None, config: Path | None) -> Path:
-    """The log's folder. Raises: WrongInput, ConfigError."""
-    if folder is not None and config is not None:
-        raise WrongInput("give DIR or -c, not both")
-    if folder is not None:
-        return folder
-    if config is None and not DEFAULT_CONFIG.exists():
-        raise WrongInput("give the folder of the log, or -c with the gateway's configuration")
-    directory = load(config or DEFAULT_CONFIG).log.dir
-    if not directory:
-        raise WrongInput(f"{config or DEFAULT_CONFIG}: log.dir is empty, so there is no log")
-    return Path(directory)
 
 
 def _warn(opened: LogDatabase) -> None:
