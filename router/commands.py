@@ -119,7 +119,7 @@ def check(path: Path, as_json: bool) -> None:
     else:
         for line in _toml_lines(resolved):
             click.echo(line)
-    for warning in (*config.unset_secrets(), *config.routing.warnings()):
+    for warning in (*config.unset_secrets(), *config.warnings()):
         click.echo(f"warning: {warning}", err=True)
 
 

@@ -23,6 +23,7 @@ from router.config.base import (
 from router.config.documents import AdminConfig
 from router.config.embeddings import EmbeddingsConfig
 from router.config.limits import AuthConfig, LimitsConfig, TenantConfig
+from router.config.quality import QualityConfig
 from router.config.resilience import ResilienceConfig
 from router.config.routing import DEFAULT_OUTPUT_FRACTION, DEFAULT_OUTPUT_TOKENS, EncoderConfig, RoutingConfig
 from router.config.server import ServerConfig
@@ -42,6 +43,7 @@ __all__ = [
     "EncoderConfig",
     "LimitsConfig",
     "LogConfig",
+    "QualityConfig",
     "ResilienceConfig",
     "RouteName",
     "RoutingConfig",
@@ -71,6 +73,7 @@ class Config(Table):
     state: StateConfig = StateConfig()
     cache: CacheConfig = CacheConfig()
     log: LogConfig = LogConfig()
+    quality: QualityConfig = QualityConfig()
     auth: AuthConfig | None = None
     limits: LimitsConfig = LimitsConfig()
     admin: AdminConfig = AdminConfig()
@@ -108,6 +111,19 @@ class Config(Table):
             )
         return self
 
+    @model_validator(mode="after")
+    def _shadows_are_kept(self) -> Config:
+        if self.quality.shadow.enabled and not (self.log.dir and self.log.capture == "full"):
+            raise WrongKey(
+                "quality.shadow",
+                'needs the traffic log: set log.dir, and log.capture = "full", or remove the shares',
+            )
+        return self
+
+    def warnings(self) -> tuple[str, ...]:
+        """What is valid and may do less, or other, than was meant. Raises: PolicyConfigError."""
+        return (*self.routing.warnings(), *self.quality.warnings(self.student, self.teacher))
+
     def secret_env_names(self) -> list[tuple[str, str]]:
         """(key, variable) of every environment variable that the file names."""
         named = [
@@ -117,6 +133,7 @@ class Config(Table):
             ("student.vllm.api_key_env", self.student.vllm.api_key_env if self.student.vllm else None),
             *((f"student.replicas.{n}.api_key_env", r.api_key_env) for n, r in enumerate(self.student.replicas)),
             *((f"teacher.fallbacks.{n}.api_key_env", t.api_key_env) for n, t in enumerate(self.teacher.fallbacks)),
+            ("quality.judge.api_key_env", self.quality.judge.api_key_env if self.quality.judge else None),
             ("auth.keys_env", self.auth.keys_env if self.auth else None),
             ("auth.admin_key_env", self.auth.admin_key_env if self.auth else None),
             ("state.password_env", self.state.password_env),
