@@ -7,7 +7,7 @@ Plain Python, since the gateway computes them too: its core install has no numpy
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
@@ -165,3 +165,24 @@ def _student_t(z: float, freedom: float) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
     return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+
+
+def combined(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
+    """The sum of independent estimates, each times a known factor: a mean over strata, say.
+
+    Source: Zou & Donner 2008, Statistics in Medicine 27, 1693-1702 (MOVER): the limits are recovered from those of the
+    parts, so that they stay lopsided where those are.
+    """
+    value = sum(factor * part.value for factor, part in parts)
+    below = above = 0.0
+    for factor, part in parts:
+        ends = (factor * (part.value - part.low), factor * (part.high - part.value))
+        down, up = ends if factor >= 0 else (-ends[1], -ends[0])
+        below, above = below + down * down, above + up * up
+    return Estimate(
+        value,
+        value - math.sqrt(below),
+        value + math.sqrt(above),
+        sum(part.n for _, part in parts),
+        sum(part.effective_n for _, part in parts),
+    )

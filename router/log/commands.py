@@ -14,6 +14,7 @@ from policies.traffic_sql import LogDatabase, open_log
 from router.log.export import check_target, export
 from router.log.options import CONFIG, DIR, FOLDER, JSON, MEMORY, WrongInput, reported, resolved
 from router.log.output import write_csv, write_json, write_table
+from router.log.quality_commands import quality
 from router.log.stats import Assumptions, collect
 from router.log.stats_report import show
 from router.log.verify import verify
@@ -25,6 +26,9 @@ def log() -> None:
 
     DIR is the log's folder; without it the folder is log.dir of -c (default: locum.toml).
     """
+
+
+log.add_command(quality)
 
 
 @log.command("stats")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.intervals import Moments, missing, proportion, weighted_mean
+from policies.intervals import Moments, combined, missing, proportion, weighted_mean
 
 SCORES = st.lists(st.tuples(st.floats(0, 1), st.floats(1, 50)), min_size=1, max_size=40)
 
@@ -123,3 +123,22 @@ def test_nothing_is_claimed_when_there_is_too_little() -> None:
     assert weighted_mean([], kind="score") is None
     with pytest.raises(ValueError, match="no share"):
         proportion(0, 0)
+
+
+def test_combined_estimate_of_strata_covers_the_mean_over_all() -> None:
+    chance, covered = random.Random(9), 0
+    truth = 0.7 * 0.95 + 0.3 * 0.8
+    for _ in range(1500):
+        parts = [
+            (share, proportion(sum(chance.random() < p for _ in range(80)), 80))
+            for share, p in ((0.7, 0.95), (0.3, 0.8))
+        ]
+        interval = combined(parts)
+        covered += interval.low <= truth <= interval.high
+    assert 0.925 < covered / 1500 < 0.985
+
+
+def test_combined_difference_turns_the_limits_around() -> None:
+    part = proportion(19, 20)
+    negative = combined([(-1.0, part)])
+    assert (negative.low, negative.high) == pytest.approx((-part.high, -part.low))
