@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from policies.grading import Grader, is_right, normal
 from trainer.evaluation import statistics
 from trainer.evaluation.dataset import Case
 from trainer.evaluation.endpoint import Answer
-from trainer.evaluation.grading import Grader, is_right, normal
 from trainer.evaluation.statistics import Interval, Pairs
 from trainer.stage import Json
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from policies.grading import is_refusal, normal
 from trainer.evaluation.endpoint import Answer
-from trainer.evaluation.grading import is_refusal, normal
 from trainer.evaluation.journal import Prompt
 
 DATA = Path(__file__).parents[1] / "data"

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 
 from policies import artefact
+from policies.grading import is_right
 from trainer.evaluation.dataset import Case, load_cases, prompt_hash, refuse_overlap, trained_ids
 from trainer.evaluation.endpoint import Answer
-from trainer.evaluation.grading import is_right
 from trainer.evaluation.journal import Prompt
 from trainer.evaluation.runner import Outside, answer_prompts
 from trainer.evaluation.served import keyed_options, serve

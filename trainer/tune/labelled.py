@@ -19,12 +19,12 @@ import msgspec
 import numpy as np
 
 from policies.cascade import is_empty
+from policies.grading import Grader, is_right
 from policies.judgements import Judgement, judgements
 from policies.record import DecisionRecord, Purpose
 from policies.traffic import Place, read
 from policies.traffic_sql import open_log
 from trainer.evaluation.dataset import prompt_hash
-from trainer.evaluation.grading import Grader, is_right
 from trainer.tune.sealed import Sealed
 from trainer.tune.threshold import Answers
 

@@ -11,12 +11,12 @@ import msgspec
 
 from policies import artefact
 from policies.bundle import Bundle, Manifest
+from policies.grading import Grader
 from policies.record import Purpose
 from policies.traffic import TrafficError
 from policies.traffic_sql import QueryError
 from serving.errors import RegistryError, UnknownBundle
 from serving.registry import Registry
-from trainer.evaluation.grading import Grader
 from trainer.tune import report
 from trainer.tune.cut import WishNotMet
 from trainer.tune.labelled import Collected, Filter, Grading, collect

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from policies.grading import is_refusal, is_right
 from trainer.evaluation import closeness, safety, suites
 from trainer.evaluation.dataset import load_cases
 from trainer.evaluation.endpoint import Answer
-from trainer.evaluation.grading import is_refusal, is_right
 from trainer.evaluation.journal import Journal
 from trainer.stage import StageError
 
