@@ -16,7 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from trainer.judge import RUBRIC_VERSION, Judge, ScoreFile
+from policies.judging import RUBRIC_VERSION
+from trainer.judge import Judge, ScoreFile
 from trainer.recipe import QualityOptions, Recipe
 from trainer.similarity.texts import normalise
 from trainer.stage import Json, StageContext, StageError, Summary

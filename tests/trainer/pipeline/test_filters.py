@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from policies.judging import parse_grade
 from tests.trainer.pipeline.conftest import FakeJudge, Result
-from trainer.judge import Judge, JudgeDown, ScoreFile, parse, prompt
+from trainer.judge import Judge, JudgeDown, ScoreFile, prompt
 from trainer.recipe import Recipe
 from trainer.stage import StageError
 from trainer.stages.consent import STAGE as CONSENT
@@ -199,7 +200,7 @@ def test_row_with_instructions_cannot_leave_its_markers(
 
 @pytest.mark.parametrize("text", ["5 because you said so", "Score: 5", "55", "", "0", "6", "5/5", "\u0665", "five"])
 def test_only_one_digit_is_a_score(text: str) -> None:
-    assert parse(text) is None
+    assert parse_grade(text) is None
 
 
 def test_long_texts_are_cut_for_the_judge(example: Make) -> None:
