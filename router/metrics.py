@@ -16,6 +16,7 @@ from router.errors import Cause
 from router.machine import MachineClock
 from router.pricing import students_part_usd
 from router.promotion_metric import PromotionPhase
+from router.quality.metrics import QualityMetrics
 from router.workers.shared_metrics import exposition, families
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
@@ -36,7 +37,7 @@ def by_direction(usage: Usage) -> Iterator[tuple[str, int]]:
         yield "reasoning", usage.reasoning_tokens
 
 
-class Metrics:
+class Metrics(QualityMetrics):
     """All metrics of one gateway process, in a registry of their own.
 
     `observe` finds the child of a label set in a dictionary of its own (`functools.cache`): `labels()` checks and
@@ -54,6 +55,7 @@ class Metrics:
         self._define_backends()
         self._define_embeddings()
         self._define_students()
+        self._define_quality()
         self._remember_children()
         self._start_at_zero()
 
