@@ -30,6 +30,7 @@ from router.gateway import Gateway
 from router.generations import Generation, Generations
 from router.metrics import Metrics
 from router.outcome import Outcomes
+from router.pricing import price_of
 from router.probes import Prober
 from router.resilience.breaker import State
 from router.resilience.pool import Pool
@@ -75,7 +76,12 @@ class Parts:
             self.metrics.watch_promotion(Path(config.student.registry))
         self.store = open_store(config, self.metrics, environ=environ, served_at=state_path)
         self.students = Students(config, environ, on_breaker=self._note_breaker)
-        self.metrics.watch_machines(filter(None, self.students.machines.values()))
+        machines = list(filter(None, self.students.machines.values()))
+        self.metrics.watch_machines(machines)
+        if machines or price_of(config.student) is not None:
+            self.metrics.expect_cost("student")
+        if price_of(config.teacher) is not None:
+            self.metrics.expect_cost("teacher")
         wanted = Additions(token_ids=config.teacher.capture_token_ids)
         self.teachers = [
             Pool(

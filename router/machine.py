@@ -86,7 +86,7 @@ class OwnRegister:
 
     def change(self, now_s: Clock, *, entered: int = 0, entered_at: float = 0.0, take_idle: bool = False) -> Reading:
         reading = self._reading.advanced(now_s())
-        idle_s = 0.0 if take_idle else reading.idle_s
+        idle_s = 0 if take_idle else reading.idle_s  # an int: the sums of a test are fractions
         self._reading = reading._replace(idle_s=idle_s, inflight=reading.inflight + entered)
         return reading
 

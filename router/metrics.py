@@ -241,7 +241,6 @@ class Metrics(QualityMetrics):
             (self.cache_lookups, product(("hit", "miss"))),
             (self.signals_unavailable, product(Signal)),
             (self.training_examples, product(("allowed", "conditional", "denied"))),
-            (self.cost, product(("student", "teacher"))),
             (self.unpriced, product(("student", "teacher"))),
         ):
             for labels in label_sets:
@@ -324,6 +323,10 @@ class Metrics(QualityMetrics):
     def watch_promotion(self, registry_folder: Path) -> None:
         """Tell the phase of promotions in this registry."""
         self._infos.register(PromotionPhase(registry_folder))
+
+    def expect_cost(self, route: str) -> None:
+        """Begin at 0: the price is known. An unknown one is not 0."""
+        self._cost_of(route)
 
     def watch_machines(self, clocks: Iterable[MachineClock]) -> None:
         """Count their idle time as well, whenever somebody reads the metrics."""

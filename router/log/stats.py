@@ -15,26 +15,45 @@ SHORT_SPAN_S = 86_400.0
 
 Row = dict[str, Any]
 
-_TOTALS = """
+# The student's work beside an answer that is not its own, as `router.pricing.students_part_usd` has it. A record has no
+# cost when a part of it is unknown, as after a client has left; the student's part may be known all the same.
+_BESIDE = "CASE WHEN machine_priced THEN machine_usd ELSE draft.cost_usd END"
+_TOTALS = f"""
 SELECT count(*) AS records, min(created_s) AS first_s, max(created_s) AS last_s,
-       sum(COALESCE(cost_usd, draft.cost_usd)) FILTER (WHERE purpose <> 'embedding') AS cost_usd,
+       sum(COALESCE(cost_usd, {_BESIDE})) FILTER (WHERE purpose <> 'embedding') AS cost_usd,
        sum(counterfactual_cost_usd) AS counterfactual_cost_usd,
-       count(*) FILTER (WHERE cost_usd IS NULL AND route IS NOT NULL) AS without_cost
+       count(*) FILTER (WHERE cost_usd IS NULL AND route IS NOT NULL) AS without_cost,
+       sum(machine_usd) AS machine_usd, bool_or(machine_priced) AS machine_priced
 FROM records
 """
-# A draft that was thrown away is the student's work, in a record whose answer is the teacher's. Such a record has no
-# cost when the teacher's part is unknown, as after a client has left; the draft's is known all the same.
 _DRAFTS = "FROM records WHERE draft IS NOT NULL AND route IS DISTINCT FROM 'student'"
+_COUNTS = ("prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens")
+_SUMS = ", ".join(f"sum({count})::BIGINT AS {count}" for count in _COUNTS)
+
+
+def _counts_of(usage: str) -> str:
+    return ", ".join(f"{usage}.{count} AS {count}" for count in _COUNTS)
+
+
 _TOKENS = f"""
-SELECT name, sum(requests)::BIGINT AS requests, sum(prompt_tokens)::BIGINT AS prompt_tokens,
-       sum(completion_tokens)::BIGINT AS completion_tokens, sum(cost_usd) AS cost_usd
-FROM (SELECT route AS name, 1 AS requests, usage.prompt_tokens AS prompt_tokens,
-             usage.completion_tokens AS completion_tokens,
-             CASE WHEN route = 'student' OR draft IS NULL THEN cost_usd ELSE cost_usd - draft.cost_usd END AS cost_usd
+SELECT name, sum(requests)::BIGINT AS requests, {_SUMS}, sum(cost_usd) AS cost_usd
+FROM (SELECT route AS name, 1 AS requests, {_counts_of("usage")},
+             CASE WHEN route = 'student' THEN cost_usd ELSE cost_usd - COALESCE({_BESIDE}, 0) END AS cost_usd
       FROM records WHERE route IS NOT NULL
       UNION ALL
-      SELECT 'student', 0, draft.usage.prompt_tokens, draft.usage.completion_tokens, draft.cost_usd {_DRAFTS})
+      SELECT 'student', 0, {_counts_of("draft.usage")}, NULL {_DRAFTS}
+      UNION ALL
+      SELECT 'student', 0, NULL, NULL, NULL, NULL, NULL, {_BESIDE} FROM records WHERE route IS DISTINCT FROM 'student'
+        AND {_BESIDE} IS NOT NULL)
 GROUP BY name ORDER BY name
+"""
+# Beside the spend of requests: what it costs to know how good the answers are.
+_QUALITY = """
+SELECT count(*) AS shadows, count(*) FILTER (WHERE asked = 'student') AS asked_student,
+       count(*) FILTER (WHERE asked = 'teacher') AS asked_teacher,
+       sum(cost_usd) AS cost_usd, sum(judge_cost_usd) AS judge_cost_usd,
+       count(*) FILTER (WHERE status = 'ok' AND cost_usd IS NULL) AS without_cost
+FROM shadows WHERE status NOT LIKE 'skipped%'
 """
 # Apart from the spend: no model that is routed has a part in them, and the teacher could not have answered instead.
 _EMBEDDINGS = """
@@ -42,8 +61,8 @@ SELECT count(*) AS requests, sum(usage.prompt_tokens)::BIGINT AS prompt_tokens, 
 FROM records WHERE purpose = 'embedding'
 """
 _THROWN_AWAY = f"""
-SELECT count(*) AS drafts, sum(draft.usage.prompt_tokens)::BIGINT AS prompt_tokens,
-       sum(draft.usage.completion_tokens)::BIGINT AS completion_tokens, sum(draft.cost_usd) AS cost_usd {_DRAFTS}
+SELECT count(*) AS drafts, {_SUMS}, sum(cost_usd) AS cost_usd
+FROM (SELECT {_counts_of("draft.usage")}, draft.cost_usd AS cost_usd {_DRAFTS})
 """
 _LABELS = """
 SELECT (SELECT count(*) FROM feedback) AS judgements, count(*) AS judged_records,
@@ -99,6 +118,8 @@ def collect(log: LogDatabase, assumptions: Assumptions) -> dict[str, Any]:
         "tokens": {row.pop("name"): row for row in _rows(log, _TOKENS)},
         "drafts_thrown_away": _rows(log, _THROWN_AWAY)[0],
         "spend": _spend(totals, span_s),
+        "machine": {"usd": totals["machine_usd"], "part_of_spend": bool(totals["machine_priced"])},
+        "quality": _rows(log, _QUALITY)[0],
         "embeddings": _rows(log, _EMBEDDINGS)[0],
         "labels": _rows(log, _LABELS)[0],
         "distillation": {row["name"]: row["records"] for row in _rows(log, _USABLE)},

@@ -11,6 +11,16 @@ from rich.table import Table
 
 from router.log.stats import SHORT_SPAN_S
 
+TOKENS = {
+    "prompt_tokens": "input",
+    "cached_tokens": "cached",
+    "cache_write_tokens": "cache writes",
+    "completion_tokens": "output",
+    "reasoning_tokens": "reasoning",
+}
+"""Headings of the counts."""
+ALWAYS = ("prompt_tokens", "completion_tokens")
+
 
 def show(figures: dict[str, Any], console: Console) -> None:
     """Print everything."""
@@ -25,6 +35,8 @@ def show(figures: dict[str, Any], console: Console) -> None:
     _show_counts(figures, console)
     _show_tokens(figures, console)
     _show_spend(figures["spend"], span_s, console)
+    _show_machine(figures["machine"], console)
+    _show_quality(figures["quality"], console)
     _show_embeddings(figures["embeddings"], console)
     _show_labels(figures, console)
     _show_break_even(figures["break_even"], console)
@@ -44,16 +56,18 @@ def _show_counts(figures: dict[str, Any], console: Console) -> None:
 
 
 def _show_tokens(figures: dict[str, Any], console: Console) -> None:
-    table = Table("tokens", "input", "output", "USD", box=box.SIMPLE_HEAD, pad_edge=False)
+    """What no model had is left out."""
+    counts = [name for name in TOKENS if name in ALWAYS or any(row[name] for row in figures["tokens"].values())]
+    table = Table("tokens", *(TOKENS[name] for name in counts), "USD", box=box.SIMPLE_HEAD, pad_edge=False)
     for route, row in figures["tokens"].items():
-        table.add_row(route, *_amounts(row))
+        table.add_row(route, *_amounts(row, counts))
         if route == "student" and (thrown := figures["drafts_thrown_away"])["drafts"]:
-            table.add_row(f"  of which {thrown['drafts']:,} drafts thrown away", *_amounts(thrown))
+            table.add_row(f"  of which {thrown['drafts']:,} drafts thrown away", *_amounts(thrown, counts))
     console.print(table)
 
 
-def _amounts(row: dict[str, Any]) -> tuple[str, str, str]:
-    return _count(row["prompt_tokens"]), _count(row["completion_tokens"]), usd(row["cost_usd"])
+def _amounts(row: dict[str, Any], counts: list[str]) -> list[str]:
+    return [*(_count(row[count]) for count in counts), usd(row["cost_usd"])]
 
 
 def _show_spend(spend: dict[str, Any], span_s: float, console: Console) -> None:
@@ -65,6 +79,21 @@ def _show_spend(spend: dict[str, Any], span_s: float, console: Console) -> None:
         console.print(f"Without a price or usage, so not in these sums: {spend['answers_without_cost']:,} answers.")
     if span_s < SHORT_SPAN_S:
         console.print(f"The figures for a month are extrapolated from {_span(span_s)} only: take them as a guess.")
+
+
+def _show_machine(machine: dict[str, Any], console: Console) -> None:
+    if machine["usd"] is not None:
+        part = "a part of the spend" if machine["part_of_spend"] else "measured, beside the list prices of the spend"
+        console.print(f"The student's machine while it worked: {usd(machine['usd'])}, {part}; idle time is not in it.")
+
+
+def _show_quality(found: dict[str, Any], console: Console) -> None:
+    if found["shadows"]:
+        asked = f"{found['asked_teacher']:,} of the teacher, {found['asked_student']:,} of the student"
+        console.print(
+            f"Measuring quality, beside that: {found['shadows']:,} shadows ({asked}) {usd(found['cost_usd'])}, "
+            f"judges {usd(found['judge_cost_usd'])}."
+        )
 
 
 def _show_embeddings(found: dict[str, Any], console: Console) -> None:

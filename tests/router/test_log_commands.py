@@ -23,7 +23,7 @@ from policies.segments import frame
 from router.cli import main
 from router.log.compaction import compact
 from router.log.stats import MONTH_S, Assumptions, break_even
-from tests.traffic_records import DAY_S, NOON_S, decision, decision_id, judgement, write_segment
+from tests.traffic_records import DAY_S, NOON_S, decision, decision_id, judgement, shadow, write_segment
 
 CONFIG = """
 [student]
@@ -132,7 +132,8 @@ def test_drafts_that_were_thrown_away_count_as_the_students(tmp_path: Path) -> N
     student, teacher, thrown = (
         figures["tokens"]["student"], figures["tokens"]["teacher"], figures["drafts_thrown_away"]
     )  # fmt: skip
-    assert thrown == {"drafts": 3, "prompt_tokens": 189, "completion_tokens": 11, "cost_usd": pytest.approx(0.0004)}
+    assert (thrown["drafts"], thrown["prompt_tokens"], thrown["completion_tokens"]) == (3, 189, 11)
+    assert thrown["cost_usd"] == pytest.approx(0.0004)
     assert (student["requests"], student["prompt_tokens"], student["completion_tokens"]) == (1, 289, 21)
     assert math.isclose(student["cost_usd"], 0.0006)
     assert (teacher["requests"], teacher["prompt_tokens"]) == (4, 300)
@@ -140,6 +141,57 @@ def test_drafts_that_were_thrown_away_count_as_the_students(tmp_path: Path) -> N
     assert math.isclose(figures["spend"]["usd"], 0.0086)
     assert figures["spend"]["answers_without_cost"] == 2
     assert "of which 3 drafts thrown away" in " ".join(run("stats", tmp_path).stdout.split())
+
+
+def test_stats_price_the_student_by_its_machine_when_it_has_no_list_prices(tmp_path: Path) -> None:
+    machine: dict[str, Any] = {"machine_priced": True, "machine_usd": 0.0003}
+    draft = Draft(usage=Usage(prompt_tokens=90, completion_tokens=5), cost_usd=0.0003, escalated=True)
+    unanswered: dict[str, Any] = {"route": None, "usage": None, "cost_usd": None, "counterfactual_cost_usd": None}
+    records = [
+        decision(1, route="student", cost_usd=0.0003, **machine),
+        decision(2, cost_usd=0.0043, draft=draft, **machine),
+        decision(3, cost_usd=0.0043, **machine),  # the student had failed before the teacher was asked
+        decision(4, outcome="backend_error", **unanswered, **machine),
+        decision(5, cost_usd=0.004, machine_priced=True, machine_usd=0.0),
+    ]
+    write_segment(tmp_path, "a", records)
+    figures = json.loads(run("stats", tmp_path, "--json").stdout)
+    assert figures["tokens"]["student"]["cost_usd"] == pytest.approx(4 * 0.0003)
+    assert figures["tokens"]["teacher"]["cost_usd"] == pytest.approx(3 * 0.004)
+    assert figures["spend"]["usd"] == pytest.approx(4 * 0.0003 + 3 * 0.004)
+    assert figures["machine"] == {"usd": pytest.approx(4 * 0.0003), "part_of_spend": True}
+    assert "a part of the spend" in " ".join(run("stats", tmp_path).stdout.split())
+
+
+def test_stats_keep_measured_and_list_cost_apart_when_there_are_both(tmp_path: Path) -> None:
+    write_segment(tmp_path, "a", [decision(1, route="student", cost_usd=0.0001, machine_usd=0.0007)])
+    figures = json.loads(run("stats", tmp_path, "--json").stdout)
+    assert figures["spend"]["usd"] == pytest.approx(0.0001)
+    assert figures["machine"] == {"usd": pytest.approx(0.0007), "part_of_spend": False}
+
+
+def test_stats_show_what_measuring_quality_cost_beside_the_spend(tmp_path: Path) -> None:
+    shadows = [
+        shadow(1, cost_usd=0.02, judge_cost_usd=0.001),
+        shadow(2, cost_usd=0.03, judge_cost_usd=None),
+        shadow(3, status="skipped_budget", cost_usd=None, usage=None),
+    ]
+    write_segment(tmp_path, "a", [decision(1), decision(2), decision(3), *shadows])
+    figures = json.loads(run("stats", tmp_path, "--json").stdout)
+    assert figures["quality"]["shadows"] == 2
+    assert figures["quality"]["cost_usd"] == pytest.approx(0.05)
+    assert figures["quality"]["judge_cost_usd"] == pytest.approx(0.001)
+    assert figures["spend"]["usd"] == pytest.approx(3 * 0.004)
+    assert "Measuring quality, beside that: 2 shadows" in " ".join(run("stats", tmp_path).stdout.split())
+
+
+def test_stats_count_cached_and_reasoning_tokens_as_parts(tmp_path: Path) -> None:
+    usage = Usage(prompt_tokens=100, completion_tokens=50, cached_tokens=80, reasoning_tokens=30, cache_write_tokens=5)
+    write_segment(tmp_path, "a", [decision(1, usage=usage), decision(2)])
+    teacher = json.loads(run("stats", tmp_path, "--json").stdout)["tokens"]["teacher"]
+    assert [teacher[f"{name}_tokens"] for name in ("prompt", "cached", "cache_write", "completion", "reasoning")] == [
+        200, 80, 5, 60, 30,
+    ]  # fmt: skip
 
 
 def test_stats_of_an_empty_log_say_so(tmp_path: Path) -> None:
