@@ -21,6 +21,7 @@ from router.admin.history import MetricHistory
 from router.admin.insight import InsightEndpoints
 from router.admin.keys import AdminKeys
 from router.admin.policy import PolicyEndpoints
+from router.admin.replay import ReplayEndpoints
 from router.admin.students import StudentEndpoints
 from router.admin.summary import SummaryEndpoint
 from router.admission import Admission
@@ -88,6 +89,7 @@ class Control:
             else None
         )  # fmt: skip
         self._history = MetricHistory(metrics.families)
+        self._replay = ReplayEndpoints(self._admin, generations, config.log.dir)
         self._running = AsyncExitStack()
 
     @property
@@ -104,6 +106,7 @@ class Control:
         PolicyEndpoints(self._admin, self.engine, self._generations, self._config.log.dir).add_to(app)
         InsightEndpoints(self._admin, self.engine, self._generations, self._store, self._file).add_to(app)
         StudentEndpoints(self._admin, self._config.student.registry).add_to(app)
+        self._replay.add_to(app)
         SummaryEndpoint(self._admin, self._generations, self._history).add_to(app)
         show_texts = self._config.admin.show_texts
         DecisionEndpoints(self._admin, self._config.log.dir, show_texts=show_texts).add_to(app)
@@ -118,6 +121,7 @@ class Control:
         }
 
     async def __aenter__(self) -> Self:
+        await self._running.enter_async_context(self._replay.process)
         await self.live.start()
         self._run(self.live.follow())
         if self._is_open:

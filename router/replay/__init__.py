@@ -1,0 +1,1 @@
+"""Replay for people: `locum replay`, and the process behind `/admin/replay`."""
