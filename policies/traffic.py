@@ -28,17 +28,27 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import msgspec
 
-from policies.compacted import FOLDER, ManifestError, RecordKind, TrafficManifest, read_manifest
+from policies.compacted import CompactedFile, RecordKind
+from policies.log_files import open_compacted
+from policies.log_folder import LogFolder
 from policies.record import AnyRecord, DecisionRecord, FeedbackRecord, ShadowRecord, decode_any, is_annotation
-from policies.segments import SUFFIX, scan
+from policies.sealing import SealError, Tampered
+from policies.segments import scan
+from policies.survey import Part, TrafficError, ledger_of, open_folder, snapshot, survey
+from policies.tombstones import Ledger
 
+__all__ = [
+    "Counts", "Damage", "Doubled", "IdSet", "Kind", "Place", "Reading", "Stored", "TrafficError", "decisions",
+    "parquet_rows", "read", "shadows", "snapshot",
+]  # fmt: skip
 MAX_ROUNDS = 100
 """Compactions that may move files away under one reader."""
 _BATCH_ROWS = 1024
@@ -46,10 +56,6 @@ Kind = Literal["decisions", "feedback", "shadows"]
 """What a reading may be limited to."""
 _KINDS: dict[Kind, type[AnyRecord]] = {"decisions": DecisionRecord, "feedback": FeedbackRecord, "shadows": ShadowRecord}
 _BIT_OF = {f"{number:02x}": 1 << number for number in range(256)}
-
-
-class TrafficError(Exception):
-    """A traffic folder cannot be read. The message names it and the fix."""
 
 
 class Place(NamedTuple):
@@ -96,6 +102,8 @@ class Counts:
     decisions: int = 0
     feedback: int = 0
     shadows: int = 0
+    forgotten: int = 0
+    """Records that were erased and came back: they are not handed out."""
     unfinished: int = 0
     """Last lines that are still being written, or that a killed process left; no record was promised there."""
 
@@ -125,10 +133,12 @@ class Reading:
 
     folder: Path
     kind: Kind | None = None
-    with_compacted: bool = True
-    """False: only what the segments hold that are not compacted yet."""
+    compacted: Callable[[Part], bool] = lambda part: True
+    """Which parts' compacted files to read."""
     segments: tuple[str, ...] | None = None
-    """Read these files and nothing else."""
+    """Which segments to read; None: those that are not compacted yet."""
+    unfiltered: bool = False
+    """Hand out everything that is there, what was erased or is doubled included: for those who erase."""
     damage: list[Damage] = field(default_factory=list)
     doubled: list[Doubled] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
@@ -136,6 +146,16 @@ class Reading:
     _annotations: set[bytes] = field(default_factory=set)
     _again: bool = False
     """Files were moved under this reader: what it meets twice now is no damage."""
+
+    @cached_property
+    def log(self) -> LogFolder:
+        """Raises: TrafficError."""
+        return open_folder(self.folder)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Raises: TrafficError."""
+        return Ledger({}, ()) if self.unfiltered else ledger_of(self.log)
 
     def __iter__(self) -> Iterator[AnyRecord]:
         for _, record in self.placed():
@@ -148,6 +168,7 @@ class Reading:
 
     def placed(self) -> Iterator[tuple[Stored, AnyRecord]]:
         """The same, with the place of each record and its JSON as it is stored."""
+        ledger = self.ledger
         for stored in self._stored():
             if self.kind is not None and stored.is_annotation == (self.kind == "decisions"):
                 continue
@@ -156,7 +177,11 @@ class Reading:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
                 self.damage.append(Damage(stored.place, f"not a record: {exc}"))
                 continue
-            if (self.kind is None or isinstance(record, _KINDS[self.kind])) and self._is_new(stored, record):
+            if self.kind is not None and not isinstance(record, _KINDS[self.kind]):
+                continue
+            if ledger and ledger.covers(record):
+                self.counts.forgotten += 1
+            elif self._is_new(stored, record) or self.unfiltered:
                 yield stored, record
 
     def _is_new(self, stored: Stored, record: AnyRecord) -> bool:
@@ -180,29 +205,41 @@ class Reading:
         done: set[str] = set()
         for _ in range(MAX_ROUNDS):
             vanished = False
-            manifest, segments = snapshot(self.folder)
-            segments = segments if self.segments is None else list(self.segments)
-            wanted = manifest.files if self.with_compacted and self.segments is None else ()
-            compacted = [f"{FOLDER}/{file.name}" for file in wanted if self.stored_kind in (None, file.kind)]
+            seen = survey(self.log)
+            segments = seen.segments if self.segments is None else list(self.segments)
+            compacted = self._wanted(seen.parts)
             for name in [*compacted, *segments]:
                 if name in done:
                     continue
                 try:
-                    yield from self._segment(name) if name in segments else self._parquet(name)
+                    yield from self._parquet(name, *compacted[name]) if name in compacted else self._segment(name)
                     done.add(name)
                 except FileNotFoundError:
                     vanished = True
+                except SealError as exc:
+                    raise TrafficError(str(exc)) from exc
             if not vanished:
                 return
             self._again = True
-            if snapshot(self.folder)[0] == manifest:
-                gone = [name for name in compacted if name not in done and not (self.folder / name).exists()]
+            if survey(self.log).parts == seen.parts:
+                gone = [name for name, (part, file) in compacted.items() if name not in done and _is_gone(part, file)]
                 self.damage += [Damage(Place(name, 0), "the file is gone") for name in gone]
                 done.update(gone)
         raise TrafficError(f"{self.folder} changes faster than it can be read")
 
+    def _wanted(self, parts: list[Part]) -> dict[str, tuple[Part, CompactedFile]]:
+        """The compacted files to read, day by day, by the names that messages call them."""
+        found = [
+            (file.day, part.place(file), part, file)
+            for part in parts
+            if self.compacted(part)
+            for file in part.manifest.files
+            if self.stored_kind in (None, file.kind)
+        ]
+        return {name: (part, file) for _, name, part, file in sorted(found, key=lambda each: each[:2])}
+
     def _segment(self, name: str) -> Iterator[Stored]:
-        for line in scan(self.folder / name):
+        for line in scan(self.folder / name, self.log.keyring):
             if line.payload is not None:
                 yield Stored(Place(name, line.number), line.payload)
             elif line.fault == "unfinished":
@@ -210,25 +247,35 @@ class Reading:
             else:
                 self.damage.append(Damage(Place(name, line.number), _FAULTS[line.fault or "format"]))
 
-    def _parquet(self, name: str) -> Iterator[Stored]:
-        with (self.folder / name).open("rb") as file:
-            row = 0
-            try:
-                for payload, crc32 in parquet_rows(file):
+    def _parquet(self, name: str, part: Part, file: CompactedFile) -> Iterator[Stored]:
+        row = 0
+        try:
+            with open_compacted(part.store, file, self.log.keyring if file.sealed else None) as opened:
+                for payload, crc32 in parquet_rows(opened):
                     row += 1
                     if zlib.crc32(payload) == crc32:
                         yield Stored(Place(name, row), payload)
                     else:
                         self.damage.append(Damage(Place(name, row), _FAULTS["checksum"]))
-            except (
-                ValueError,
-                OSError,
-                LookupError,
-            ) as exc:  # pyarrow raises these, and a foreign file has other columns
-                self.damage.append(Damage(Place(name, 0), f"not readable behind row {row}: {exc}"))
+        except FileNotFoundError:
+            raise
+        except (Tampered, ValueError, OSError, LookupError) as exc:  # pyarrow's; a foreign file has other columns
+            self.damage.append(Damage(Place(name, 0), f"not readable behind row {row}: {exc}"))
 
 
-_FAULTS = {"checksum": "the checksum does not fit", "format": "not a line of a segment"}
+def _is_gone(part: Part, file: CompactedFile) -> bool:
+    try:
+        part.store.ranged(file.name)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+_FAULTS = {
+    "checksum": "the checksum does not fit",
+    "format": "not a line of a segment",
+    "sealed": "it is not what was encrypted",
+}
 
 
 def read(folder: Path, *, kind: Kind | None = None) -> Reading:
@@ -245,29 +292,6 @@ def decisions(folder: Path) -> Iterator[DecisionRecord]:
 def shadows(folder: Path) -> Iterator[ShadowRecord]:
     """Every answer of the other model once. Raises: TrafficError."""
     return (record for record in read(folder, kind="shadows") if isinstance(record, ShadowRecord))
-
-
-def snapshot(folder: Path) -> tuple[TrafficManifest, list[str]]:
-    """What there is to read: the manifest, and the segments that it does not cover, oldest first.
-
-    The segments are listed first: one that a compaction removes between the two is in the manifest then.
-
-    Raises:
-        TrafficError.
-    """
-    try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(SUFFIX))
-        manifest = read_manifest(folder)
-    except NotADirectoryError as exc:
-        raise TrafficError(f"{folder} is not a folder; give the folder of a traffic log (log.dir)") from exc
-    except FileNotFoundError as exc:
-        raise TrafficError(f"{folder} does not exist; give the folder of a traffic log (log.dir)") from exc
-    except OSError as exc:
-        raise TrafficError(f"{folder} cannot be read: {exc.strerror}") from exc
-    except ManifestError as exc:
-        raise TrafficError(str(exc)) from exc
-    covered = set(manifest.segments)
-    return manifest, [name for name in names if name not in covered]
 
 
 def parquet_rows(file: BinaryIO) -> Iterator[tuple[bytes, int]]:

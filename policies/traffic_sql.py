@@ -11,8 +11,9 @@ Views: `records` (one row a decision record, its fields as columns, `created_at`
 `shadows` (what the other model answered).
 
 A statement can read nothing but the log: one SELECT at a time, no files, no network, no extensions, no settings. What
-is compacted is read from its files; segments are read into DuckDB when the log is opened, which spills to a temporary
-folder beyond `memory_limit`.
+is compacted is read from its files, in a store by ranges; segments are read into DuckDB when the log is opened, which
+spills to a temporary folder beyond `memory_limit` (of an encrypted log: encrypted). Compacted files that something was
+erased from since they were written are read like segments, without what was erased.
 """
 
 # ruff: noqa: S608 - identifiers and texts are quoted here; what a user types runs in a database without any power
@@ -22,14 +23,19 @@ from __future__ import annotations
 import fcntl
 import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policies.compacted import FOLDER, LOCK, TrafficManifest
+from policies.compacted import LOCK, CompactedFile
+from policies.log_files import SCHEME, file_system, url_of
+from policies.log_folder import LogFolder
 from policies.record import AnyRecord, DecisionRecord, FeedbackRecord, ShadowRecord, decode
-from policies.traffic import Damage, Doubled, Reading, Stored, TrafficError, snapshot
+from policies.sealing import Keyring
+from policies.stores import Store
+from policies.survey import Part, as_traffic_errors, ledger_of, open_folder, survey
+from policies.traffic import Damage, Doubled, Reading, Stored, TrafficError
 from policies.traffic_columns import (
     JUDGEMENTS_VIEW,
     annotations_view,
@@ -107,21 +113,73 @@ def open_log(folder: Path, *, memory_limit: str = "2GB") -> Iterator[LogDatabase
         TrafficError: the folder cannot be read, or DuckDB is missing.
     """
     with ExitStack() as stack:
-        snapshot(folder)
-        _hold_files(folder, stack)
+        log = open_folder(folder)
+        survey(log)
+        _hold_files(log, stack)
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="locum-log-"))
         connection = stack.enter_context(connect())
-        configure(connection, Path(scratch), memory_limit)
-        reading = Reading(folder, with_compacted=False)
+        configure(connection, Path(scratch), memory_limit, sealed=log.storage.encryption_key_env is not None)
+        ledger = ledger_of(log)
+        reading = Reading(folder, compacted=lambda part: not ledger.names <= set(part.manifest.tombstones))
         stage(connection, reading)
-        manifest, _ = snapshot(folder)
-        _add_views(connection, folder, manifest)
-        _lock_down(connection, folder, manifest)
+        parts = [part for part in survey(log).parts if ledger.names <= set(part.manifest.tombstones)]
+        with as_traffic_errors(folder):
+            sources = Sources(connection, parts, log.keyring)
+        _add_views(connection, sources)
+        sources.lock_down()
         yield LogDatabase(connection, reading)
 
 
-def configure(connection: duckdb.DuckDBPyConnection, scratch: Path, memory_limit: str) -> None:
-    """Where DuckDB may spill to, and nothing from the outside. Raises: TrafficError: no such memory limit."""
+class Sources:
+    """The compacted files of some parts as DuckDB reads them: plain files of this machine by itself, all others through
+    the file system of policies/log_files.py."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, parts: list[Part], keyring: Keyring | None) -> None:
+        """Raises: SealError, StoreError."""
+        self._connection = connection
+        self._paths = {
+            file: self._path(number, part.store, file)
+            for number, part in enumerate(parts)
+            for file in part.manifest.files
+        }
+        if any(path.startswith(SCHEME) for path in self._paths.values()):
+            sealed = frozenset(file.name for file in self._paths if file.sealed)
+            if connection.filesystem_is_registered(SCHEME):
+                connection.unregister_filesystem(SCHEME)
+            connection.register_filesystem(file_system([part.store for part in parts], keyring, sealed))
+
+    @staticmethod
+    def _path(number: int, store: Store, file: CompactedFile) -> str:
+        path = store.path(file.name)
+        return url_of(number, file.name) if path is None or file.sealed else str(path)
+
+    def select(self, wanted: Callable[[CompactedFile], bool]) -> str | None:
+        """What stands behind FROM for some files; None when there is none."""
+        paths = [literal(path) for file, path in self._paths.items() if wanted(file)]
+        return f"read_parquet([{', '.join(paths)}])" if paths else None
+
+    def lock_down(self) -> None:
+        """Nothing else can be read from now on."""
+        allowed = ", ".join(map(literal, self._paths.values()))
+        self._connection.execute(f"SET allowed_paths = [{allowed}]")
+        self._connection.execute("SET enable_external_access = false")
+        self._connection.execute("SET lock_configuration = true")
+
+
+def configure(
+    connection: duckdb.DuckDBPyConnection,
+    scratch: Path,
+    memory_limit: str,
+    *,
+    sealed: bool = False,
+    threads: int | None = None,
+) -> None:
+    """Where DuckDB may spill to, and nothing from the outside. Raises: TrafficError: no such memory limit.
+
+    Args:
+        sealed: what is spilled is encrypted, by a key that is in this process only.
+        threads: default: one a core.
+    """
     import duckdb  # noqa: PLC0415 - not installed with the gateway
 
     for setting in (
@@ -130,6 +188,8 @@ def configure(connection: duckdb.DuckDBPyConnection, scratch: Path, memory_limit
         "SET python_enable_replacements = false",
         "SET enable_progress_bar = false",
         f"SET temp_directory = {literal(str(scratch))}",
+        f"SET temp_file_encryption = {str(sealed).lower()}",
+        *([f"SET threads = {threads}"] if threads is not None else []),
     ):
         connection.execute(setting)
     try:
@@ -174,54 +234,37 @@ def _insert(connection: duckdb.DuckDBPyConnection, rows: list[tuple[Stored, AnyR
     connection.unregister("batch")
 
 
-def _hold_files(folder: Path, stack: ExitStack) -> None:
-    """Keep compactions from removing files for as long as the log is open."""
-    try:
-        file = stack.enter_context((folder / FOLDER / LOCK).open("rb"))
-    except OSError:
-        return  # nothing was compacted yet, so there is nothing to remove
-    fcntl.flock(file, fcntl.LOCK_SH)
+def _hold_files(log: LogFolder, stack: ExitStack) -> None:
+    """Keep compactions of this machine from removing files for as long as the log is open. What is in a store stays
+    for a while after it was superseded (router/log/compaction.py)."""
+    for store in (log.local, log.own):
+        path = store.path(LOCK)
+        if path is not None:
+            with suppress(OSError):  # nothing was compacted yet, so there is nothing to remove
+                fcntl.flock(stack.enter_context(path.open("rb")), fcntl.LOCK_SH)
 
 
-def _add_views(connection: duckdb.DuckDBPyConnection, folder: Path, manifest: TrafficManifest) -> None:
+def _add_views(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:
     """Views over the table `staged` and the compacted files."""
     decisions = "(SELECT * FROM staged WHERE NOT is_annotation)"
     connection.execute(f"CREATE TABLE fresh AS {stored_select(decisions)}")
     annotations = "SELECT payload, decision_id, created_s FROM staged WHERE is_annotation"
     stored = ["SELECT * FROM fresh"]
-    files = {
-        "new": [f for f in manifest.files if f.kind == "decisions" and f.columns == columns_version()],
-        "old": [f for f in manifest.files if f.kind == "decisions" and f.columns != columns_version()],
-        "annotations": [f for f in manifest.files if f.kind == "feedback"],
-    }
-    sources = {
-        name: parquet_source([folder / FOLDER / file.name for file in chosen])
-        for name, chosen in files.items() if chosen
-    }  # fmt: skip
-    if "new" in sources:
-        stored.append(f"SELECT * FROM {sources['new']}")
-    if "old" in sources:
-        stored.append(stored_select(sources["old"]))
-    for name in set(sources) & {"new", "old"}:  # a segment that was copied back, say: the compacted one counts
-        connection.execute(f"DELETE FROM fresh WHERE decision_id IN (SELECT decision_id FROM {sources[name]})")
-    if "annotations" in sources:
-        annotations += f" UNION SELECT payload, decision_id, created_s FROM {sources['annotations']}"
+    new = sources.select(lambda file: file.kind == "decisions" and file.columns == columns_version())
+    old = sources.select(lambda file: file.kind == "decisions" and file.columns != columns_version())
+    annotated = sources.select(lambda file: file.kind == "feedback")
+    if new:
+        stored.append(f"SELECT * FROM {new}")
+    if old:
+        stored.append(stored_select(old))
+    for source in filter(None, (new, old)):  # a segment that was copied back, say: the compacted one counts
+        connection.execute(f"DELETE FROM fresh WHERE decision_id IN (SELECT decision_id FROM {source})")
+    if annotated:
+        annotations += f" UNION SELECT payload, decision_id, created_s FROM {annotated}"
     connection.execute(f"CREATE VIEW records AS {records_view('(' + ' UNION ALL '.join(stored) + ')')}")
     connection.execute(f"CREATE VIEW feedback AS {annotations_view(FeedbackRecord, '(' + annotations + ')')}")
     connection.execute(f"CREATE VIEW shadows AS {annotations_view(ShadowRecord, '(' + annotations + ')')}")
     connection.execute(f"CREATE VIEW judgements AS {JUDGEMENTS_VIEW}")
-
-
-def parquet_source(paths: list[Path]) -> str:
-    """What stands behind FROM for some files."""
-    return f"read_parquet([{', '.join(literal(str(path.absolute())) for path in paths)}])"
-
-
-def _lock_down(connection: duckdb.DuckDBPyConnection, folder: Path, manifest: TrafficManifest) -> None:
-    paths = [literal(str((folder / FOLDER / file.name).absolute())) for file in manifest.files]
-    connection.execute(f"SET allowed_paths = [{', '.join(paths)}]")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
 
 
 def _rows(reader: pyarrow.RecordBatchReader) -> Iterator[tuple[Any, ...]]:

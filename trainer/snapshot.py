@@ -21,6 +21,9 @@ from typing import BinaryIO
 import msgspec
 
 from policies import compacted, traffic
+from policies.log_folder import TOMBSTONES, LogFolder, describe
+from policies.stores import FolderStore
+from policies.survey import Part, Survey, open_folder, survey
 from trainer.recipe import Recipe
 from trainer.run_folder import file_sha256, write_atomically
 from trainer.stage import Json, StageError
@@ -29,6 +32,7 @@ FOLDER = "snapshot"
 LISTING = "listing.json"
 MAX_ROUNDS = 10
 """Compactions that may remove a file while the snapshot is taken."""
+_FETCHED_BYTES = 8 * 2**20
 
 
 class LoggedFile(msgspec.Struct, frozen=True):
@@ -111,10 +115,13 @@ def _take(recipe: Recipe, folder: Path, now: Callable[[], float]) -> Snapshot:
     for _ in range(MAX_ROUNDS):
         _remove(partial)
         (partial / compacted.FOLDER).mkdir(parents=True)
-        manifest, segments = traffic.snapshot(source)
-        names = [f"{compacted.FOLDER}/{each.name}" for each in manifest.files] + segments
+        log = open_folder(source)
+        seen = survey(log)
         try:
-            files = tuple(_copy(source, partial, name) for name in names)
+            files = (
+                *(_compacted(part, file, partial) for part in seen.parts for file in part.manifest.files),
+                *(_copy(source / name, partial, name) for name in seen.segments),
+            )
         except FileNotFoundError:
             continue  # compacted meanwhile
         break
@@ -122,7 +129,7 @@ def _take(recipe: Recipe, folder: Path, now: Callable[[], float]) -> Snapshot:
         raise StageError(f"export.log_dir: {source} changes faster than it can be read, or a compacted file is gone")
     if not files:
         raise StageError(f"export.log_dir: {source} has no records; send traffic through the gateway first")
-    compacted.write_manifest(partial, msgspec.structs.replace(manifest, segments=()))
+    _describe(log, seen, partial)
     taken = Snapshot(
         log_dir=recipe.export.log_dir, taken_s=now(), evaluation_sha256=recipe.evaluate.sha256, files=files
     )
@@ -133,9 +140,40 @@ def _take(recipe: Recipe, folder: Path, now: Callable[[], float]) -> Snapshot:
     return taken
 
 
+def _describe(log: LogFolder, seen: Survey, target: Path) -> None:
+    """Make the copies a log: what counts, the names of its keys, and what was erased up to now."""
+    storage = msgspec.structs.replace(log.storage, store="", store_options={}, store_secret_env={}, instance="")
+    describe(target, storage)
+    for ledger in log.ledgers():
+        for name in ledger.names():
+            FolderStore(target / TOMBSTONES, TOMBSTONES).put(name, ledger.get(name))
+    cleaned = [set(part.manifest.tombstones) for part in seen.parts if part.manifest.files]
+    clean = set.intersection(*cleaned) if cleaned else set()
+    files = sorted(
+        (file for part in seen.parts for file in part.manifest.files), key=lambda file: (file.day, file.kind, file.name)
+    )
+    manifest = compacted.TrafficManifest(version=1, files=tuple(files), tombstones=tuple(sorted(clean)))
+    compacted.write_manifest(target / compacted.FOLDER, manifest)
+
+
+def _compacted(part: Part, file: compacted.CompactedFile, target: Path) -> LoggedFile:
+    """Link a compacted file, or fetch it from its store; encrypted ones stay encrypted."""
+    name = f"{compacted.FOLDER}/{file.name}"
+    path = part.store.path(file.name)
+    if path is not None:
+        return _copy(path, target, name)
+    ranged = part.store.ranged(file.name)
+    with (target / name).open("wb") as copy:
+        for start in range(0, ranged.size, _FETCHED_BYTES):
+            copy.write(ranged.read_at(start, min(start + _FETCHED_BYTES, ranged.size)))
+        copy.flush()
+        os.fsync(copy.fileno())
+    return LoggedFile(name, ranged.size)
+
+
 def _copy(source: Path, target: Path, name: str) -> LoggedFile:
     """Link a file that will not change any more, copy one that a gateway is writing."""
-    with (source / name).open("rb") as file:
+    with source.open("rb") as file:
         being_written = False
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -144,7 +182,7 @@ def _copy(source: Path, target: Path, name: str) -> LoggedFile:
         size = os.fstat(file.fileno()).st_size
         if not being_written:
             with contextlib.suppress(OSError):  # another file system, or one without hard links
-                os.link(source / name, target / name)
+                os.link(source, target / name)
                 return LoggedFile(name, size)
         with (target / name).open("wb") as copy:
             _copy_bytes(file, copy, size)

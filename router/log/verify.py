@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from policies.compacted import FOLDER
-from policies.traffic import Damage, Place, Reading, read, snapshot
+from policies.stores import Ranged
+from policies.survey import Part, survey
+from policies.traffic import Damage, Place, Reading, read
+
+_BLOCK_BYTES = 4 * 2**20
 
 
 def verify(folder: Path, progress: Callable[[str, int], None]) -> dict[str, Any]:
@@ -23,16 +26,17 @@ def verify(folder: Path, progress: Callable[[str, int], None]) -> dict[str, Any]
     for number, (stored, _) in enumerate(reading.placed()):
         if number % 4096 == 0:
             progress(stored.place.file, number)
-    manifest, segments = snapshot(folder)
-    damage = reading.damage + _changed_files(folder)
+    seen = survey(reading.log)
+    damage = reading.damage + _changed_files(seen.parts)
     firsts = _firsts(folder, {each.decision_id for each in reading.doubled})
     return {
         "sound": not damage and not reading.doubled,
         "decisions": reading.counts.decisions,
         "feedback": reading.counts.feedback,
         "shadows": reading.counts.shadows,
-        "segments": len(segments),
-        "compacted_files": len(manifest.files),
+        "forgotten": reading.counts.forgotten,
+        "segments": len(seen.segments),
+        "compacted_files": sum(len(part.manifest.files) for part in seen.parts),
         "unfinished_lines": reading.counts.unfinished,
         "damaged": [{"file": each.place.file, "line": each.place.line, "cause": each.cause} for each in damage],
         "doubled": [
@@ -47,20 +51,26 @@ def verify(folder: Path, progress: Callable[[str, int], None]) -> dict[str, Any]
     }
 
 
-def _changed_files(folder: Path) -> list[Damage]:
-    """Compacted files that are not what the manifest says."""
+def _changed_files(parts: list[Part]) -> list[Damage]:
+    """Compacted files that are not what their manifest says."""
     changed = []
-    for file in snapshot(folder)[0].files:
-        try:
-            with (folder / FOLDER / file.name).open("rb") as opened:
-                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-        except FileNotFoundError:
-            continue  # the reading has reported it, or a compaction has replaced it just now
-        if sha256 != file.sha256:
-            changed.append(
-                Damage(Place(f"{FOLDER}/{file.name}", 0), "the file is not the one of the manifest (sha256)")
-            )
+    for part in parts:
+        for file in part.manifest.files:
+            try:
+                sha256 = _sha256(part.store.ranged(file.name))
+            except FileNotFoundError:
+                continue  # the reading has reported it, or a compaction has replaced it just now
+            if sha256 != file.sha256:
+                place = Place(part.place(file), 0)
+                changed.append(Damage(place, "the file is not the one of the manifest (sha256)"))
     return changed
+
+
+def _sha256(ranged: Ranged) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, ranged.size, _BLOCK_BYTES):
+        digest.update(ranged.read_at(start, min(start + _BLOCK_BYTES, ranged.size)))
+    return digest.hexdigest()
 
 
 def _firsts(folder: Path, wanted: set[str]) -> dict[str, Place]:

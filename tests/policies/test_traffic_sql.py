@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from policies.base import Chunk, RequestFeatures
-from policies.compacted import read_manifest, write_manifest
+from policies.compacted import FOLDER, read_manifest, write_manifest
 from policies.judgements import judgements
 from policies.record import DecisionRecord, Draft, Grade, ShadowRecord, TokenIds
 from policies.traffic import decisions
@@ -54,7 +54,7 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
         manifest = read_manifest(tmp_path)
         files = tuple(msgspec.structs.replace(file, columns="of an earlier version") for file in manifest.files)
-        write_manifest(tmp_path, msgspec.structs.replace(manifest, files=files))
+        write_manifest(tmp_path / FOLDER, msgspec.structs.replace(manifest, files=files))
     return tmp_path
 
 

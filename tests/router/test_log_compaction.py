@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from policies import stores
 from policies.compacted import FOLDER, LOCK, read_manifest, write_manifest
 from policies.segments import SUFFIX
 from policies.traffic import TrafficError, read
-from router.log import compaction
 from router.log.compaction import compact
 from router.segments import Segment
 from tests.traffic_records import DAY_S, NOON_S, decision, judgement, write_segment
@@ -121,7 +121,7 @@ def test_crash_before_the_manifest_leaves_the_log_as_it_was(tmp_path: Path, monk
     def crash(*_: object) -> None:
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(compaction, "write_manifest", crash)
+    monkeypatch.setattr(stores, "write_manifest", crash)
     with pytest.raises(RuntimeError):
         compact(tmp_path, progress=quiet)
     monkeypatch.undo()
@@ -139,7 +139,7 @@ def test_crash_after_the_manifest_doubles_nothing(tmp_path: Path) -> None:
     shutil.copytree(tmp_path, tmp_path / "copy")
     compact(tmp_path, progress=quiet)
     shutil.copy(tmp_path / "copy" / "a.seg", tmp_path / "a.seg")  # as if it had not been removed yet
-    write_manifest(tmp_path, read_manifest(tmp_path))
+    write_manifest(tmp_path / FOLDER, read_manifest(tmp_path))
     reading = read(tmp_path)
     assert list(reading) == [decision(1), judgement(1, score=1.0)]
     assert not reading.doubled

@@ -1,0 +1,249 @@
+"""What compaction, retention and erasure share: locks, Parquet files that are written whole, manifests, leftovers.
+
+The order of the steps makes a crash harmless wherever it comes: files are written and made durable under names that no
+manifest has; then a manifest is published, which is the moment from which they count; only then what they replace is
+removed. What an interrupted run left is removed by a later one.
+"""
+
+# ruff: noqa: S608 - nothing in these statements comes from a user; names are quoted
+
+from __future__ import annotations
+
+import fcntl
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from policies.compacted import (
+    COMPACTING,
+    LOCK,
+    CompactedFile,
+    RecordKind,
+    Superseded,
+    TrafficManifest,
+    fsync_folder,
+)
+from policies.log_files import create_compacted
+from policies.log_folder import LogFolder
+from policies.stores import FolderStore, Store
+from policies.survey import Part, TrafficError
+from policies.traffic_columns import BASE_COLUMNS, columns_version, literal, stored_select
+from policies.traffic_sql import Sources, configure, connect
+
+if TYPE_CHECKING:
+    import duckdb
+
+ROW_GROUP_ROWS = 8192
+ZSTD_LEVEL = 6
+GRACE_S = 3600.0
+"""How long a file in a store outlives the manifest that named it: queries that began before may take this long."""
+_NEW = "locumnew"
+Progress = Callable[[str], None]
+
+
+@contextmanager
+def sole_writer(log: LogFolder) -> Iterator[None]:
+    """One compaction or erasure at a time. Raises: TrafficError, OSError."""
+    with ExitStack() as stack:
+        for root in {store.root for store in (log.local, log.own) if isinstance(store, FolderStore)}:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (root / LOCK).touch()
+            file = stack.enter_context((root / COMPACTING).open("wb"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise TrafficError(f"{log.path} is being compacted by another process; wait for it to end") from exc
+        yield
+
+
+class Workspace:
+    """A DuckDB connection that writes compacted files of a log."""
+
+    def __init__(self, log: LogFolder, connection: duckdb.DuckDBPyConnection) -> None:
+        self.log = log
+        self.connection = connection
+        self._target: BinaryIO | None = None
+        self._registered = False
+
+    @classmethod
+    @contextmanager
+    def opened(cls, log: LogFolder, memory_limit: str, threads: int | None = None) -> Iterator[Workspace]:
+        """Raises: TrafficError: DuckDB is missing, or no such memory limit."""
+        with tempfile.TemporaryDirectory(prefix="locum-compact-") as scratch, connect() as connection:
+            sealed = log.storage.encryption_key_env is not None
+            configure(connection, Path(scratch), memory_limit, sealed=sealed, threads=threads)
+            yield cls(log, connection)
+
+    def sources(self, part: Part) -> Sources:
+        """Raises: SealError, StoreError."""
+        return Sources(self.connection, [part], self.log.keyring)
+
+    def one(self, sql: str) -> int:
+        row = self.connection.execute(sql).fetchone()
+        assert row is not None  # noqa: S101 - an aggregate has one row
+        return int(row[0])
+
+    def write(self, store: Store, day: str, kind: RecordKind, rows: str) -> CompactedFile:
+        """One file, complete under its name in the store.
+
+        Args:
+            rows: a SELECT with `BASE_COLUMNS`.
+        Raises:
+            OSError: the disk, the store or the memory limit.
+        """
+        if kind == "decisions":
+            rows = stored_select(f"({rows})")
+        name = f"{day}-{kind}-{secrets.token_hex(4)}.parquet"
+        keyring = self.log.keyring
+        with create_compacted(store, name, keyring) as (file, stored):
+            count = self._copy(f"({rows} ORDER BY created_s, decision_id)", file, name)
+        return CompactedFile(
+            name=name, kind=kind, day=day, columns=columns_version() if kind == "decisions" else "", rows=count,
+            size_bytes=stored.size_bytes, sha256=stored.sha256, sealed=keyring is not None,
+        )  # fmt: skip
+
+    def _copy(self, rows: str, target: BinaryIO, name: str) -> int:
+        """How many rows there were. Raises: OSError."""
+        import duckdb  # noqa: PLC0415 - not installed with the gateway
+
+        if not self._registered:
+            self.connection.register_filesystem(_writing(lambda: self._target))
+            self._registered = True
+        self._target = target
+        options = (
+            f"FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS}, "
+            "USE_TMP_FILE false"
+        )
+        try:
+            row = self.connection.execute(f"COPY {rows} TO {literal(f'{_NEW}://{name}')} ({options})").fetchone()
+        except duckdb.Error as exc:  # the disk or the memory limit
+            raise OSError(f"{name}: {exc}") from exc
+        finally:
+            self._target = None
+        assert row is not None  # noqa: S101 - COPY tells how many rows it wrote
+        return int(row[0])
+
+    def take_ids(self, ids: Iterable[str]) -> None:
+        """Make them the table `doomed`."""
+        import pyarrow as pa  # noqa: PLC0415 - of the [loop] extra
+
+        batch = pa.table({"decision_id": pa.array(list(ids), pa.string())})
+        self.connection.register("ids", batch)
+        self.connection.execute("CREATE OR REPLACE TABLE doomed AS SELECT * FROM ids")
+        self.connection.unregister("ids")
+
+    def rewrite(self, part: Part, file: CompactedFile, condition: str) -> CompactedFile | None:
+        """A file without the rows that a condition holds for; itself when there are none, None when none is left."""
+        source = self.sources(part).select(lambda each: each == file)
+        doomed = self.one(f"SELECT count(*) FROM {source} WHERE {condition}")
+        if doomed in (0, file.rows):
+            return file if doomed == 0 else None
+        kept = f"SELECT {', '.join(BASE_COLUMNS)} FROM {source} WHERE NOT ({condition})"
+        return self.write(part.store, file.day, file.kind, kept)
+
+
+def _writing(target: Callable[[], BinaryIO | None]) -> Any:
+    """A file system for DuckDB whose only file is the one that is being written."""
+    from fsspec import AbstractFileSystem  # noqa: PLC0415 - of the [loop] extra, as DuckDB is
+
+    class NewFile(AbstractFileSystem):  # type: ignore[misc]
+        protocol = _NEW
+        cachable = False
+
+        def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+            return target()
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            raise FileNotFoundError(path)
+
+        def exists(self, path: str, **_: Any) -> bool:
+            return False
+
+        def glob(self, path: str, **_: Any) -> list[str]:
+            return []
+
+    return NewFile()
+
+
+def publish(
+    part: Part,
+    files: Iterable[CompactedFile],
+    *,
+    segments: Iterable[str] = (),
+    tombstones: Iterable[str] | None = None,
+    now_s: float | None = None,
+) -> Part:
+    """Make files the ones that count.
+
+    Args:
+        segments: whose records are in them.
+        tombstones: whose records are in none of them; default: those of the manifest before.
+    Raises:
+        Conflict: somebody else has published meanwhile; nothing was changed.
+        OSError: also when a new file is not in the store as it was written.
+    """
+    before, store = part.manifest, part.store
+    now_s = time.time() if now_s is None else now_s
+    ordered = tuple(sorted(files, key=lambda file: (file.day, file.kind)))
+    for file in set(ordered) - set(before.files):
+        if store.ranged(file.name).size != file.size_bytes:
+            raise OSError(f"{part.place(file)} has not the size that was written")
+    manifest = TrafficManifest(
+        version=before.version + 1,
+        files=ordered,
+        segments=tuple(segments),
+        superseded=() if isinstance(store, FolderStore) else _superseded(part, ordered, now_s),
+        tombstones=before.tombstones if tombstones is None else tuple(sorted(tombstones)),
+    )
+    if isinstance(store, FolderStore):
+        fsync_folder(store.root)
+    store.publish(manifest, before)
+    return Part(store, manifest)
+
+
+def _superseded(part: Part, files: tuple[CompactedFile, ...], now_s: float) -> tuple[Superseded, ...]:
+    """Every file that is there and does not count, what interrupted runs left included."""
+    counted = {file.name for file in files}
+    known = {each.name: each.since_s for each in part.manifest.superseded}
+    names = [name for name in part.store.names() if name.endswith(".parquet") and name not in counted]
+    return tuple(Superseded(name=name, since_s=known.get(name, now_s)) for name in names)
+
+
+def sweep(log: LogFolder, part: Part, *, now_s: float | None = None, at_once: bool = False) -> list[str]:
+    """Remove what does not count: compacted segments, replaced and unfinished files; the names of those that stay.
+
+    Files stay while somebody reads them. `at_once`: in a store, too, nothing is left to readers.
+    """
+    now_s = time.time() if now_s is None else now_s
+    if part.store.label in (log.own.label, log.local.label):
+        for name in part.manifest.segments:
+            (log.path / name).unlink(missing_ok=True)
+        fsync_folder(log.path)
+    if isinstance(part.store, FolderStore):
+        return _sweep_folder(part, part.store)
+    waiting = []
+    for each in part.manifest.superseded:
+        if at_once or each.since_s <= now_s - GRACE_S:
+            part.store.remove(each.name)
+        else:
+            waiting.append(each.name)
+    return waiting
+
+
+def _sweep_folder(part: Part, store: FolderStore) -> list[str]:
+    counted = {file.name for file in part.manifest.files}
+    left = [name for name in store.names() if name.endswith((".parquet", ".tmp")) and name not in counted]
+    if not left:
+        return []
+    with (store.root / LOCK).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return left  # a later run removes them
+        for name in left:
+            store.remove(name)
+    return []
