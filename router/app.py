@@ -36,9 +36,9 @@ from router.resilience.breaker import State
 from router.resilience.pool import Pool
 from router.resilience.routes import Routes
 from router.response_cache import ResponseCache
+from router.scrub.opening import open_log
 from router.state import open_store
 from router.students import Students
-from router.traffic_log import TrafficLog
 
 BREAKER_LEVELS: dict[State, int] = {"closed": 0, "half_open": 1, "open": 2}
 """Values of `router_breaker_state`."""
@@ -92,7 +92,7 @@ class Parts:
             for name, teacher in config.teacher.in_order()
         ]
         self.routes = Routes(self.teachers, config.resilience.retries, self.metrics)
-        self.log = TrafficLog(config.log, self.metrics) if config.log.dir else None
+        self.log = open_log(config.log, self.metrics) if config.log.dir else None
         longest_request_s = config.server.body_timeout_s + config.server.request_timeout_s
         self.generations = Generations(
             self.students.first(), drain_timeout_s=longest_request_s, on_change=self._announce

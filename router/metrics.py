@@ -142,6 +142,12 @@ class Metrics(QualityMetrics):
         self.spool_dropped = self._counter(
             "router_spool_dropped", "Answers that went out before their record was written.", ("cause",)
         )
+        self.scrubbed = self._counter(
+            "router_scrubbed", "Personal data and secrets that a placeholder replaced in the log.", ("kind",)
+        )
+        self.scrub_failures = self._counter(
+            "router_scrub_failures", "Records without texts, since these could not be scrubbed.", ("cause",)
+        )
         self.backend_up = self._gauge(
             "router_backend_up", "Whether the last probe reached the backend.", ("route",), merged="livemin"
         )
@@ -236,6 +242,7 @@ class Metrics(QualityMetrics):
             (self.hedges, product(("won", "lost", "failed"))),
             (self.spills, product(("overflow_queue", "overflow_kv", "overflow_ttft", "student_loading"))),
             (self.spool_dropped, product(("slow", "queue_full", "disk_full", "write_error"))),
+            (self.scrub_failures, product(("timeout", "too_much", "error"))),
             (self.state_errors, product(("limits", "budgets", "concurrency", "cache", "documents"))),
             (self.policy_apply_failures, product(("unreadable", "not_buildable", "not_kept"))),
             (self.cache_lookups, product(("hit", "miss"))),

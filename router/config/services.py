@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictInt, model_validator
 
-from router.config.base import Seconds, Table
+from router.config.base import Seconds, Table, WrongKey
+from router.config.scrub import ScrubConfig
 
 
 class LogConfig(Table):
@@ -25,3 +26,10 @@ class LogConfig(Table):
     max_queue_bytes: StrictInt = Field(
         64 * 2**20, ge=4096, description="Records waiting for the disk; more are dropped."
     )
+    scrub: ScrubConfig = ScrubConfig()
+
+    @model_validator(mode="after")
+    def _time_to_write(self) -> LogConfig:
+        if self.scrub.is_on and self.scrub.timeout_s >= self.write_timeout_s:
+            raise WrongKey("scrub.timeout_s", f"must be below log.write_timeout_s ({self.write_timeout_s:g})")
+        return self
