@@ -123,6 +123,9 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Time from the end of the request body to the call of the backend."""
     tenant: str = "default"
     session: str | None = None
+    subject: str | None = None
+    """Keyed hash of the person that the client names (`safety_identifier`, `user`, Anthropic's `metadata.user_id`),
+    by which `locum log forget` finds all records of one. The name itself is nowhere but in `request`."""
     tags: dict[str, str] = {}
     purpose: Purpose = "traffic"
     capture: CaptureLevel

@@ -112,6 +112,10 @@ class ChatRequest:
             levels.append("metadata")
         return strictest(*levels)
 
+    def subject(self) -> str | None:
+        """Whom the answer is for, as the client names them; the Messages dialect puts `metadata.user_id` in `user`."""
+        return subject_in(self.body.values)
+
     def prompt_texts(self) -> Iterator[str]:
         """Every text that becomes part of the prompt, in order."""
         for message in self.body.values["messages"]:
@@ -191,6 +195,12 @@ class ChatRequest:
         if found is None:
             return None
         return tuple(Chunk(text=storable(c.text), score=c.score, id=c.id and storable(c.id)) for c in found)
+
+
+def subject_in(values: Mapping[str, Any]) -> str | None:
+    """`safety_identifier`, else what it has replaced, `user`."""
+    given = values.get("safety_identifier") or values.get("user")
+    return given if isinstance(given, str) else None
 
 
 def storable(text: str) -> str:

@@ -244,6 +244,7 @@ class Outcomes:
             overhead_s=_overhead_s(state, now_s),
             tenant=state.tenant.name if state.tenant is not None else DEFAULT_TENANT,
             session=evaluation.features.session if evaluation else None,
+            subject=self._log.subject_of(request.subject()) if self._log is not None and request else None,
             tags=evaluation.features.tags if evaluation else {},
             purpose=(request.directives.purpose if request else None) or "traffic",
             capture=capture,

@@ -18,6 +18,9 @@ from policies.segments import SUFFIX
 
 logger = logging.getLogger(__name__)
 
+ROTATE = "rotate"
+"""Whoever touches this file in the folder asks all gateways to let go of the segments that they are writing."""
+
 
 def repair_torn_tails(folder: Path) -> int:
     """Cut the unfinished last line off segments that no living process writes.
@@ -63,6 +66,13 @@ def _sound_end(file: BinaryIO) -> int:
     return 0
 
 
+def ask_to_rotate(folder: Path) -> None:
+    """Every gateway that writes here begins a new segment within its `log.fsync_interval_s`. Raises: OSError."""
+    path = folder / ROTATE
+    path.touch(mode=0o600)
+    os.utime(path)
+
+
 class Segment:
     """The file that one thread appends to and another one fsyncs; a new file starts at `limit_bytes`.
 
@@ -79,10 +89,12 @@ class Segment:
         self._size = 0
         self._lock = threading.Lock()
         self._dirty = False
+        self._asked_ns = 0
 
     def prepare(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         repair_torn_tails(self._folder)
+        self.is_asked_to_rotate()
         self._open()
 
     def write(self, data: bytes) -> None:
@@ -127,6 +139,20 @@ class Segment:
         """To be called when both threads have ended."""
         self._set_descriptor(-1)
         self.sync()
+
+    def is_asked_to_rotate(self) -> bool:
+        """Whether somebody has asked since this was called last; for the thread that fsyncs."""
+        try:
+            asked_ns = (self._folder / ROTATE).stat().st_mtime_ns
+        except OSError:
+            return False
+        news, self._asked_ns = asked_ns != self._asked_ns, asked_ns
+        return news
+
+    def rotate(self) -> None:
+        """Begin a new file; for the thread that writes. Raises: OSError: the present one goes on."""
+        if self._size:
+            self._open()
 
     def _open(self) -> None:
         while (descriptor := self._created()) is None:

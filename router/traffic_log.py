@@ -12,14 +12,20 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import queue
 import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 
+from policies.log_folder import describe, read_storage
+from policies.sealing import Keyring, RecordSealer, SealError
 from policies.segments import FRAME_OVERHEAD_BYTES, frame
+from policies.stores import StoreError
+from policies.tombstones import NO_KEY, LedgerError, subject_keys
 from router.config import ConfigError, LogConfig
 from router.metrics import Metrics
 from router.segments import Segment
@@ -61,6 +67,10 @@ class Batch:
         self._waiting.clear()
 
 
+class Rotation:
+    """Takes the place of a batch: begin a new segment."""
+
+
 class TrafficLog:
     """Writes decision records. One instance a process; start and stop it inside the event loop.
 
@@ -68,10 +78,13 @@ class TrafficLog:
     wakes the writing thread seldom and an idle one waits for nothing. The event loop itself never touches the file.
     """
 
-    def __init__(self, config: LogConfig, metrics: Metrics) -> None:
+    def __init__(self, config: LogConfig, metrics: Metrics, environ: Mapping[str, str] = os.environ) -> None:
         self._config = config
         self._metrics = metrics
-        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._environ = environ
+        self._sealer: RecordSealer | None = None
+        self._subject_key = NO_KEY
+        self._queue: queue.SimpleQueue[Batch | Rotation | None] = queue.SimpleQueue()
         self._batches: deque[Batch] = deque()
         """What is not written yet, oldest first."""
         self._writing = False
@@ -88,14 +101,35 @@ class TrafficLog:
     async def start(self) -> None:
         """Repair what a crash left, open a segment, start the threads. Raises: OSError."""
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self.segment.prepare)
+        await asyncio.to_thread(self._prepare)
         for target in (self._write_batches, self._fsync_regularly):
             thread = threading.Thread(target=target, name=f"traffic-log-{target.__name__}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
+    def _prepare(self) -> None:
+        self._take_keys()
+        describe(Path(self._config.dir), self._config.storage())
+        self.segment.prepare()
+
+    def _take_keys(self) -> None:
+        """Raises: ConfigError."""
+        config = self._config
+        try:
+            self._subject_key = subject_keys(config.subject_key_env, self._environ)[0]
+            if config.encryption_key_env is not None:
+                self._sealer = RecordSealer(Keyring.from_environment(config.encryption_key_env, self._environ))
+            read_storage(Path(config.dir))
+        except (SealError, LedgerError, StoreError) as exc:
+            raise ConfigError("log", [str(exc)]) from exc
+
+    def subject_of(self, name: str | None) -> str | None:
+        """What a record says about whom it is for."""
+        return self._subject_key.hash(name) if name else None
+
     def check(self) -> None:
-        """Raises: ConfigError when the folder cannot be written."""
+        """Raises: ConfigError when the folder cannot be written, or a key is missing or wrong."""
+        self._take_keys()
         folder = Path(self._config.dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -177,9 +211,14 @@ class TrafficLog:
     def _write_batches(self) -> None:
         complained_at_s = float("-inf")
         while (batch := self._queue.get()) is not None:
+            if isinstance(batch, Rotation):
+                self._rotate()
+                continue
             cause = None
             try:
-                self.segment.write(b"".join(map(frame, batch.payloads)))
+                sealer = self._sealer
+                payloads = batch.payloads if sealer is None else map(sealer, batch.payloads)
+                self.segment.write(b"".join(map(frame, payloads)))
                 batch.written = True
             except OSError as exc:
                 cause = "disk_full" if exc.errno in FULL_DISK else "write_error"
@@ -192,3 +231,11 @@ class TrafficLog:
     def _fsync_regularly(self) -> None:
         while not self._stopped.wait(self._config.fsync_interval_s):
             self.segment.sync()
+            if self.segment.is_asked_to_rotate():
+                self._queue.put(Rotation())
+
+    def _rotate(self) -> None:
+        try:
+            self.segment.rotate()
+        except OSError as exc:
+            logger.error("traffic log: no new segment could be begun: %s", exc.strerror)

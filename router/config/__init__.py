@@ -137,6 +137,7 @@ class Config(Table):
             ("auth.keys_env", self.auth.keys_env if self.auth else None),
             ("auth.admin_key_env", self.auth.admin_key_env if self.auth else None),
             ("state.password_env", self.state.password_env),
+            *self.log.storage_env_names(),
         ]
         return [(key, name) for key, name in named if name is not None]
 

@@ -6,11 +6,12 @@ from typing import Literal
 
 from pydantic import Field, StrictInt, model_validator
 
-from router.config.base import Seconds, Table, WrongKey
+from router.config.base import Seconds, WrongKey
 from router.config.scrub import ScrubConfig
+from router.config.storage import LogStorageConfig
 
 
-class LogConfig(Table):
+class LogConfig(LogStorageConfig):
     """The traffic log: one decision record a request."""
 
     dir: str = Field("traffic", description='Folder of the segments; "" turns the log off.')

@@ -11,6 +11,7 @@ import msgspec
 
 from policies.base import RequestFeatures, Signal
 from policies.chain import PolicyChain
+from policies.log_folder import keyring_of
 from policies.record import DecisionRecord, decode, is_annotation
 from policies.segments import SUFFIX, read_segment
 
@@ -68,8 +69,9 @@ async def _effect(folder: Path, before: PolicyChain, after: PolicyChain, limit: 
 def last_decisions(folder: Path, limit: int) -> Iterator[DecisionRecord]:
     """The newest records with features that no client decided itself, from segments, in no order. Raises: OSError."""
     found = 0
+    keyring = keyring_of(folder)
     for path in newest_segments(folder):
-        records = [record for record in map(_decision, read_segment(path)) if record is not None]
+        records = [record for record in map(_decision, read_segment(path, keyring)) if record is not None]
         for record in reversed(records):
             if found == limit:
                 return

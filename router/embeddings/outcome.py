@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from policies.base import RouteDecision
 from policies.record import SCHEMA_VERSION, CaptureLevel, DecisionRecord, Outcome, Usage, encode, strictest
 from router.admission import DEFAULT_TENANT, Permit, Tenant
-from router.chat import storable
+from router.chat import storable, subject_in
 from router.config import Config
 from router.embeddings.request import EmbeddingRequest
 from router.errors import ShuttingDown
@@ -113,6 +113,7 @@ class EmbeddingOutcomes:
             overhead_s=(state.called_s if state.called_s is not None else now_s) - start_s,
             tenant=tenant.name if tenant is not None else DEFAULT_TENANT,
             session=storable(session) if session else None,
+            subject=self._log.subject_of(subject_in(request.body.values)) if self._log and request else None,
             tags={storable(key): storable(value) for key, value in tags.items()},
             purpose="embedding",
             capture=self.capture_of(state),
