@@ -95,7 +95,9 @@ class Monitor(msgspec.Struct):
     """Whose answers are compared; another one needs another reference."""
     reference: Summary = msgspec.field(default_factory=Summary)
     started_s: float = 0.0
-    """When the reference was begun."""
+    """When this student was first seen."""
+    asked_s: float = 0.0
+    """When somebody last asked for a new reference: older ones do not count any more."""
     fixed_s: float | None = None
     """When the reference was complete; None: it is still being collected."""
     panes: list[Summary] = []
@@ -109,15 +111,25 @@ class Monitor(msgspec.Struct):
     """Of the last look, the strongest of each detector."""
 
     def restart(self, student: str, now_s: float) -> None:
-        """Collect a new reference, for a new student or on request."""
-        fresh = Monitor(student=student, started_s=now_s)
-        for name in self.__struct_fields__:
-            setattr(self, name, getattr(fresh, name))
+        """Collect a new reference; for another student the one of a file may be used."""
+        asked_s = now_s if student == self.student else self.asked_s
+        self._replace(Monitor(student=student, started_s=now_s, asked_s=asked_s))
 
     def use(self, reference: Summary, fixed_s: float) -> None:
         """Compare with this from now on, and with what comes from now on."""
-        self.restart(self.student, fixed_s)
-        self.reference, self.fixed_s = reference, fixed_s
+        self._replace(
+            Monitor(
+                student=self.student,
+                started_s=self.started_s,
+                asked_s=self.asked_s,
+                reference=reference,
+                fixed_s=fixed_s,
+            )
+        )
+
+    def _replace(self, fresh: Monitor) -> None:
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(fresh, name))
 
     def take(self, summary: Summary, calibration: Calibration, *, now_s: float, sizes: Sizes) -> bool:
         """Add what was counted since the last time; whether the findings were made anew."""

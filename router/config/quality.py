@@ -10,6 +10,7 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 from router.addresses import plain_http_url
 from router.config.backends import StudentConfig, TeacherConfig
 from router.config.base import EnvName, ModelName, Price, Seconds, Table, TokenPrices, WrongKey
+from router.config.drift import DriftConfig, RegressionConfig
 from router.config.tls import BackendTlsConfig
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
@@ -136,6 +137,8 @@ class QualityConfig(Table):
     shadow: ShadowConfig = ShadowConfig()
     graders: tuple[GraderConfig, ...] = Field((), description="Who grades; none: answers are kept ungraded.")
     judge: JudgeConfig | None = None
+    drift: DriftConfig = DriftConfig()
+    regression: RegressionConfig | None = None
 
     @model_validator(mode="after")
     def _judge_is_there(self) -> Self:

@@ -7,11 +7,13 @@ from itertools import product
 from typing import Literal, get_args
 
 from msgspec.structs import asdict
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import Counter
 
 from policies.base import Route
 from policies.intervals import Moments
+from policies.quality import counted
 from policies.record import ShadowRecord, ShadowStatus
+from router.quality.drift_metrics import DriftMetrics
 
 Source = Literal["shadow", "feedback"]
 CallOutcome = Literal["ok", "unparsed", "error", "timeout", "skipped_budget"]
@@ -19,12 +21,11 @@ Position = Literal["first", "second"]
 ROUTES: tuple[Route, ...] = get_args(Route)
 
 
-class QualityMetrics:
+class QualityMetrics(DriftMetrics):
     """A part of `Metrics`."""
 
-    registry: CollectorRegistry
-
     def _define_quality(self) -> None:
+        self._define_drift()
         self.shadow = self._quality_counter(
             "router_shadow", "Requests drawn for the other model, by how that ended.", ("asked", "outcome")
         )
@@ -69,11 +70,11 @@ class QualityMetrics:
                 counter.labels(*labels)
 
     def observe_shadow(self, record: ShadowRecord) -> None:
-        """Count one drawn request; of its grades the first with a score."""
+        """Count one drawn request, and of its grades the one that counts."""
         self.shadow.labels(record.asked, record.status).inc()
         if record.cost_usd is not None:
             self.shadow_cost.labels(record.asked).inc(record.cost_usd)
-        first = next((grade for grade in record.grades if (grade.student, grade.teacher) != (None, None)), None)
+        first = counted(record.grades)
         if first is None:
             return
         for route in ROUTES:
