@@ -1,19 +1,23 @@
-"""The client's side of one HTTP exchange: reads the body, notices that the client left, sends the answer."""
+"""One HTTP exchange on the hot path: reads the body, notices that the client left, sends the answer.
+
+The server's protocol makes it and feeds it (router/protocol.py). It writes to the transport itself: a layer of messages
+between the two, as ASGI has it, would cost every request a task, and every event of a stream three calls.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from typing import Any
+
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from router.errors import BodyTooLarge
 from router.http_client import Headers
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 HEARTBEAT = b": waiting for the answer\n\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class ClientGone(Exception):
@@ -21,17 +25,80 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """One request and its response, on raw ASGI."""
+    """One request and its response."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.headers: Headers = scope["headers"]
-        self.path: str = scope["path"]
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        flow: FlowControl,
+        *,
+        headers: Headers,
+        date: Headers = [],  # noqa: B006 - never changed
+        keep_alive: bool = True,
+        chunked: bool = True,
+        expects_continue: bool = False,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            flow: of the connection; says when the client reads too slowly.
+            date: headers of every response.
+            chunked: False for HTTP/1.0, whose responses without a length end with their connection.
+            on_end: called behind the last byte.
+        """
+        self.headers = headers
         self.started = False
         self.client_gone = False
-        self._receive = receive
-        self._send = send
-        self._watcher: asyncio.Task[None] | None = None
+        """The client left while it was watched: the task was cancelled for that."""
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self._transport = transport
+        self._flow = flow
+        self._date = date
+        self._chunked = chunked
+        self._frames = False
+        """Whether the response goes out in chunks."""
+        self._expects_continue = expects_continue
+        self._on_end = on_end
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._unread_bytes = 0
+        self._whole = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._watched: asyncio.Task[Any] | None = None
         self._heartbeats: asyncio.Task[None] | None = None
+
+    # Called by the protocol
+
+    def feed(self, data: bytes) -> None:
+        """A part of the body has come."""
+        self._body.append(data)
+        self._body_bytes += len(data)
+        self._unread_bytes += len(data)
+        if self._unread_bytes > HIGH_WATER_LIMIT:
+            self._flow.pause_reading()
+        self._wake()
+
+    def complete(self) -> None:
+        """The body has come to its end."""
+        self._whole = True
+        self._wake()
+
+    def disconnect(self) -> None:
+        """The client has left, or has sent what cannot be read on."""
+        self.disconnected = True
+        self._wake()
+        if self._watched is not None and not self.response_complete:
+            self.client_gone = True
+            self._watched.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # The request
 
     def header(self, name: bytes) -> bytes | None:
         for key, value in self.headers:
@@ -45,40 +112,36 @@ class Exchange:
         Raises:
             BodyTooLarge, ClientGone.
         """
-        declared = self.header(b"content-length")
-        if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
-            raise BodyTooLarge(limit_bytes)
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > limit_bytes:
+        if not self._whole:
+            declared = self.header(b"content-length")
+            if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
                 raise BodyTooLarge(limit_bytes)
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if self._expects_continue and not self._transport.is_closing():
+                self._transport.write(CONTINUE)
+        while True:
+            if self.disconnected:
+                raise ClientGone
+            if self._body_bytes > limit_bytes:
+                raise BodyTooLarge(limit_bytes)
+            self._unread_bytes = 0
+            self._flow.resume_reading()  # also behind the end of the body: else nobody sees the client leave
+            if self._whole:
+                body, self._body = self._body, []
+                return body[0] if len(body) == 1 else b"".join(body)
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     def watch(self) -> None:
         """From now on a client that leaves cancels the current task, and `client_gone` says so."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - ASGI servers run every request in a task
-        self._watcher = asyncio.create_task(self._watch(task))
-
-    async def _watch(self, task: asyncio.Task[Any]) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.client_gone = True
-        task.cancel()
+        self._watched = asyncio.current_task()
+        if self.disconnected:
+            self.disconnect()
 
     def stop_watching(self) -> None:
-        """To be called before the last byte: the end of the response looks like a disconnect."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            self._watcher = None
+        """The answer is there: a client that leaves now cancels nothing."""
+        self._watched = None
+
+    # Heartbeats
 
     def begin_heartbeats(self, interval_s: float, headers: Callable[[], Headers]) -> None:
         """Comments for a client, or a proxy before it, that gives up on a silent stream.
@@ -92,8 +155,7 @@ class Exchange:
         while True:
             await asyncio.sleep(interval_s)
             if not self.started:
-                self.started = True
-                await self._send({"type": "http.response.start", "status": 200, "headers": headers()})
+                self._send_head(200, headers())
             await self.write(HEARTBEAT)
 
     @property
@@ -107,26 +169,78 @@ class Exchange:
             task.cancel()
             await asyncio.wait({task})  # not `await task`: the caller's own cancellation must stay one
 
+    # The response
+
     async def start(self, status: int, headers: Headers) -> None:
         """The head of the response; nothing, where heartbeats have sent it."""
         if self._heartbeats is not None:
             await self.stop_heartbeats()
-        if self.started:
-            return
-        self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        if not self.started:
+            self._send_head(status, headers)
+
+    @property
+    def clogged(self) -> bool:
+        """Whether the client reads too slowly for more to be sent."""
+        return self._flow.write_paused and not self.disconnected
 
     async def write(self, data: bytes) -> None:
         """Part of the body. Waits while the client reads slowly: this is the stream's backpressure."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if self._flow.write_paused and not self.disconnected:
+            await self._flow.drain()
+        self.put(data)
+
+    def put(self, data: bytes) -> None:
+        """`write` without the wait, for who has looked at `clogged`."""
+        if not self.disconnected and data:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._frames else data)
 
     async def end(self, data: bytes = b"") -> None:
         """The last part of the body."""
-        self.stop_watching()
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        if self._flow.write_paused and not self.disconnected:
+            await self._flow.drain()
+        self._watched = None
+        if self._frames:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        self._send_last(data)
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole response."""
+        if self._heartbeats is not None:
+            await self.stop_heartbeats()
+        if self.started:
+            await self.end(body)
+            return
+        self.started = True
+        if self._flow.write_paused and not self.disconnected:
+            await self._flow.drain()
+        self._watched = None
         length = (b"content-length", b"%d" % len(body))
-        await self.start(status, [*headers, length])
-        await self.end(body)
+        self._send_last(self._head(status, [*headers, length]) + body)
+
+    def _send_head(self, status: int, headers: Headers) -> None:
+        self.started = True
+        if self._chunked:
+            self._frames = True
+            headers = [*headers, (b"transfer-encoding", b"chunked")]
+        if not self.disconnected:
+            self._transport.write(self._head(status, headers))
+
+    def _head(self, status: int, headers: Headers) -> bytes:
+        """Raises: RuntimeError: a header has a line break, which would begin another header or the body."""
+        self.response_started = True
+        headers = [*self._date, *headers]
+        if not self.keep_alive:
+            headers.append((b"connection", b"close"))
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        if not lines.count(b"\n") == lines.count(b"\r") == len(headers):
+            raise RuntimeError("a header has a line break")
+        return b"%b%b\r\n" % (STATUS_LINE[status], lines)
+
+    def _send_last(self, data: bytes) -> None:
+        if self.disconnected:
+            return
+        self._transport.write(data)
+        self.response_complete = True
+        if not self.keep_alive:
+            self._transport.close()
+        self._on_end()

@@ -25,7 +25,7 @@ from router.delivery import Delivery, answer_headers, stream_head
 from router.dialects.base import Dialect
 from router.endings import CLIENT_CLOSED_REQUEST, error_headers, outcome_of, too_slow, unavailable
 from router.errors import BackendError, BudgetSpent, LocumError, Overloaded, ShuttingDown, UnsupportedEncoding
-from router.exchange import ClientGone, Exchange, Receive, Scope, Send
+from router.exchange import ClientGone, Exchange
 from router.generations import Generations
 from router.metrics import Metrics
 from router.outcome import Outcomes, RequestState, expected_usage
@@ -33,6 +33,7 @@ from router.resilience.attempts import Attempts
 from router.resilience.deadline import Deadline
 from router.resilience.routes import Routes
 from router.response_cache import ResponseCache
+from router.time_limit import TimeLimit
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +43,20 @@ DRAIN_S = 2.0
 
 
 class Endpoint:
-    """One dialect of the gateway, on raw ASGI."""
+    """One dialect of the gateway."""
 
     def __init__(self, gateway: Gateway, dialect: Dialect) -> None:
         self.path = dialect.path
         self._gateway = gateway
         self._dialect = dialect
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        return self._gateway.serve(Exchange(scope, receive, send), self._dialect)  # each frame would pass a coroutine
+    def serve(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
+        """One request and its response."""
+        return self._gateway.serve(exchange, self._dialect)  # no coroutine of its own: each frame would pass it
 
 
 class Gateway:
-    """Serves requests. `endpoint` makes the ASGI endpoint of a dialect, and `router/app.py` wires it."""
+    """Serves requests. `endpoint` makes the endpoint of a dialect, and `router/app.py` wires it."""
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class Gateway:
         self._inflight = 0
 
     def endpoint(self, dialect: Dialect) -> Endpoint:
-        """The ASGI endpoint of a dialect."""
+        """The endpoint of a dialect."""
         return Endpoint(self, dialect)
 
     async def serve(self, exchange: Exchange, dialect: Dialect) -> None:
@@ -91,7 +93,7 @@ class Gateway:
         self._inflight += 1
         self._metrics.inflight.inc()
         try:
-            async with asyncio.timeout(self._server.body_timeout_s) as limit:
+            with TimeLimit.of(self._server.body_timeout_s) as limit:
                 await self._serve(exchange, state, limit)
         except LocumError as error:
             await self._end_with(error, exchange, state)
@@ -123,7 +125,7 @@ class Gateway:
         while self._inflight and time.monotonic() < deadline_s:  # noqa: ASYNC110 - an event would cost every request
             await asyncio.sleep(0.01)
 
-    async def _serve(self, exchange: Exchange, state: RequestState, limit: asyncio.Timeout) -> None:
+    async def _serve(self, exchange: Exchange, state: RequestState, limit: TimeLimit) -> None:
         server, bounds = self._server, state.generation.document.server
         tenant = state.tenant = self._admission.authenticate(exchange.headers)
         if self._inflight > bounds.max_inflight_requests + server.max_queued_requests:
@@ -133,7 +135,7 @@ class Gateway:
         data = await exchange.read_body(limit_bytes=bounds.max_body_bytes)
         state.body_read_s = time.monotonic()
         state.deadline = Deadline(asyncio.get_running_loop().time() + server.request_timeout_s)
-        limit.reschedule(state.deadline.at_s)
+        limit.move_to(state.deadline.at_s)
         exchange.watch()
         request = state.request = state.dialect.parse(data, exchange.headers)
         tenant.check_model(request.model)

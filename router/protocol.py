@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+import math
+import urllib.parse
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from router.errors import InvalidRequest, error_body
+from router.exchange import Exchange
+from router.http_client import Headers
 
 logger = logging.getLogger(__name__)
 
@@ -23,15 +29,31 @@ LINGER_S = 2.0
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 
+class HotEndpoint(Protocol):
+    """An endpoint that is served without ASGI."""
+
+    path: str
+
+    def serve(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
+        """One request and its response."""
+
+
+FindHot = Callable[[str, Headers], HotEndpoint | None]
+"""Whose a POST with this path and these headers is; None: the ASGI application's."""
+
+
 class ClientProtocol(HttpToolsProtocol):
     """One client connection. uvicorn makes it, so what it is configured with stands on the class: see `configured`.
 
-    What it adds to its base: an offered upgrade (h2c, websocket) is ignored as RFC 9110 allows, where httptools would
-    take the body for the other protocol; a head has a greatest size and a longest time; HTTP/1.0 gets no chunks.
+    What it adds to its base: hot endpoints get an `Exchange` instead of ASGI; an offered upgrade (h2c, websocket) is
+    ignored as RFC 9110 allows, where httptools would take the body for the other protocol; a head has a greatest size
+    and a longest time; HTTP/1.0 gets no chunks.
     """
 
     head_timeout_s = 30.0
     idle_grace_s = 1.0
+    cycle: RequestResponseCycle | HotCycle  # type: ignore[assignment]
+    find_hot: FindHot = staticmethod(lambda path, headers: None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,6 +63,9 @@ class ClientProtocol(HttpToolsProtocol):
         self._chunk_bytes = 0
         self._pending_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_since_s = math.inf
+        """Loop time of the end of the last answer; inf while a request is there or on its way."""
         self._draining = False
 
     # asyncio's callbacks
@@ -51,12 +76,17 @@ class ClientProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        cycle, self.cycle = self.cycle, None  # type: ignore[assignment]  # the base knows only its own
+        if cycle is not None:
+            _disconnect(cycle)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._unset_keepalive_if_required()
+        self._idle_since_s = math.inf
         self._chunk_bytes = len(data)
         self._progress = False
         try:
@@ -121,22 +151,94 @@ class ClientProtocol(HttpToolsProtocol):
             return
         if self._head_timer is not None:
             self._stop_head_timer()
-        super().on_headers_complete()
+        endpoint = None
+        if self.parser.get_method() == b"POST":
+            endpoint = self.find_hot(self._path(), self.headers)
+        if endpoint is not None:
+            self._begin_exchange(endpoint)
+        else:
+            super().on_headers_complete()
+            if self.scope["http_version"] == "1.0":
+                _send_unframed(self.cycle)  # type: ignore[arg-type]  # the base has just made it
         self.headers = []  # the request keeps its list; what follows are trailers, which must not pass for headers
         self._progress = True
         if self._draining:
             self.cycle.keep_alive = False
-        if self.scope["http_version"] == "1.0":
-            _send_unframed(self.cycle)
+
+    def _path(self) -> str:
+        """Of the request, without its query. Raises: HttpParserInvalidURLError."""
+        path = httptools.parse_url(self.url).path.decode("ascii")
+        return urllib.parse.unquote(path) if "%" in path else path
+
+    def _begin_exchange(self, endpoint: HotEndpoint) -> None:
+        """Serve a request of a hot endpoint, behind those of the same connection that came before it."""
+        version = self.parser.get_http_version()
+        exchange = HotCycle(
+            self.transport,
+            self.flow,
+            endpoint,
+            self.scope,
+            headers=self.headers,
+            date=self.server_state.default_headers,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            chunked=version != "1.0",
+            expects_continue=self.expect_100_continue,
+            on_end=self.on_response_complete,
+        )
+        before, self.cycle = self.cycle, exchange
+        if before is None or before.response_complete:
+            self._start_asgi_task(exchange, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle | HotCycle, app: Any) -> None:
+        if not isinstance(cycle, HotCycle):
+            super()._start_asgi_task(cycle, app)
+            return
+        task = self.loop.create_task(cycle.endpoint.serve(cycle))
+        self.tasks.add(task)
+        task.add_done_callback(cycle.served)
+        task.add_done_callback(self.tasks.discard)
 
     def on_body(self, body: bytes) -> None:
-        if not self.cycle.response_complete:
-            self._progress = True
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        self._progress = True
+        if isinstance(cycle, HotCycle):
+            cycle.feed(body)
+        else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._offers_upgrade:
+        if self._offers_upgrade:
+            return
+        if isinstance(self.cycle, HotCycle):
+            self.cycle.complete()
+        else:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The base sets a timer for every answer; here one looks now and then when the last one ended."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            return
+        self._idle_since_s = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_when_idle)
+
+    def _close_when_idle(self) -> None:
+        left_s = self.timeout_keep_alive - max(0.0, self.loop.time() - self._idle_since_s)
+        if left_s > 0:
+            self._idle_timer = self.loop.call_later(left_s, self._close_when_idle)
+        elif not self.transport.is_closing():
+            self.transport.close()
 
     def _check_head(self) -> None:
         """Raises: HeadTooLarge."""
@@ -186,8 +288,7 @@ class ClientProtocol(HttpToolsProtocol):
             if self.cycle.response_started or self.pipeline or self._in_head():
                 self.transport.close()
                 return
-            self.cycle.disconnected = True  # the endpoint waits for the rest of this very request
-            self.cycle.message_event.set()
+            _disconnect(self.cycle)  # the endpoint waits for the rest of this very request
         body = error_body(error)
         self.transport.write(
             b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
@@ -230,9 +331,40 @@ class AmbiguousHead(InvalidRequest):
         super().__init__(message, code="invalid_http")
 
 
-def configured(*, head_timeout_s: float, idle_grace_s: float) -> type[ClientProtocol]:
+class HotCycle(Exchange):
+    """An exchange in the place where the server's base has its own kind of request."""
+
+    def __init__(
+        self, transport: asyncio.Transport, flow: FlowControl, endpoint: HotEndpoint, scope: Any, **options: Any
+    ) -> None:
+        """
+        Args:
+            scope: the server's; only its identity matters.
+            options: as for `Exchange`.
+        """
+        super().__init__(transport, flow, **options)
+        self.endpoint = endpoint
+        self.scope = scope
+
+    def served(self, task: asyncio.Task[None]) -> None:
+        """The endpoint has returned; an answer of which a part is missing ends with the connection."""
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a hot endpoint failed", exc_info=task.exception())
+        if not self.response_complete and not self.disconnected:
+            self._transport.close()
+
+
+def _disconnect(cycle: RequestResponseCycle | HotCycle) -> None:
+    if isinstance(cycle, HotCycle):
+        cycle.disconnect()
+    else:
+        cycle.disconnected = cycle.disconnected or not cycle.response_complete
+        cycle.message_event.set()
+
+
+def configured(*, head_timeout_s: float, idle_grace_s: float, find_hot: FindHot) -> type[ClientProtocol]:
     """The protocol class for `uvicorn.Config(http=...)`."""
-    values = {"head_timeout_s": head_timeout_s, "idle_grace_s": idle_grace_s}
+    values = {"head_timeout_s": head_timeout_s, "idle_grace_s": idle_grace_s, "find_hot": staticmethod(find_hot)}
     return type("ConfiguredClientProtocol", (ClientProtocol,), values)
 
 

@@ -101,7 +101,9 @@ def build(
         uvicorn.Config(
             app,
             loop="asyncio" if sys.platform == "win32" else "uvloop",
-            http=protocol.configured(head_timeout_s=config.body_timeout_s, idle_grace_s=config.idle_grace_s),
+            http=protocol.configured(
+                head_timeout_s=config.body_timeout_s, idle_grace_s=config.idle_grace_s, find_hot=app.find_hot
+            ),
             ws="none",
             lifespan="on",
             log_config=None,

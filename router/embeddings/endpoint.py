@@ -25,12 +25,13 @@ from router.embeddings.request import EmbeddingRequest
 from router.encoder import EncoderUnavailable
 from router.endings import CLIENT_CLOSED_REQUEST, error_headers, outcome_of, too_slow
 from router.errors import InvalidRequest, LocumError, Overloaded, ShuttingDown, UnsupportedEncoding, error_body
-from router.exchange import ClientGone, Exchange, Receive, Scope, Send
+from router.exchange import ClientGone, Exchange
 from router.generations import Generations
 from router.http_client import Headers
 from router.metrics import Metrics
 from router.resilience.deadline import Deadline
 from router.resilience.pool import OnBreaker, Pool
+from router.time_limit import TimeLimit
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def open_model(
 
 
 class Embeddings:
-    """The ASGI endpoint."""
+    """The endpoint."""
 
     path = outcome.PATH
 
@@ -105,14 +106,13 @@ class Embeddings:
         self._ids = DecisionIds()
         self._inflight = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, exchange: Exchange) -> None:
         """Serve one request, and end it in exactly one record whatever happens."""
-        exchange = Exchange(scope, receive, send)
         state = EmbeddingState(self._ids.next(), time.monotonic(), self._generations.current)
         self._inflight += 1
         self._metrics.inflight.inc()
         try:
-            async with asyncio.timeout(self._server.body_timeout_s) as limit:
+            with TimeLimit.of(self._server.body_timeout_s) as limit:
                 await self._serve(exchange, state, limit)
         except LocumError as error:
             await self._end_with(error, exchange, state)
@@ -141,7 +141,7 @@ class Embeddings:
         while self._inflight and time.monotonic() < deadline_s:  # noqa: ASYNC110 - as in the gateway
             await asyncio.sleep(0.01)
 
-    async def _serve(self, exchange: Exchange, state: EmbeddingState, limit: asyncio.Timeout) -> None:
+    async def _serve(self, exchange: Exchange, state: EmbeddingState, limit: TimeLimit) -> None:
         server, bounds = self._server, state.generation.document.server
         tenant = state.tenant = self._admission.authenticate(exchange.headers)
         if self._model is None:
@@ -155,7 +155,7 @@ class Embeddings:
         data = await exchange.read_body(limit_bytes=bounds.max_body_bytes)
         state.body_read_s = time.monotonic()
         deadline = Deadline(asyncio.get_running_loop().time() + server.request_timeout_s)
-        limit.reschedule(deadline.at_s)
+        limit.move_to(deadline.at_s)
         exchange.watch()
         request = state.request = EmbeddingRequest.parse(
             data, exchange.headers, known_models=self._known, max_inputs=self._table.max_inputs
