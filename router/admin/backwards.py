@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from policies.record import is_annotation
+from policies.sealing import Keyring
 from policies.segments import payload_of
 
 BLOCK_BYTES = 256 * 1024
@@ -44,15 +45,18 @@ class Found(NamedTuple):
     payload: bytes
 
 
-def newest_first(folder: Path, names: list[str], before_s: float = float("inf")) -> Iterator[Found]:
+def newest_first(
+    folder: Path, names: list[str], before_s: float = float("inf"), *, keyring: Keyring | None = None
+) -> Iterator[Found]:
     """The decision records of some segments, sorted by the time at which they ended, from `before_s` on backwards;
     some that ended up to `SLACK_S` later may come first.
 
     Raises:
         FileNotFoundError: a compaction took one of them; start again with what it left.
+        SealError: they are encrypted, and the key is missing.
     """
     held: list[tuple[float, int, bytes]] = []
-    for number, found in enumerate(_merged(folder, names, before_s)):
+    for number, found in enumerate(_merged(folder, names, before_s, keyring)):
         entry = (-found.ended_s, number, found.payload)
         if len(held) < REORDERED:
             heapq.heappush(held, entry)
@@ -63,7 +67,7 @@ def newest_first(folder: Path, names: list[str], before_s: float = float("inf"))
         yield Found(-negative_s, payload)
 
 
-def _merged(folder: Path, names: list[str], before_s: float) -> Iterator[Found]:
+def _merged(folder: Path, names: list[str], before_s: float, keyring: Keyring | None) -> Iterator[Found]:
     """A segment is opened when its turn comes: the time of its last write tells."""
     waiting = sorted(((folder / name).stat().st_mtime, name) for name in names)
     merged: list[tuple[float, str, bytes, Iterator[Found]]] = []
@@ -76,7 +80,7 @@ def _merged(folder: Path, names: list[str], before_s: float) -> Iterator[Found]:
     while waiting or merged:
         while waiting and (not merged or waiting[-1][0] >= -merged[0][0]):
             _, name = waiting.pop()
-            push(name, _backwards(folder / name, before_s))
+            push(name, _backwards(folder / name, before_s, keyring))
         if not merged:
             return
         negative_s, name, payload, records = heapq.heappop(merged)
@@ -84,27 +88,29 @@ def _merged(folder: Path, names: list[str], before_s: float) -> Iterator[Found]:
         push(name, records)
 
 
-def annotations_since(folder: Path, names: list[str], since_s: float) -> Iterator[bytes]:
-    """The annotations that were written to some segments from a time on. Raises: FileNotFoundError."""
+def annotations_since(
+    folder: Path, names: list[str], since_s: float, *, keyring: Keyring | None = None
+) -> Iterator[bytes]:
+    """The annotations that were written to some segments from a time on. Raises: FileNotFoundError, SealError."""
     for name in names:
         path = folder / name
         if path.stat().st_mtime < since_s - SLACK_S:
             continue
         with path.open("rb") as file:
-            file.seek(_place_of(file, since_s - SLACK_S))
+            file.seek(_place_of(file, since_s - SLACK_S, keyring))
             for line in file:
-                payload = payload_of(line)
+                payload = payload_of(line, keyring)
                 if payload is not None and is_annotation(payload):
                     yield payload
 
 
-def _backwards(path: Path, before_s: float) -> Iterator[Found]:
+def _backwards(path: Path, before_s: float, keyring: Keyring | None) -> Iterator[Found]:
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         if before_s < float("inf"):
-            end = _place_of(file, before_s + SLACK_S)
+            end = _place_of(file, before_s + SLACK_S, keyring)
         for line in _lines_backwards(file, end):
-            payload = payload_of(line)
+            payload = payload_of(line, keyring)
             if payload is not None and not is_annotation(payload):
                 ended_s = _ended_s(payload)
                 if ended_s is not None:
@@ -130,18 +136,18 @@ def _lines_backwards(file: BinaryIO, end: int) -> Iterator[bytes]:
         end = start
 
 
-def _place_of(file: BinaryIO, time_s: float) -> int:
+def _place_of(file: BinaryIO, time_s: float, keyring: Keyring | None) -> int:
     """Start of the first line whose record ended after `time_s`; the end of the file when there is none."""
     low, high = 0, file.seek(0, os.SEEK_END)
     while high - low > NEAR_BYTES:
         middle = (low + high) // 2
         start = _line_start(file, middle)
-        ended_s = next((each for _, each in _times_from(file, start)), None)
+        ended_s = next((each for _, each in _times_from(file, start, keyring)), None)
         if ended_s is None or ended_s > time_s:
             high = middle
         else:
             low = start
-    for start, ended_s in _times_from(file, low):
+    for start, ended_s in _times_from(file, low, keyring):
         if ended_s > time_s:
             return start
     return file.seek(0, os.SEEK_END)
@@ -155,11 +161,11 @@ def _line_start(file: BinaryIO, place: int) -> int:
     return file.tell()
 
 
-def _times_from(file: BinaryIO, start: int) -> Iterator[tuple[int, float]]:
+def _times_from(file: BinaryIO, start: int, keyring: Keyring | None) -> Iterator[tuple[int, float]]:
     """Where each record begins and when it ended."""
     file.seek(start)
     while line := file.readline():
-        payload = payload_of(line)
+        payload = payload_of(line, keyring)
         ended_s = _ended_s(payload) if payload is not None else None
         if ended_s is not None:
             yield start, ended_s

@@ -1,13 +1,18 @@
-"""The compacted days of a traffic folder, read from the newest record backwards, a row group at a time."""
+"""The compacted days of a traffic log, read from the newest record backwards, a row group at a time."""
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from policies.compacted import FOLDER, RecordKind, TrafficManifest
+from policies.compacted import CompactedFile, RecordKind
+from policies.log_files import open_compacted
+from policies.sealing import Keyring
+from policies.survey import Part
 from policies.traffic import TrafficError
 
 if TYPE_CHECKING:
@@ -24,41 +29,48 @@ BATCH_BYTES = 32 * 2**20
 
 
 def newest_first(
-    folder: Path, manifest: TrafficManifest, before_s: float, *, holding: bytes = b""
+    parts: list[Part], keyring: Keyring | None, before_s: float, *, holding: bytes = b""
 ) -> Iterator[tuple[float, bytes]]:
-    """(created_s, payload) of every decision that was made before a time.
+    """(created_s, payload) of every decision that was made before a time, of all parts together.
 
     Args:
         holding: an id; only its record is wanted.
     Raises:
         ExtraMissing.
+        FileNotFoundError: a compaction replaced a file; start again with what it left.
     """
-    for parquet in _files(folder, manifest, "decisions", to_day=_day(before_s)):
+    for _, files in groupby(_files(parts, "decisions", to_day=_day(before_s)), key=lambda each: each[1].day):
+        backwards = [_file_backwards(part, file, keyring, before_s, holding) for part, file in files]
+        yield from heapq.merge(*backwards, key=lambda each: -each[0])
+
+
+def annotations_of(parts: list[Part], keyring: Keyring | None, decision_id: str, since_s: float) -> Iterator[bytes]:
+    """What was learned about one decision. Raises: ExtraMissing, FileNotFoundError."""
+    for part, file in _files(parts, "feedback", from_day=_day(since_s)):
+        with _opened(part, file, keyring) as parquet:
+            for group in range(parquet.num_row_groups):
+                ids = parquet.read_row_group(group, columns=["decision_id"]).column("decision_id").to_pylist()
+                rows = [at for at, each in enumerate(ids) if each == decision_id]
+                for _, payload in _payloads_backwards(parquet, group, rows):
+                    yield payload
+
+
+def _file_backwards(
+    part: Part, file: CompactedFile, keyring: Keyring | None, before_s: float, holding: bytes
+) -> Iterator[tuple[float, bytes]]:
+    with _opened(part, file, keyring) as parquet:
         created = parquet.schema_arrow.get_field_index("created_s")
         for group in reversed(range(parquet.num_row_groups)):
             statistics = parquet.metadata.row_group(group).column(created).statistics
             if statistics is not None and statistics.has_min_max and statistics.min > before_s:
                 continue
             keys = parquet.read_row_group(group, columns=["created_s", "decision_id"])
-            times = keys.column("created_s").to_pylist()
-            ids = keys.column("decision_id").to_pylist() if holding else []
-            rows = [
-                at
-                for at in range(len(times))
-                if times[at] <= before_s and not (holding and ids[at] != holding.decode())
-            ]
+            times, ids = keys.column("created_s").to_pylist(), keys.column("decision_id").to_pylist()
+            rows = [at for at, time_s in enumerate(times) if time_s <= before_s]
+            if holding:
+                rows = [at for at in rows if ids[at] == holding.decode()]
             for at, payload in _payloads_backwards(parquet, group, rows):
                 yield times[at], payload
-
-
-def annotations_of(folder: Path, manifest: TrafficManifest, decision_id: str, since_s: float) -> Iterator[bytes]:
-    """What was learned about one decision. Raises: ExtraMissing."""
-    for parquet in _files(folder, manifest, "feedback", from_day=_day(since_s)):
-        for group in range(parquet.num_row_groups):
-            ids = parquet.read_row_group(group, columns=["decision_id"]).column("decision_id").to_pylist()
-            rows = [at for at, each in enumerate(ids) if each == decision_id]
-            for _, payload in _payloads_backwards(parquet, group, rows):
-                yield payload
 
 
 def _payloads_backwards(
@@ -87,13 +99,24 @@ def _payloads_backwards(
 
 
 def _files(
-    folder: Path, manifest: TrafficManifest, kind: RecordKind, *, from_day: str = "", to_day: str = "9999"
-) -> Iterator[pyarrow.parquet.ParquetFile]:
-    """The files of the days in question, the newest first. Raises: ExtraMissing, FileNotFoundError."""
-    chosen = [file for file in manifest.files if file.kind == kind and from_day <= file.day <= to_day]
-    for file in sorted(chosen, key=lambda each: each.day, reverse=True):
-        with (folder / FOLDER / file.name).open("rb") as opened:
-            yield _parquet()(opened)
+    parts: list[Part], kind: RecordKind, *, from_day: str = "", to_day: str = "9999"
+) -> list[tuple[Part, CompactedFile]]:
+    """The files of the days in question, the newest day first."""
+    chosen = [
+        (part, file)
+        for part in parts
+        for file in part.manifest.files
+        if file.kind == kind and from_day <= file.day <= to_day
+    ]
+    return sorted(chosen, key=lambda each: each[1].day, reverse=True)
+
+
+@contextmanager
+def _opened(part: Part, file: CompactedFile, keyring: Keyring | None) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """Raises: ExtraMissing, FileNotFoundError."""
+    parquet = _parquet()
+    with open_compacted(part.store, file, keyring if file.sealed else None) as opened:
+        yield parquet(opened)
 
 
 def _parquet() -> Any:

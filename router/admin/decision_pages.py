@@ -11,13 +11,16 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from policies.base import RouteDecision
 from policies.record import AnyRecord, DecisionRecord, Usage, decode, decode_any
-from policies.traffic import TrafficError, snapshot
+from policies.sealing import SealError
+from policies.survey import ledger_of, open_folder, survey
+from policies.tombstones import Ledger
+from policies.traffic import TrafficError
 from router.admin import compacted_days
 from router.admin.backwards import annotations_since, newest_first
 
@@ -74,6 +77,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return self.decision.policy
 
 
+T = TypeVar("T")
 _row = msgspec.json.Decoder(Row).decode
 
 
@@ -130,16 +134,13 @@ class DecisionLog:
 
     def page(self, wanted: Wanted, *, limit: int, after: Position | None = None) -> Page:
         """Raises: TrafficError: the folder cannot be read."""
-        for attempt in range(MAX_ATTEMPTS):
-            try:
-                return self._page(wanted, limit, after)
-            except FileNotFoundError:  # a compaction moved records to where the next attempt finds them
-                if attempt == MAX_ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
+        return _again(lambda: self._page(wanted, limit, after))
 
     def find(self, decision_id: str, at: Position | None = None) -> Decided | None:
         """Look for one decision, at once where its position is known. Raises: TrafficError."""
+        return _again(lambda: self._find(decision_id, at))
+
+    def _find(self, decision_id: str, at: Position | None) -> Decided | None:
         start = at._replace(decision_id="~") if at is not None else None
         needle = decision_id.encode()
         deadline_s = self._clock() + FIND_S
@@ -172,31 +173,34 @@ class DecisionLog:
         return Page(decisions=found, next_cursor=cursor, scanned=scanned, problem=problem)
 
     def _from(self, after: Position | None, *, holding: bytes = b"") -> Iterator[tuple[Position, bytes]]:
-        """The log behind a position. `holding`: only what contains this needs to be given, where that is faster."""
-        manifest, names = snapshot(self._folder)
+        """The log behind a position, without what was erased. `holding`: only the record with this id is wanted."""
+        log = open_folder(self._folder)
+        ledger, seen = ledger_of(log), survey(log)
+        before_s = after.at_s if after is not None else float("inf")
         if after is None or not after.in_days:
-            before_s = after.at_s if after is not None else float("inf")
-            for ended_s, payload in newest_first(self._folder, names, before_s):
+            for ended_s, payload in newest_first(self._folder, seen.segments, before_s, keyring=log.keyring):
                 if holding and holding not in payload[:128]:
                     continue
                 position = Position(False, ended_s, _id_of(payload))
-                if after is None or (ended_s, position.decision_id) < (after.at_s, after.decision_id):
+                behind = after is None or (ended_s, position.decision_id) < (after.at_s, after.decision_id)
+                if behind and not _is_erased(payload, ledger):
                     yield position, payload
-        before_s = after.at_s if after is not None else float("inf")
-        for created_s, payload in compacted_days.newest_first(self._folder, manifest, before_s, holding=holding):
+        for created_s, payload in compacted_days.newest_first(seen.parts, log.keyring, before_s, holding=holding):
             position = Position(True, created_s, _id_of(payload))
-            if after is None or _is_behind(position, payload, after):
+            if (after is None or _is_behind(position, payload, after)) and not _is_erased(payload, ledger):
                 yield position, payload
 
     def _annotations(self, record: DecisionRecord) -> tuple[list[AnyRecord], bool]:
         """Feedback of the record's own tenant, and what the other model answered; oldest first."""
         deadline_s = self._clock() + PAGE_S
         needle = record.decision_id.encode()
-        manifest, names = snapshot(self._folder)
+        log = open_folder(self._folder)
+        seen, keyring = survey(log), log.keyring
         found: list[AnyRecord] = []
-        compacted = compacted_days.annotations_of(self._folder, manifest, record.decision_id, record.created_s)
+        compacted = compacted_days.annotations_of(seen.parts, keyring, record.decision_id, record.created_s)
+        fresh = annotations_since(self._folder, seen.segments, record.created_s, keyring=keyring)
         complete = True
-        for source in (compacted, annotations_since(self._folder, names, record.created_s)):
+        for source in (compacted, fresh):
             for number, payload in enumerate(source):
                 if number % CHECK_EVERY == 0 and self._clock() > deadline_s:
                     complete = False
@@ -206,11 +210,27 @@ class DecisionLog:
         return sorted(found, key=lambda each: each.created_s), complete
 
 
+def _again(read: Callable[[], T]) -> T:
+    """Once more when a compaction has moved what was being read. Raises: TrafficError."""
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            return read()
+        except FileNotFoundError:
+            continue
+        except SealError as exc:
+            raise TrafficError(str(exc)) from exc
+    raise TrafficError("the log changes faster than it can be read; try again")
+
+
 def _decoded(payload: bytes) -> Row | None:
     try:
         return _row(payload)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def _is_erased(payload: bytes, ledger: Ledger) -> bool:
+    return bool(ledger) and ledger.covers(_whole(payload))
 
 
 def _whole(payload: bytes) -> DecisionRecord:
