@@ -1,22 +1,28 @@
-"""Decision ids: 32 hexadecimal digits that name a request, and that say what of it may be kept.
+"""Decision ids: 32 hexadecimal digits that name a request, and that say what of it may be kept and who answered it.
 
-    <24 random digits> <capture level> <7 digits of a counter>
+    <24 random digits> <capture level and route> <7 digits of a counter>
 
 Feedback comes hours after its request, and perhaps to another process: with the level in the id, its texts are kept off
-the disk for a request that was captured below `full`, without a memory of requests. An id that a client alters is the
-id of no record.
+the disk for a request that was captured below `full`, and with the route its score is counted for the right model,
+without a memory of requests. An id that a client alters is the id of no record.
 """
 
 from __future__ import annotations
 
 import secrets
 
+from policies.base import Route
 from policies.record import CaptureLevel
 
 PREFIX_DIGITS = 24
 IDS_A_PREFIX = 16**7
-DIGIT_OF: dict[CaptureLevel, str] = {"full": "0", "metadata": "1", "none": "2"}
-_LEVEL_OF = {digit: level for level, digit in DIGIT_OF.items()}
+LEVELS: tuple[CaptureLevel, ...] = ("full", "metadata", "none")
+ROUTES: tuple[Route | None, ...] = (None, "student", "teacher")
+"""None: not known when the id was given out, or not to be counted."""
+_MEANINGS = {
+    f"{len(LEVELS) * r + n:x}": (level, route) for r, route in enumerate(ROUTES) for n, level in enumerate(LEVELS)
+}
+_DIGITS = {meaning: digit for digit, meaning in _MEANINGS.items()}
 
 
 class DecisionIds:
@@ -32,14 +38,28 @@ class DecisionIds:
         if self._count == self._ids_a_prefix:
             self._prefix, self._count = secrets.token_hex(PREFIX_DIGITS // 2), 0
         self._count += 1
-        return f"{self._prefix}{DIGIT_OF['metadata']}{self._count - 1:07x}"
+        return f"{self._prefix}{_DIGITS['metadata', None]}{self._count - 1:07x}"
 
 
 def with_level(decision_id: str, level: CaptureLevel) -> str:
     """The id of a request that is captured at this level."""
-    return f"{decision_id[:PREFIX_DIGITS]}{DIGIT_OF[level]}{decision_id[PREFIX_DIGITS + 1 :]}"
+    return _with_digit(decision_id, _DIGITS[level, route_of(decision_id)])
+
+
+def with_route(decision_id: str, route: Route | None) -> str:
+    """The id of a request that this model answers."""
+    return _with_digit(decision_id, _DIGITS[level_of(decision_id), route])
 
 
 def level_of(decision_id: str) -> CaptureLevel:
     """The capture level that an id states; `full` when it states none: it belongs to no record then."""
-    return _LEVEL_OF.get(decision_id[PREFIX_DIGITS], "full")
+    return _MEANINGS.get(decision_id[PREFIX_DIGITS], ("full", None))[0]
+
+
+def route_of(decision_id: str) -> Route | None:
+    """Who answered, as an id states it; None when it does not."""
+    return _MEANINGS.get(decision_id[PREFIX_DIGITS], ("full", None))[1]
+
+
+def _with_digit(decision_id: str, digit: str) -> str:
+    return f"{decision_id[:PREFIX_DIGITS]}{digit}{decision_id[PREFIX_DIGITS + 1 :]}"

@@ -83,6 +83,7 @@ class Delivery:
             return
         state.note(reply.meaning)
         state.status, state.outcome = reply.answer.status, "degraded" if state.degraded else "ok"
+        state.name_route()
         await self._outcomes.settle(state, time.monotonic())
         await exchange.respond(reply.answer.status, answer_headers(state, reply.answer), reply.body)
         if self._cache is not None and state.cache_key is not None and state.route is not None and not state.degraded:
@@ -116,6 +117,7 @@ class Delivery:
         if answer is None:
             return False
         state.take_cached(answer)
+        state.name_route()
         await self._outcomes.settle(state, time.monotonic())
         content_type = (b"content-type", answer.content_type.encode("latin-1"))
         await exchange.respond(state.status, [*answer_headers(state), content_type], answer.body)
@@ -214,6 +216,8 @@ class Delivery:
     async def _begin(self, exchange: Exchange, state: RequestState, answer: Answer) -> None:
         """The head of a stream that is committed to."""
         state.status = answer.status
+        if not exchange.started:  # else the client has been told the id already
+            state.name_route()
         headers = [*answer_headers(state, answer), (b"cache-control", b"no-cache")]
         await exchange.start(answer.status, headers)
 

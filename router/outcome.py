@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,6 +29,7 @@ from router.backends import Backend
 from router.chat import ChatRequest, storable
 from router.config import TeacherConfig
 from router.costs import cost_usd, used
+from router.decision_ids import with_route
 from router.dialects.base import Dialect
 from router.generations import Generation
 from router.machine import MachineUse
@@ -124,6 +126,11 @@ class RequestState:
             return self.draft.review.policy
         return self.evaluation.decision.policy if self.evaluation else REJECTED.policy
 
+    def name_route(self) -> None:
+        """From now on the id says who answers, for feedback; of requests that count as traffic."""
+        if self.request is not None and self.request.directives.purpose in (None, "traffic"):
+            self.decision_id = with_route(self.decision_id, self.route)
+
     def take_cached(self, answer: CachedAnswer) -> None:
         """This answer will be delivered. Its text is in the record of the request that it was written for."""
         self.cached, self.reason = answer, CACHE_HIT
@@ -150,6 +157,9 @@ class RequestState:
         self.fingerprint, self.mean_logprob, self.token_ids = meaning[3:]
 
 
+Observer = Callable[[RequestState, DecisionRecord], None]
+
+
 class Outcomes:
     """Turns what is known about a request into its record, and delivers that."""
 
@@ -161,12 +171,18 @@ class Outcomes:
         log: TrafficLog | None,
         capture: CaptureLevel,
         distillation: Literal["allowed", "conditional", "denied"],
+        observers: Sequence[Observer] = (),
     ) -> None:
+        """
+        Args:
+            observers: are told of every request whose record is in the log; they return at once and do not raise.
+        """
         self._teacher = teacher
         self._metrics = metrics
         self._log = log
         self._capture = capture
         self._distillation = distillation
+        self._observers = tuple(observers)
 
     def capture_of(self, request: ChatRequest) -> CaptureLevel:
         """What may be kept of a request."""
@@ -203,8 +219,9 @@ class Outcomes:
         if state.permit is not None:
             tokens, spent_usd = used(state)
             await state.permit.settle(tokens=tokens, cost_usd=spent_usd)
-        if self._log is not None and record.capture != "none":
-            await self._log.append(payload)
+        if self._log is not None and record.capture != "none" and await self._log.append(payload):
+            for observe in self._observers:
+                observe(state, record)
 
     def _record(self, state: RequestState, now_s: float) -> DecisionRecord:
         request, evaluation = state.request, state.evaluation
