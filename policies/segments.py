@@ -3,11 +3,13 @@
 A line is `<crc32 of the rest, 8 hex digits> <rest>\\n`; the rest is the record's JSON, or that JSON encrypted to one
 line of text (policies/sealing.py). The writer (router/segments.py) only appends. A crash, or a reader that comes while
 a gateway is writing, can leave the last line without its line end: that is no damage, its answer never went out.
-Everything else that is not such a line was damaged later and is reported.
+Everything else that is not such a line was damaged later and is reported. Damage to a line end joins two lines, blocks
+may be swapped or zeroed: whole records are looked for inside a damaged line as well, so that it costs no other record.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,9 @@ SUFFIX = ".seg"
 FRAME_OVERHEAD_BYTES = 10
 """The checksum, the space and the line end around a record."""
 _PREFIX_BYTES = 9
+_MAY_START = re.compile(rb"[0-9a-f]{8} (?=\{|" + re.escape(MARK) + rb")")
+MAX_STARTS = 256
+"""Places in one damaged line where a record may start; a bound on the work, far above what damage leaves."""
 
 Fault = Literal["checksum", "format", "sealed", "unfinished"]
 
@@ -48,7 +53,11 @@ def scan(path: Path, keyring: Keyring | None = None) -> Iterator[Line]:
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            yield _unframed(number, line, keyring)
+            found = _unframed(number, line, keyring)
+            if found.fault in ("checksum", "format", "unfinished"):
+                yield from _salvaged(line, found, keyring)
+            else:
+                yield found
             if not line.endswith(b"\n"):
                 return  # a live file may have grown meanwhile: what follows is not the start of a line
 
@@ -63,6 +72,35 @@ def payload_of(line: bytes, keyring: Keyring | None = None) -> bytes | None:
     return _unframed(0, line, keyring).payload
 
 
+def whole_frames(line: bytes) -> list[tuple[int, int]]:
+    """Where whole records stand in a damaged line: from the checksum to the last byte that it covers."""
+    starts = [match.start() for match in _MAY_START.finditer(line)][:MAX_STARTS]
+    ends = sorted({*(start - 1 for start in starts), len(line) - 1})
+    found, behind = [], 0
+    for start in starts:
+        if start < behind:
+            continue
+        wanted, checksum, at = int(line[start : start + 8], 16), 0, start + _PREFIX_BYTES
+        for end in ends:
+            if end < at:
+                continue
+            checksum, at = zlib.crc32(line[at:end], checksum), end
+            if checksum == wanted and end > start + _PREFIX_BYTES:
+                found.append((start, end))
+                behind = end
+                break
+    return found
+
+
+def _salvaged(line: bytes, found: Line, keyring: Keyring | None) -> Iterator[Line]:
+    """What is whole in a line that is not, and its fault. Zeros at the end of a file are what a power cut leaves."""
+    frames = whole_frames(line)
+    for start, end in frames:
+        yield _opened(found.number, line[start + _PREFIX_BYTES : end], keyring)
+    damaged = found.fault == "unfinished" and (frames or b"\0" in line)
+    yield Line(found.number, None, "format") if damaged else found
+
+
 def _unframed(number: int, line: bytes, keyring: Keyring | None) -> Line:
     if not line.endswith(b"\n"):
         return Line(number, None, "unfinished")
@@ -71,11 +109,16 @@ def _unframed(number: int, line: bytes, keyring: Keyring | None) -> Line:
     payload = line[_PREFIX_BYTES:-1]
     if line[:8] != b"%08x" % zlib.crc32(payload):
         return Line(number, None, "checksum")
-    if payload.startswith(MARK):
-        if keyring is None:
-            raise SealError("the log is encrypted, and its storage.json names no variable with the key")
-        try:
-            payload = keyring.opened(payload)
-        except Tampered:
-            return Line(number, None, "sealed")
-    return Line(number, payload)
+    return _opened(number, payload, keyring)
+
+
+def _opened(number: int, payload: bytes, keyring: Keyring | None) -> Line:
+    """The record in a sound line. Raises: SealError."""
+    if not payload.startswith(MARK):
+        return Line(number, payload)
+    if keyring is None:
+        raise SealError("the log is encrypted, and its storage.json names no variable with the key")
+    try:
+        return Line(number, keyring.opened(payload))
+    except Tampered:
+        return Line(number, None, "sealed")

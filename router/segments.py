@@ -14,9 +14,12 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from policies.segments import SUFFIX
+from policies.segments import SUFFIX, whole_frames
 
 logger = logging.getLogger(__name__)
+
+MAX_TAIL_BYTES = 64 * 2**20
+"""Looked at of what stands behind the last line end."""
 
 ROTATE = "rotate"
 """Whoever touches this file in the folder asks all gateways to let go of the segments that they are writing."""
@@ -43,9 +46,12 @@ def _repair(path: Path) -> bool:
     """Whether something was cut off. Raises: BlockingIOError: somebody writes the file."""
     with path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        end = _sound_end(file)
-        if end == os.fstat(file.fileno()).st_size:
+        end, size = _sound_end(file), os.fstat(file.fileno()).st_size
+        if end == size:
             return False
+        file.seek(end)
+        if whole_frames(file.read(MAX_TAIL_BYTES)):
+            return False  # the line end was damaged, not the record: a reader reports it
         logger.warning("traffic log: cut a torn record off %s", path.name)
         file.truncate(end)
         return True

@@ -14,9 +14,9 @@ from policies.segments import FRAME_OVERHEAD_BYTES, frame, read_segment, scan
 from tests.effort import examples
 from tests.traffic_records import decision, judgement
 
-payloads = st.lists(
-    st.binary(max_size=60).map(lambda data: data.replace(b"\n", b" ")).filter(lambda data: data[:1] != MARK), max_size=8
-)
+lines = st.binary(max_size=60).map(lambda data: data.replace(b"\n", b" ").replace(b"\0", b" "))
+"""As in JSON: without line feeds and NUL."""
+payloads = st.lists(lines.filter(lambda data: data[:1] != MARK), max_size=8)
 
 
 def written(data: bytes, folder: str) -> Path:
