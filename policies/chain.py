@@ -76,6 +76,7 @@ class PolicyChain:
         self.policies = tuple(policies)
         self.reviewers = tuple(reviewers)
         self.version = version
+        self.default_route = default_route
         self._seats = [_Seat(policy, policy.name, policy.reasons | CHAIN_REASONS) for policy in policies]
         self._reviewer_seats = [
             _ReviewerSeat(each, each.name, each.reasons | CHAIN_REASONS, getattr(each, "commit_window", None))
