@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from policies.drift import DETECTORS
 
-ItemOutcome = Literal["right", "wrong", "ungraded", "error"]
+ItemOutcome = Literal["right", "wrong", "error"]
 
 
 class DriftMetrics:
