@@ -33,6 +33,7 @@ from router.outcome import Outcomes
 from router.pricing import price_of
 from router.probes import Prober
 from router.protocol import HotEndpoint
+from router.quality.watching import QualityWatch
 from router.resilience.breaker import State
 from router.resilience.pool import Pool
 from router.resilience.routes import Routes
@@ -98,12 +99,21 @@ class Parts:
         self.generations = Generations(
             self.students.first(), drain_timeout_s=longest_request_s, on_change=self._announce
         )
+        self.quality = QualityWatch(
+            config,
+            environ,
+            teacher=self.teacher,
+            generations=self.generations,
+            store=self.store,
+            metrics=self.metrics,
+        )
         self.outcomes = Outcomes(
             teacher=self.teacher,
             metrics=self.metrics,
             log=self.log,
             capture=config.log.capture,
             distillation=config.teacher.distillation,
+            observers=[self.quality.observe],
         )
         self.admission = Admission(config, store=self.store, metrics=self.metrics, environ=environ)
         cache = ResponseCache(config, self.store, self.metrics) if config.cache.enabled else None
@@ -209,6 +219,7 @@ def build_app(
                 await running.enter_async_context(background(parts.install))
             await parts.prober.once()
             running.push_async_callback(_cancelled, asyncio.create_task(parts.prober.run()))
+            await running.enter_async_context(parts.quality)
             if parts.student.needs_engine_load:
                 interval_s = config.resilience.spill.metrics_interval_s
                 running.push_async_callback(_cancelled, asyncio.create_task(parts.prober.watch_load(interval_s)))
@@ -226,7 +237,7 @@ def build_app(
         app.add_hot_route(parts.gateway.endpoint(dialect))
     app.add_hot_route(parts.embeddings)
     add_endpoints(app, parts)
-    parts.control.add_to(app)
+    parts.control.add_to(app, parts.quality)
     return app
 
 

@@ -23,6 +23,8 @@ _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 2
 _ITL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 Merged = Literal["livesum", "livemin", "livemax"]
+STATE_FEATURES = ("limits", "budgets", "concurrency", "cache", "documents", "drift", "regression")
+"""What needs the shared state."""
 NOT_A_POLICY = frozenset({"request", "default"})
 """Who stands in a decision's `policy` when no policy decided."""
 
@@ -243,7 +245,7 @@ class Metrics(QualityMetrics):
             (self.spills, product(("overflow_queue", "overflow_kv", "overflow_ttft", "student_loading"))),
             (self.spool_dropped, product(("slow", "queue_full", "disk_full", "write_error"))),
             (self.scrub_failures, product(("timeout", "too_much", "error"))),
-            (self.state_errors, product(("limits", "budgets", "concurrency", "cache", "documents"))),
+            (self.state_errors, product(STATE_FEATURES)),
             (self.policy_apply_failures, product(("unreadable", "not_buildable", "not_kept"))),
             (self.cache_lookups, product(("hit", "miss"))),
             (self.signals_unavailable, product(Signal)),

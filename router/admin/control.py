@@ -21,6 +21,7 @@ from router.admin.history import MetricHistory
 from router.admin.insight import InsightEndpoints
 from router.admin.keys import AdminKeys
 from router.admin.policy import PolicyEndpoints
+from router.admin.quality import QualityEndpoints
 from router.admin.replay import ReplayEndpoints
 from router.admin.students import StudentEndpoints
 from router.admin.summary import SummaryEndpoint
@@ -32,6 +33,7 @@ from router.documents.file import ConfigFile
 from router.documents.live import LivePolicy
 from router.generations import Generations
 from router.metrics import Metrics
+from router.quality.watching import QualityWatch
 from router.state.base import Store
 from router.students import Students
 
@@ -98,7 +100,7 @@ class Control:
         auth = self._config.auth
         return self._keys is not None or (auth is not None and auth.keys_file is not None)
 
-    def add_to(self, app: FastAPI) -> None:
+    def add_to(self, app: FastAPI, quality: QualityWatch) -> None:
         """Register the admin API, if there is a key for it, and the console."""
         Console(is_open=self._is_open).add_to(app)
         if not self._is_open:
@@ -107,6 +109,7 @@ class Control:
         InsightEndpoints(self._admin, self.engine, self._generations, self._store, self._file).add_to(app)
         StudentEndpoints(self._admin, self._config.student.registry).add_to(app)
         self._replay.add_to(app)
+        QualityEndpoints(self._admin, self._config.log.dir, quality).add_to(app)
         SummaryEndpoint(self._admin, self._generations, self._history).add_to(app)
         show_texts = self._config.admin.show_texts
         DecisionEndpoints(self._admin, self._config.log.dir, show_texts=show_texts).add_to(app)

@@ -95,7 +95,7 @@ class Estimator:
 class QualityEndpoints:
     """One instance a process."""
 
-    def __init__(self, admin: Administration, log_dir: str, watch: QualityWatch | None) -> None:
+    def __init__(self, admin: Administration, log_dir: str, watch: QualityWatch) -> None:
         self._admin = admin
         self._log_dir = log_dir
         self._watch = watch
@@ -136,13 +136,13 @@ class QualityEndpoints:
     async def regression(self, request: Request) -> Response:
         """The rounds of the regression set, newest first, and how the last one compares."""
         await self._admin.door.enter(request)
-        regression = self._watch.regression if self._watch is not None else None
+        regression = self._watch.regression
         if regression is None:
             raise _Off("There is no regression set: set quality.regression.file.", code="no_regression_set")
         return answer(regression.as_json())
 
     def _drift(self) -> DriftWatch:
-        drift = self._watch.drift if self._watch is not None else None
+        drift = self._watch.drift
         if drift is None:
             raise _Off("Drift detection is off: quality.drift.enabled, and log.dir must be set.", code="drift_off")
         return drift
