@@ -29,8 +29,12 @@ def normal(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip(_EDGES).casefold()
 
 
-def is_right(answer: str | None, label: str, grader: Grader) -> bool:
-    """No answer is a wrong answer."""
+def is_right(answer: str | None, label: str, grader: Grader, *, tolerance: float = 1e-6) -> bool:
+    """No answer is a wrong answer.
+
+    Args:
+        tolerance: of numbers, relative.
+    """
     if answer is None:
         return False
     if grader == "exact":
@@ -38,7 +42,7 @@ def is_right(answer: str | None, label: str, grader: Grader) -> bool:
     if grader == "contains":
         return bool(wanted := normal(label)) and wanted in normal(answer)
     given, wanted_number = last_number(answer), last_number(label)
-    return given is not None and wanted_number is not None and math.isclose(given, wanted_number, rel_tol=1e-6)
+    return given is not None and wanted_number is not None and math.isclose(given, wanted_number, rel_tol=tolerance)
 
 
 def last_number(text: str) -> float | None:

@@ -33,6 +33,8 @@ from router.outcome import Outcomes
 from router.pricing import price_of
 from router.probes import Prober
 from router.protocol import HotEndpoint
+from router.quality.opening import Shadowing
+from router.quality.recent import RecentFeedback
 from router.quality.watching import QualityWatch
 from router.resilience.breaker import State
 from router.resilience.pool import Pool
@@ -107,13 +109,15 @@ class Parts:
             store=self.store,
             metrics=self.metrics,
         )
+        self.recent_feedback = RecentFeedback()
+        self.shadowing = self._open_shadowing(environ) if config.quality.shadow.enabled else None
         self.outcomes = Outcomes(
             teacher=self.teacher,
             metrics=self.metrics,
             log=self.log,
             capture=config.log.capture,
             distillation=config.teacher.distillation,
-            observers=[self.quality.observe],
+            observers=[self.quality.observe, *([self.shadowing.offer] if self.shadowing is not None else [])],
         )
         self.admission = Admission(config, store=self.store, metrics=self.metrics, environ=environ)
         cache = ResponseCache(config, self.store, self.metrics) if config.cache.enabled else None
@@ -150,6 +154,21 @@ class Parts:
             self.metrics,
             interval_s=config.server.probe_interval_s,
         )
+
+    def _open_shadowing(self, environ: Mapping[str, str]) -> Shadowing:
+        assert self.log is not None  # noqa: S101 - the configuration was checked
+        shadowing = Shadowing(
+            self.config,
+            environ,
+            teacher=self.teacher,
+            generations=self.generations,
+            store=self.store,
+            log=self.log,
+            metrics=self.metrics,
+            recent=self.recent_feedback,
+        )
+        shadowing.tell(self.quality.observe_shadow)
+        return shadowing
 
     @property
     def student(self) -> Pool:
@@ -223,6 +242,7 @@ def build_app(
             if parts.student.needs_engine_load:
                 interval_s = config.resilience.spill.metrics_interval_s
                 running.push_async_callback(_cancelled, asyncio.create_task(parts.prober.watch_load(interval_s)))
+            await _enter(running, parts.shadowing)  # the last, so that it is drained while both models are still there
             yield
 
     app = Application(
@@ -283,6 +303,11 @@ class Application(FastAPI):
 
 async def _not_served_by_asgi(request: Request) -> Response:
     raise RuntimeError("hot routes are served by router.protocol: start the gateway with `locum serve`")
+
+
+async def _enter(running: AsyncExitStack, part: AbstractAsyncContextManager[object] | None) -> None:
+    if part is not None:
+        await running.enter_async_context(part)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

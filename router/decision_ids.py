@@ -10,11 +10,18 @@ without a memory of requests. An id that a client alters is the id of no record.
 from __future__ import annotations
 
 import secrets
+from itertools import product
 
 from policies.base import Route
 from policies.record import CaptureLevel
 
 PREFIX_DIGITS = 24
+IDS_A_PREFIX = 16**7
+LEVELS: tuple[CaptureLevel, ...] = ("full", "metadata", "none")
+ROUTES: tuple[Route | None, ...] = (None, "student", "teacher")
+"""None: not known when the id was given out, or not to be counted."""
+_MEANINGS = {f"{number:x}": (level, route) for number, (route, level) in enumerate(product(ROUTES, LEVELS))}
+_DIGITS = 24
 IDS_A_PREFIX = 16**7
 LEVELS: tuple[CaptureLevel, ...] = ("full", "metadata", "none")
 ROUTES: tuple[Route | None, ...] = (None, "student", "teacher")

@@ -8,8 +8,8 @@ A 200 comes when the operating system has the judgement, by the same group commi
 Consent: the strictest of `log.capture`, the judged request (its `train` and `store: false`) and the header
 `x-router-train` of the feedback itself wins. Below `full` no text is kept, and label and correction are texts: only a
 score stays. Under `none` nothing does. The answer says what was kept; a 409 that nothing was. The level of a request is
-part of its id (router/decision_ids.py); whoever reads the log applies the same rule once more (policies/judgements.py),
-and that the judgement's tenant is the record's.
+part of its id (router/decision_ids.py), and so is the model whose quality a score is counted for; whoever reads the log
+applies the same rule once more (policies/judgements.py), and that the judgement's tenant is the record's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from policies.record import CAPTURE_LEVELS, SCHEMA_VERSION, CaptureLevel, FeedbackRecord, encode, strictest
-from router.decision_ids import level_of
+from router.decision_ids import level_of, route_of
 from router.errors import BodyTooLarge, InvalidRequest, Overloaded, UnsupportedEncoding
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _decode = msgspec.json.Decoder(Feedback).decode
 
 def add_feedback(app: FastAPI, parts: Parts) -> None:
     """Register the endpoint."""
-    server, log = parts.config.server, parts.log
+    server, log, metrics = parts.config.server, parts.log, parts.metrics
     configured: CaptureLevel = parts.config.log.capture if log is not None else "none"
 
     @app.post("/v1/feedback")
@@ -91,6 +91,10 @@ def add_feedback(app: FastAPI, parts: Parts) -> None:
             raise Overloaded(
                 "The traffic log did not take the judgement in time; send it again.", retry_after_s=server.retry_after_s
             )
+        metrics.observe_feedback(kept)
+        route = route_of(judgement.decision_id)
+        if parts.recent_feedback.add(record) and route is not None and record.score is not None:
+            metrics.observe_score(route, "feedback", record.score)
         dropped = [kind for kind in judgement.given() if kind not in kept]
         return JSONResponse({"decision_id": judgement.decision_id, "kept": kept, "dropped": dropped})
 
