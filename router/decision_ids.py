@@ -21,14 +21,6 @@ LEVELS: tuple[CaptureLevel, ...] = ("full", "metadata", "none")
 ROUTES: tuple[Route | None, ...] = (None, "student", "teacher")
 """None: not known when the id was given out, or not to be counted."""
 _MEANINGS = {f"{number:x}": (level, route) for number, (route, level) in enumerate(product(ROUTES, LEVELS))}
-_DIGITS = 24
-IDS_A_PREFIX = 16**7
-LEVELS: tuple[CaptureLevel, ...] = ("full", "metadata", "none")
-ROUTES: tuple[Route | None, ...] = (None, "student", "teacher")
-"""None: not known when the id was given out, or not to be counted."""
-_MEANINGS = {
-    f"{len(LEVELS) * r + n:x}": (level, route) for r, route in enumerate(ROUTES) for n, level in enumerate(LEVELS)
-}
 _DIGITS = {meaning: digit for digit, meaning in _MEANINGS.items()}
 
 
