@@ -46,7 +46,7 @@ class Votes(NamedTuple):
     """Rows on which it abstains because the log does not have what it would look at."""
 
 
-class _Ballot:
+class Ballot:
     """Votes while they are cast: the first rule that holds for a row counts."""
 
     def __init__(self, rows: int) -> None:
@@ -69,7 +69,7 @@ class _Ballot:
 
 
 def long_context(policy: LongContext, columns: Columns) -> Votes:
-    ballot = _Ballot(len(columns))
+    ballot = Ballot(len(columns))
     window, requested = columns.student_window_tokens, columns.requested_output_tokens
     room = window - requested - (policy.margin_tokens + policy.template_tokens_per_message * columns.message_count)
     counted = columns.prompt_tokens
@@ -91,7 +91,7 @@ def long_context(policy: LongContext, columns: Columns) -> Votes:
 def long_reasoning(policy: LongReasoning, columns: Columns) -> Votes:
     """With the linear scores of the columns: they must be those of this policy's weights."""
     _, head, threshold, lowest, highest = policy._fitted
-    ballot, score, head_score = _Ballot(len(columns)), columns.reasoning_score, columns.embedding_score
+    ballot, score, head_score = Ballot(len(columns)), columns.reasoning_score, columns.embedding_score
     ballot.cast(columns.effort == EFFORT_HIGH, "effort_high", TEACHER)
     ballot.cast(columns.effort == EFFORT_LOW, "effort_low")
     blind = ballot.open & np.isnan(score) & (columns.has_text | ~columns.full)
@@ -107,7 +107,7 @@ def long_reasoning(policy: LongReasoning, columns: Columns) -> Votes:
 
 
 def retrieval_confidence(policy: RetrievalConfidence, columns: Columns) -> Votes:
-    ballot = _Ballot(len(columns))
+    ballot = Ballot(len(columns))
     stated = columns.retrieval_confidence
     confidence = np.where((stated >= 0) & (stated <= 1), stated, np.nan)
     ballot.cast(~np.isnan(stated) & np.isnan(confidence), "scores_uncalibrated")

@@ -47,6 +47,20 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Weighed:
+    """An arm with its weights worked in: all of an estimate that does not depend on the policy, [n] each."""
+
+    value: Floats
+    """What a policy gets that gets all of this arm, so that its mean is the estimate."""
+    correction: Floats
+    """The part of `value` that comes from observations."""
+    excess: Floats
+    """Weight - 1, for the variance; 0 in strata without observations, and for `ips`."""
+    outcome: Floats
+    """As observed, else as predicted."""
+
+
+@dataclass(frozen=True)
 class Scores:
     """Per row of the log: its contribution to the estimate, and its influence on it."""
 
@@ -63,31 +77,42 @@ def hajek(weight: Floats, strata: Strata, count: int) -> Floats:
     return scaled
 
 
-def scores(arm: Arm, coefficient: Floats, strata: Strata, count: int, estimator: Estimator = "dr") -> Scores:
-    """Contributions of one arm under a policy.
-
+def weighed(arm: Arm, strata: Strata, count: int, estimator: Estimator) -> Weighed:
+    """
     Args:
-        coefficient: [n], of the policy; what it gets of this arm.
         strata: [n], of the rows that a weight stands for.
         count: number of strata.
     """
+    observed = arm.weight > 0
+    outcome = np.where(observed, arm.y, arm.model)
     if estimator == "ips":
-        value = coefficient * arm.weight * arm.y
-        return Scores(value, value)
+        value = np.where(observed, arm.weight * arm.y, 0.0)
+        return Weighed(value, value, np.zeros(len(value)), outcome)
     weight = hajek(arm.weight, strata, count)
-    model = arm.model if estimator == "dr" else np.zeros(len(arm.y))
-    residual = coefficient * weight * np.where(arm.weight > 0, arm.y - model, 0.0)
+    model = arm.model if estimator == "dr" else np.where(np.isnan(arm.model), np.nan, 0.0)
+    correction = np.where(observed, weight * (arm.y - np.where(observed, model, 0.0)), 0.0)
+    seen = np.bincount(strata, arm.weight, minlength=count)[strata] > 0
+    return Weighed(model + correction, correction, np.where(seen, weight - 1.0, 0.0), outcome)
+
+
+def scores(arm: Weighed, coefficient: Floats, strata: Strata, count: int) -> Scores:
+    """Contributions of one arm under a policy.
+
+    Args:
+        coefficient: [n], how much of this arm the policy gets.
+    """
+    value = np.where(coefficient != 0.0, coefficient * arm.value, 0.0)
     rows = np.maximum(np.bincount(strata, minlength=count), 1)
-    mean_residual = np.bincount(strata, residual, minlength=count) / rows
-    value = coefficient * model + residual
-    observed = np.bincount(strata, arm.weight, minlength=count)[strata] > 0
-    influence = value - np.where(observed, (weight - 1.0) * mean_residual[strata], 0.0)
-    return Scores(value, influence)
+    mean_correction = np.bincount(strata, coefficient * arm.correction, minlength=count) / rows
+    return Scores(value, value - arm.excess * mean_correction[strata])
 
 
 def total(*parts: Scores) -> Scores:
     """Contributions of several arms to one outcome."""
-    return Scores(sum((p.value for p in parts), np.zeros(1)), sum((p.influence for p in parts), np.zeros(1)))
+    value, influence = parts[0].value, parts[0].influence
+    for part in parts[1:]:
+        value, influence = value + part.value, influence + part.influence
+    return Scores(value, influence)
 
 
 def estimate(

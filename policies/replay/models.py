@@ -22,7 +22,8 @@ Matrix = NDArray[np.float32]
 def folds_of(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """A fold for each row: by its id, so that it is the same in every run."""
     mixed = (ids * np.int64(0x9E3779B97F4A7C1)) >> np.int64(20)
-    return np.abs(mixed) % FOLDS
+    folds: NDArray[np.int64] = np.abs(mixed) % FOLDS
+    return folds
 
 
 def cross_fitted(design: Matrix, y: Floats, weight: Floats, folds: NDArray[np.int64], *, bounded: bool) -> Floats:
@@ -40,14 +41,14 @@ def cross_fitted(design: Matrix, y: Floats, weight: Floats, folds: NDArray[np.in
     mean = float(np.average(y[observed], weights=weight[observed]))
     if len(observed) < MIN_FITTED or float(np.ptp(y[observed])) == 0.0:
         return _held_out_means(y, weight, folds, observed, mean)
-    predicted = np.empty(len(y))
+    predicted: Floats = np.empty(len(y))
     x, target, w = _with_ones(design[observed]), y[observed], weight[observed] / weight[observed].mean()
     for fold in range(FOLDS):
         kept = folds[observed] != fold
         fit = _logistic if bounded else _ridge
         beta = fit(x[kept], target[kept], w[kept])
         rows = np.flatnonzero(folds == fold)
-        linear = design[rows] @ beta[1:].astype(np.float32) + beta[0]
+        linear = design[rows].astype(np.float64) @ beta[1:] + float(beta[0])
         predicted[rows] = _sigmoid(linear) if bounded else linear
     if not bounded:  # no extrapolation beyond what was ever seen
         return np.clip(predicted, target.min(), target.max())
@@ -98,6 +99,11 @@ def _logistic(x: Floats, y: Floats, weight: Floats) -> Floats:
 def _sigmoid(value: Floats) -> Floats:
     result: Floats = 1.0 / (1.0 + np.exp(-np.clip(value, -30.0, 30.0)))
     return result
+
+
+def sample(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+    """At most so many of the rows, evenly spread."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.intp)]
 
 
 def standardised(columns: list[Floats], rows: Flags | None = None) -> Matrix:

@@ -1,262 +1,234 @@
-"""What came of the logged requests: quality, cost and latency of either model's answer, as far as they were observed."""
+"""What came of the logged requests: quality, cost and latency of either model's answer, where they were observed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from policies.record import FeedbackRecord, ShadowRecord
-from policies.replay.columns import STUDENT, TEACHER, Codes, Columns, Flags, Floats, Ints, _finish, id_of
-from policies.replay.estimators import Arm, Strata
+from policies.replay.annotations import Annotations
+from policies.replay.columns import STUDENT, TEACHER, Columns, Flags, Floats
+from policies.replay.estimators import Arm, Estimator, Strata, Weighed, agreement_floor, weighed
 from policies.replay.models import Matrix, cross_fitted, folds_of, standardised
 
 MIN_LABELS = 30
-"""Labels of an arm in a stratum, below which it counts as not observed."""
-EXPLORED = 3
-STRATA = 4
-"""The student answered, the teacher did, the teacher did after a draft; EXPLORED: the route was drawn by lot."""
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """Shadows and feedback that belong to rows of the columns; one row each."""
-
-    rows: Ints
-    propensity: Floats
-    ok: Flags
-    cost_usd: Floats
-    logprob: Floats
-    finish: Codes
-    quality: Floats
-    """[m, 2]: of the student's and of the teacher's answer."""
-    feedback_rows: Ints
-    feedback_score: Floats
-
-
-def annotations_of(columns: Columns, shadows: list[ShadowRecord], feedback: list[FeedbackRecord]) -> Annotations:
-    """Join to the columns; the newest of a request counts, and feedback only of the record's own tenant."""
-    order = np.argsort(columns.ids, kind="stable")
-    ids = columns.ids[order]
-
-    def row_of(decision_id: str) -> int:
-        wanted = id_of(decision_id)
-        place = int(np.searchsorted(ids, wanted))
-        return int(order[place]) if place < len(ids) and ids[place] == wanted else -1
-
-    newest = {row_of(each.decision_id): each for each in sorted(shadows, key=lambda each: each.created_s)}
-    newest.pop(-1, None)
-    scored: dict[int, float] = {}
-    for each in sorted(feedback, key=lambda each: each.created_s):
-        row = row_of(each.decision_id)
-        if each.score is not None and row >= 0 and columns.names[columns.tenant[row]] == each.tenant:
-            scored[row] = each.score
-    drawn = list(newest.values())
-    return Annotations(
-        rows=np.array(list(newest), np.int64),
-        propensity=np.array([each.propensity for each in drawn], np.float64),
-        ok=np.array([each.status == "ok" for each in drawn], np.bool_),
-        cost_usd=np.array([_number(each.cost_usd) for each in drawn], np.float64),
-        logprob=np.array([_number(each.mean_logprob) for each in drawn], np.float64),
-        finish=np.array([_finish(each.finish_reason) for each in drawn], np.int32),
-        quality=np.array([_quality(each) for each in drawn], np.float64).reshape(len(drawn), 2),
-        feedback_rows=np.array(list(scored), np.int64),
-        feedback_score=np.array(list(scored.values()), np.float64),
-    )
-
-
-def _quality(shadow: ShadowRecord) -> tuple[float, float]:
-    """Mean score of each answer over the graders. A grader that compares with the teacher's answer, and so has no score
-    for it, takes that for right."""
-    student = [each.student for each in shadow.grades if each.student is not None]
-    teacher = [
-        1.0 if each.teacher is None else each.teacher
-        for each in shadow.grades
-        if each.teacher is not None or (each.student is not None and each.grader.endswith("/teacher"))
-    ]
-    return _mean(student), _mean(teacher)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+"""Observations of an arm in a stratum, below which it counts as not observed."""
+BY_STUDENT, BY_TEACHER, AFTER_DRAFT, BY_LOT = 0, 1, 2, 3
+"""Strata: who answered. BY_LOT: exploration drew the route, and either could have."""
+WITHOUT_TEXT = 4
+"""Added for requests that were not captured in full: they are never shadowed."""
+STRATA = 8
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One kind of outcome for both arms, and where it is observed at all."""
+    """One kind of outcome, for both models' answers."""
 
     student: Arm
     teacher: Arm
     strata: Strata
     supported: Flags
-    """[n, 2]: the arm was observed for rows like this one."""
-    observed: int
-    """Rows with an observation that somebody made for the purpose: labels."""
+    """[n, 2]: that model's outcome was observed for rows like this one."""
+    labels: int
+    """Rows with an observation."""
 
-    def arm(self, index: int) -> Arm:
-        return self.student if index == 0 else self.teacher
+    def weighed(self, estimator: Estimator) -> tuple[Weighed, Weighed]:
+        """Both arms, ready for any number of policies."""
+        student, teacher = (weighed(arm, self.strata, STRATA, estimator) for arm in (self.student, self.teacher))
+        return student, teacher
+
+    def filled(self) -> Outcome:
+        """With a model where an arm was not observed: the mean of what is known of it elsewhere."""
+        arms = []
+        for arm in (self.student, self.teacher):
+            known = ~np.isnan(arm.model)
+            mean = float(arm.model[known].mean()) if known.any() else 0.5
+            arms.append(replace(arm, model=np.where(known, arm.model, mean)))
+        return replace(self, student=arms[0], teacher=arms[1])
+
+    @property
+    def least_error(self) -> float:
+        """Standard error below which no mean of these labels is believed, however much they agree."""
+        return agreement_floor(np.concatenate([self.student.weight, self.teacher.weight]))
 
 
-def delivered_strata(columns: Columns) -> Strata:
-    """Who answered, and whether after a draft."""
-    strata = np.where(columns.route == STUDENT, 0, np.where(columns.has_draft, 2, 1))
-    return strata.astype(np.int64)
+@dataclass(frozen=True)
+class Designs:
+    """What the outcome models look at, [n, d] each."""
+
+    before: Matrix
+    """Known before anybody answered: sizes, flags, the policies' scores."""
+    after: Matrix
+    """Beside that the length of the answer that was delivered, and the mean logprob of the student's: only for models
+    within one stratum, where it means the same on every row."""
 
 
-def design_of(columns: Columns) -> Matrix:
-    """What the outcome models look at: sizes, flags, the policies' scores, and what is known of the answer."""
-    answered = columns.used_completion_tokens >= 0
-    tokens = np.where(answered, np.log1p(np.maximum(columns.used_completion_tokens, 0)), np.nan)
-    logprob = np.where(columns.has_draft, columns.draft_logprob, columns.answer_logprob)
-    logprob = np.where((columns.route == STUDENT) | columns.has_draft, logprob, np.nan)
+def designs_of(columns: Columns) -> Designs:
     first = np.cumsum(columns.scored_count) - columns.scored_count
     best = np.full(len(columns), np.nan)
     scored = columns.scored_count > 0
     best[scored] = columns.scores[first[scored]]
-    return standardised(
-        [
-            np.log1p(columns.approx_prompt_tokens.astype(np.float64)),
-            np.log1p(columns.message_count.astype(np.float64)),
-            np.log1p(columns.requested_output_tokens.astype(np.float64)),
-            columns.has_tools.astype(np.float64),
-            columns.has_response_format.astype(np.float64),
-            columns.stream.astype(np.float64),
-            columns.effort.astype(np.float64),
-            columns.reasoning_score,
-            columns.retrieval_confidence,
-            best,
-            logprob,
-            np.exp(logprob),
-            tokens,
-        ]
-    )
+    before = [
+        np.log1p(columns.approx_prompt_tokens.astype(np.float64)),
+        np.log1p(columns.message_count.astype(np.float64)),
+        np.log1p(columns.requested_output_tokens.astype(np.float64)),
+        *(each.astype(np.float64) for each in (columns.has_tools, columns.has_response_format, columns.has_images)),
+        columns.stream.astype(np.float64),
+        (columns.effort == 1).astype(np.float64),
+        columns.reasoning_score,
+        columns.retrieval_confidence,
+        best,
+    ]
+    has_tokens = columns.used_completion_tokens >= 0
+    logprob = np.where(columns.has_draft, columns.draft_logprob, columns.answer_logprob)
+    logprob = np.where((columns.route == STUDENT) | columns.has_draft, logprob, np.nan)
+    after = [
+        np.where(has_tokens, np.log1p(np.maximum(columns.used_completion_tokens, 0)), np.nan),
+        logprob,
+        np.exp(logprob),
+    ]
+    known_before = standardised(before)
+    return Designs(known_before, np.hstack([known_before, standardised(after)]))
 
 
-def quality_of(columns: Columns, notes: Annotations, design: Matrix, *, use_feedback: bool) -> Outcome:
-    """Grades of shadowed requests, or people's scores of what was delivered."""
-    size = len(columns)
-    y, weight = np.zeros((size, 2)), np.zeros((size, 2))
-    strata = delivered_strata(columns)
-    if use_feedback:
-        rows = notes.feedback_rows[~columns.fell_back[notes.feedback_rows]]
-        kept = ~columns.fell_back[notes.feedback_rows]
-        arm = np.where(columns.route[rows] == TEACHER, 1, 0)
-        explored = columns.propensity < 1.0
-        strata = np.where(explored & ~columns.has_draft, EXPLORED, strata).astype(np.int64)
-        y[rows, arm] = notes.feedback_score[kept]
-        weight[rows, arm] = np.where(strata[rows] == EXPLORED, 1.0 / columns.propensity[rows], 1.0)
-    else:
-        for arm_index in (0, 1):
-            graded = ~np.isnan(notes.quality[:, arm_index])
-            rows = notes.rows[graded]
-            y[rows, arm_index] = notes.quality[graded, arm_index]
-            weight[rows, arm_index] = 1.0 / notes.propensity[graded]
-    return _modelled(columns, y, weight, strata, design, bounded=True)
+def has_exploration(columns: Columns) -> bool:
+    """Whether drawn routes can stand for each other. Behind a cascade they cannot: who answered a request that was
+    drawn for the student depends on a draft that those drawn for the teacher do not have."""
+    drawn = columns.propensity < 1.0
+    return bool(drawn.any()) and not bool((drawn & columns.has_draft).any())
 
 
-def cost_of(columns: Columns, notes: Annotations, design: Matrix) -> Outcome:
-    """USD of either model's answer. The student's is that of its answer or its draft."""
-    size = len(columns)
-    y, weight = np.full((size, 2), np.nan), np.zeros((size, 2))
-    is_student = columns.route == STUDENT
-    y[is_student, 0] = columns.cost_usd[is_student]
-    draft = np.where(columns.has_draft & ~is_student, columns.draft_cost_usd, 0.0)
-    y[~is_student, 1] = (columns.cost_usd - draft)[~is_student]
-    drafted = columns.has_draft & ~is_student
+def strata_of(columns: Columns, *, explored: bool) -> Strata:
+    """Rows of one stratum stand for each other."""
+    strata = np.where(columns.route == STUDENT, BY_STUDENT, np.where(columns.has_draft, AFTER_DRAFT, BY_TEACHER))
+    strata = np.where(columns.full, strata, strata + WITHOUT_TEXT)
+    return np.where(explored & (columns.propensity < 1.0), BY_LOT, strata).astype(np.int64)
+
+
+def quality_by_shadows(columns: Columns, notes: Annotations, designs: Designs) -> Outcome:
+    """Grades of requests that were put to both models: each row of a stratum was drawn with a known probability."""
+    y, weight = np.zeros((len(columns), 2)), np.zeros((len(columns), 2))
+    for arm in (0, 1):
+        graded = ~np.isnan(notes.quality[:, arm])
+        rows = notes.rows[graded]
+        y[rows, arm] = notes.quality[graded, arm]
+        weight[rows, arm] = 1.0 / notes.propensity[graded]
+    return modelled(columns, y, weight, strata_of(columns, explored=False), designs.after, bounded=True)
+
+
+def quality_by_feedback(columns: Columns, notes: Annotations, designs: Designs) -> Outcome:
+    """Scores of what was delivered. The route's propensity is known where exploration drew it; that somebody judges an
+    answer at all is taken to be equally likely within a stratum, which nobody guarantees."""
+    explored = has_exploration(columns)
+    strata = strata_of(columns, explored=explored)
+    y, weight = np.zeros((len(columns), 2)), np.zeros((len(columns), 2))
+    sound = ~columns.fell_back[notes.feedback_rows]
+    rows = notes.feedback_rows[sound]
+    arm = np.where(columns.route[rows] == TEACHER, 1, 0)
+    y[rows, arm] = notes.feedback_score[sound]
+    weight[rows, arm] = np.where(strata[rows] == BY_LOT, 1.0 / columns.propensity[rows], 1.0)
+    design = designs.before if explored else designs.after
+    return modelled(columns, y, weight, strata, design, bounded=True)
+
+
+def cost_of(columns: Columns, notes: Annotations, designs: Designs) -> Outcome:
+    """USD of either model's answer; the student's is also that of a draft."""
+    y = np.full((len(columns), 2), np.nan)
+    by_student = columns.route == STUDENT
+    y[by_student, 0] = columns.cost_usd[by_student]
+    drafted = columns.has_draft & ~by_student
     y[drafted, 0] = columns.draft_cost_usd[drafted]
-    weight[~np.isnan(y)] = 1.0
-    strata = delivered_strata(columns)
-    rows = notes.rows[notes.ok & ~np.isnan(notes.cost_usd)]
-    if len(rows):
-        kept = notes.ok & ~np.isnan(notes.cost_usd)
-        arm = np.where(columns.route[rows] == STUDENT, 1, 0)
-        fresh = weight[rows, arm] == 0
-        y[rows[fresh], arm[fresh]] = notes.cost_usd[kept][fresh]
-        weight[rows[fresh], arm[fresh]] = 1.0 / notes.propensity[kept][fresh]
-    outcome = _modelled(columns, y, weight, strata, design, bounded=False)
+    y[~by_student, 1] = (columns.cost_usd - np.where(drafted, columns.draft_cost_usd, 0.0))[~by_student]
+    weight = np.where(np.isnan(y), 0.0, 1.0)
+    priced = notes.ok & ~np.isnan(notes.cost_usd)
+    explored = not priced.any() and has_exploration(columns)
+    strata = strata_of(columns, explored=explored)
+    if explored:
+        weight = np.where((strata == BY_LOT)[:, None], weight / columns.propensity[:, None], weight)
+        weight[(strata == BY_LOT) & columns.fell_back] = 0.0
+    rows, other = notes.rows[priced], np.where(columns.route[notes.rows[priced]] == STUDENT, 1, 0)
+    fresh = weight[rows, other] == 0
+    y[rows[fresh], other[fresh]] = notes.cost_usd[priced][fresh]
+    weight[rows[fresh], other[fresh]] = 1.0 / notes.propensity[priced][fresh]
+    design = designs.before if explored else designs.after
+    outcome = modelled(columns, y, weight, strata, design, bounded=False)
     return _with_stated_prices(columns, outcome, y)
 
 
 def _with_stated_prices(columns: Columns, outcome: Outcome, y: Floats) -> Outcome:
-    """Fill in cells that nobody observed: the teacher's answer with the student's tokens at the teacher's price, the
+    """Fill in what nobody observed: the teacher's answer with the student's tokens at the teacher's price, the
     student's by its usual share of that."""
-    student, teacher = outcome.student, outcome.teacher
-    other = np.where(
-        np.isnan(columns.counterfactual_cost_usd),
-        np.nanmean(columns.counterfactual_cost_usd) if (~np.isnan(columns.counterfactual_cost_usd)).any() else np.nan,
-        columns.counterfactual_cost_usd,
+    stated = columns.counterfactual_cost_usd
+    if np.isnan(stated).all():
+        return outcome
+    stated = np.where(np.isnan(stated), np.nanmean(stated), stated)
+    both = (columns.route == STUDENT) & ~np.isnan(y[:, 0])
+    ratio = float(y[both, 0].sum() / stated[both].sum()) if both.any() and stated[both].sum() > 0 else np.nan
+    student = np.where(outcome.supported[:, 0], outcome.student.model, stated * ratio)
+    teacher = np.where(outcome.supported[:, 1], outcome.teacher.model, stated)
+    return replace(
+        outcome, student=replace(outcome.student, model=student), teacher=replace(outcome.teacher, model=teacher)
     )
-    teacher_model = np.where(outcome.supported[:, 1], teacher.model, other)
-    both = ~np.isnan(y[:, 0]) & ~np.isnan(columns.counterfactual_cost_usd) & (columns.route == STUDENT)
-    base = float(columns.counterfactual_cost_usd[both].sum())
-    ratio = float(y[both, 0].sum()) / base if base > 0 else float("nan")
-    student_model = np.where(outcome.supported[:, 0], student.model, other * ratio)
-    return Outcome(
-        Arm(student.y, student.weight, student_model),
-        Arm(teacher.y, teacher.weight, teacher_model),
-        outcome.strata, outcome.supported, outcome.observed,
-    )  # fmt: skip
 
 
-def latency_of(columns: Columns, design: Matrix, draft_part: Floats) -> Outcome:
+def latency_of(columns: Columns, designs: Designs, draft_part: Floats) -> Outcome:
     """Seconds to the end of either model's answer, from records that it answered; a model tells the rest.
 
     Args:
         draft_part: [n], how much of the student's time passes before a draft is judged.
     """
-    size = len(columns)
-    strata = delivered_strata(columns)
-    y, weight, model = np.zeros((size, 2)), np.zeros((size, 2)), np.zeros((size, 2))
-    sound = ~columns.fell_back
-    folds = folds_of(columns.ids)
-    own = (columns.route == STUDENT) & sound
-    model[:, 0] = cross_fitted(design, columns.latency_s, own.astype(np.float64), folds, bounded=False)
-    teachers = (strata == 1) & sound
-    model[:, 1] = cross_fitted(design, columns.latency_s, teachers.astype(np.float64), folds, bounded=False)
-    y[own, 0], weight[own, 0] = columns.latency_s[own], 1.0
-    y[teachers, 1], weight[teachers, 1] = columns.latency_s[teachers], 1.0
-    drafted = (strata == 2) & sound
+    explored = has_exploration(columns)
+    strata = strata_of(columns, explored=explored)
+    sound, folds = ~columns.fell_back, folds_of(columns.ids)
+    lot = strata == BY_LOT
+    factor = np.where(lot, 1.0 / columns.propensity, 1.0)
+    y, weight, model = (np.zeros((len(columns), 2)) for _ in range(3))
+    drafted = columns.has_draft & (columns.route == TEACHER)
+    observed = (sound & (columns.route == STUDENT), sound & (columns.route == TEACHER) & ~drafted)
+    for arm in (0, 1):
+        y[observed[arm], arm] = columns.latency_s[observed[arm]]
+        weight[:, arm] = np.where(observed[arm], factor, 0.0)
+        model[:, arm] = cross_fitted(designs.before, y[:, arm], weight[:, arm], folds, bounded=False)
     waited = np.nan_to_num(draft_part * model[:, 0])
     y[drafted, 1] = np.maximum(columns.latency_s - waited, 0.0)[drafted]
-    weight[drafted, 1] = 1.0
-    if np.isnan(model[:, 1]).all():
-        model[:, 1] = cross_fitted(design, y[:, 1], weight[:, 1], folds, bounded=False)
-    supported = np.stack([_cells(weight[:, arm], strata) for arm in (0, 1)], axis=1)
-    return Outcome(
-        Arm(y[:, 0], weight[:, 0], model[:, 0]), Arm(y[:, 1], weight[:, 1], model[:, 1]), strata, supported, size
-    )
+    weight[drafted & sound, 1] = 1.0
+    if np.isnan(model[:, 1]).all():  # the teacher was only ever asked after a draft
+        model[:, 1] = cross_fitted(designs.before, y[:, 1], weight[:, 1], folds, bounded=False)
+    return _outcome(y, np.where(np.isnan(model), 0.0, weight), model, strata)
 
 
-def _modelled(columns: Columns, y: Floats, weight: Floats, strata: Strata, design: Matrix, *, bounded: bool) -> Outcome:
-    """Fit a model in every cell of stratum and arm that has enough observations."""
+def modelled(columns: Columns, y: Floats, weight: Floats, strata: Strata, design: Matrix, *, bounded: bool) -> Outcome:
+    """Fit a model for every arm in every stratum that has enough observations of it.
+
+    Args:
+        y, weight: [n, 2], student and teacher; weight 0 = not observed.
+    """
     folds = folds_of(columns.ids)
     model = np.full(y.shape, np.nan)
-    supported = np.zeros(y.shape, np.bool_)
     for arm in (0, 1):
-        supported[:, arm] = _cells(weight[:, arm], strata)
-        for stratum in range(STRATA):
+        enough = _enough(weight[:, arm], strata)
+        weight[~enough, arm] = 0.0
+        for stratum in np.unique(strata[enough]):
             rows = np.flatnonzero(strata == stratum)
-            if not len(rows) or not supported[rows[0], arm]:
-                continue
-            if (weight[rows, arm] == 1.0).all():  # every outcome is known
+            known = weight[rows, arm]
+            if (known == 1.0).all():
                 model[rows, arm] = y[rows, arm]
-                continue
-            model[rows, arm] = cross_fitted(
-                design[rows], np.nan_to_num(y[rows, arm]), weight[rows, arm], folds[rows], bounded=bounded
-            )
-    weight = np.where(supported, weight, 0.0)
-    y = np.nan_to_num(y)
-    labelled = int(((weight > 0).any(axis=1)).sum())
+            else:
+                seen = np.nan_to_num(y[rows, arm])
+                model[rows, arm] = cross_fitted(design[rows], seen, known, folds[rows], bounded=bounded)
+    return _outcome(np.nan_to_num(y), weight, model, strata)
+
+
+def _outcome(y: Floats, weight: Floats, model: Floats, strata: Strata) -> Outcome:
+    supported = np.stack([_enough(weight[:, arm], strata) for arm in (0, 1)], axis=1)
     arms = [Arm(y[:, arm], weight[:, arm], model[:, arm]) for arm in (0, 1)]
-    return Outcome(arms[0], arms[1], strata, supported, labelled)
+    return Outcome(arms[0], arms[1], strata, supported, int((weight > 0).any(axis=1).sum()))
 
 
-def _cells(weight: Floats, strata: Strata) -> Flags:
+def _enough(weight: Floats, strata: Strata) -> Flags:
     """[n]: whether the arm was observed often enough in the stratum of each row."""
-    counts = np.bincount(strata, weight > 0, minlength=STRATA)
-    enough: Flags = counts[strata] >= np.minimum(MIN_LABELS, np.bincount(strata, minlength=STRATA)[strata])
+    seen = np.bincount(strata, weight > 0, minlength=STRATA)
+    rows: NDArray[np.intp] = np.bincount(strata, minlength=STRATA)
+    enough: Flags = ((seen >= np.minimum(MIN_LABELS, rows)) & (seen > 0))[strata]
     return enough

@@ -1,53 +1,43 @@
-"""Replay: a policy document evaluated on logged traffic.
+"""One selection of a log, and the documents that are tried on it.
 
-log = load(Path("traffic"), score_text=scorer_of(active))
-replay = Replay(log, logged=active, student="student-7")
+log = LogReader(Path("traffic"), score_text=scorer_of(active)).read()
+replay = Replay(log, active)
 replay.report(candidate)                     # policies/replay/report.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from policies.chain import PolicyChain
 from policies.long_reasoning import LongReasoning
-from policies.record import DecisionRecord, FeedbackRecord, ShadowRecord
-from policies.replay.columns import STUDENT, TEACHER, Columns, ColumnsBuilder, Flags, Floats
+from policies.record import DecisionRecord
+from policies.replay.annotations import Annotations, annotations_of
+from policies.replay.columns import STUDENT, TEACHER, Columns, Flags, Floats
 from policies.replay.estimators import Estimator
-from policies.replay.evaluate import Verdicts, evaluate
-from policies.replay.outcomes import (
-    Annotations,
-    annotations_of,
-    cost_of,
-    design_of,
-    latency_of,
-    quality_of,
-)
-from policies.replay.report import Evidence, Report, report
-from policies.replay.review import Drafts, cascade
-from policies.traffic import read
+from policies.replay.evaluate import Verdicts, evaluate, reviews, vectorisable, window_of
+from policies.replay.outcomes import cost_of, designs_of, latency_of, quality_by_feedback, quality_by_shadows
+from policies.replay.report import Evidence, Measured, Report, report
+from policies.replay.review import Drafts
+from policies.replay.scalar import evaluate_records
+from policies.replay.source import Log
 
-MIN_RECORDS = 1
 SHORT_WINDOW_S = 86_400.0
+FEW_DRAWN = 0.8
+"""Below this share of its requests a graded sample is said to be incomplete."""
+Records = Callable[[], Iterable[DecisionRecord]]
+"""Reads the log once more, whole records."""
 
 
 class NothingToReplay(ValueError):
     """No record of the log is left to replay. The message says why."""
 
 
-@dataclass
-class Log:
-    """A log as replay needs it."""
-
-    columns: Columns
-    shadows: list[ShadowRecord] = field(default_factory=list)
-    feedback: list[FeedbackRecord] = field(default_factory=list)
-    damage: int = 0
+class RecordsNeeded(ValueError):
+    """A policy has no form on columns, and the records cannot be read once more."""
 
 
 @dataclass(frozen=True)
@@ -57,30 +47,17 @@ class Selection:
     since_s: float | None = None
     until_s: float | None = None
     tags: tuple[tuple[str, str], ...] = ()
+    """All of them are on the request."""
     student: str | None = None
     """Bundle id; None: that of the newest record."""
     purpose: str = "traffic"
 
 
-def load(folder: Path, score_text: Callable[[str], float] | None = None) -> Log:
-    """Read a traffic folder. Raises: TrafficError."""
-    builder = ColumnsBuilder(score_text)
-    log = Log(builder.build())
-    reading = read(folder)
-    for stored, record in reading.placed():
-        if isinstance(record, DecisionRecord):
-            builder.add(stored.payload)
-        elif isinstance(record, ShadowRecord):
-            log.shadows.append(msgspec.structs.replace(record, completion=None))
-        elif isinstance(record, FeedbackRecord) and record.score is not None:
-            log.feedback.append(record)
-    log.columns = builder.build()
-    log.damage = len(reading.damage)
-    return log
+EVERYTHING = Selection()
 
 
 def scorer_of(chain: PolicyChain) -> Callable[[str], float] | None:
-    """What `long_reasoning` of a chain makes of a text."""
+    """What the `long_reasoning` of a chain makes of a text; None: it has none."""
     for policy in chain.policies:
         if type(policy) is LongReasoning:
             return policy._fitted.scorer.score
@@ -88,60 +65,91 @@ def scorer_of(chain: PolicyChain) -> Callable[[str], float] | None:
 
 
 class Replay:
-    """One selection of a log, ready for any number of documents."""
+    """Ready for any number of documents."""
 
-    def __init__(self, log: Log, logged: PolicyChain | None, selection: Selection = Selection()) -> None:
+    def __init__(
+        self,
+        log: Log,
+        logged: PolicyChain | None,
+        selection: Selection = EVERYTHING,
+        *,
+        estimator: Estimator = "dr",
+        records: Records | None = None,
+        progress: Callable[[int], None] = lambda count: None,
+    ) -> None:
         """
         Args:
-            logged: the document that was in force.
+            logged: the document that was in force: it tells by which window streams were judged, and whose scores of
+                texts the columns have.
+            records: for documents with policies of others.
         Raises:
             NothingToReplay.
         """
-        self.logged = logged
+        self._logged = logged
+        self._records = records
+        self._progress = progress
         self.warnings: list[str] = []
+        if log.damaged:
+            self.warnings.append(f"{log.damaged} lines of the log are damaged: left out; see `locum log verify`")
+        if log.left_out:
+            self.warnings.append(f"{log.left_out} older records were not read: the newest are enough")
         columns = self._selected(log.columns, selection)
         notes = annotations_of(columns, log.shadows, log.feedback)
-        design = design_of(columns)
+        designs = designs_of(columns)
         part = _draft_part(columns)
-        graded = int((~np.isnan(notes.quality)).any(axis=1).sum())
-        use_feedback = graded == 0 and len(notes.feedback_rows) > 0
-        self.labels = graded if not use_feedback else len(notes.feedback_rows)
-        if use_feedback:
-            self.warnings.append(
-                "quality rests on feedback: whoever gives it is no random sample of the requests. Shadow sampling is"
-            )
-        elif not graded:
-            self.warnings.append(
-                "quality is not estimated: the log has neither graded shadows nor feedback with scores"
-            )
+        quality = None
+        if notes.graded:
+            quality = quality_by_shadows(columns, notes, designs)
+        elif len(notes.feedback_rows):
+            quality = quality_by_feedback(columns, notes, designs)
         self.evidence = Evidence(
             columns=columns,
             notes=notes,
-            quality=quality_of(columns, notes, design, use_feedback=use_feedback) if self.labels else None,
-            cost=cost_of(columns, notes, design),
-            latency=latency_of(columns, design, part),
-            design=design,
+            designs=designs,
+            quality=Measured.by(estimator, quality.filled()) if quality is not None else None,
+            cost=Measured.by(estimator, cost_of(columns, notes, designs)),
+            latency=Measured.by("dr", latency_of(columns, designs, part)),
+            estimator=estimator,
             draft_part=part,
             window_s=float(np.ptp(columns.created_s)),
         )
-        if self.evidence.window_s < SHORT_WINDOW_S:
-            self.warnings.append("the log spans less than a day: figures for a month say little")
+        self._note_evidence()
 
     @property
     def records(self) -> int:
         return len(self.evidence.columns)
 
-    def report(self, chain: PolicyChain, estimator: Estimator = "dr") -> Report:
-        """What a document would have done. Raises: NotVectorised."""
+    @property
+    def labels(self) -> int:
+        return self.evidence.quality.outcome.labels if self.evidence.quality is not None else 0
+
+    def report(self, chain: PolicyChain) -> Report:
+        """What a document would have done. Raises: RecordsNeeded."""
         columns, notes = self.evidence.columns, self.evidence.notes
-        verdicts = evaluate(chain, columns, self.logged)
         says = np.full(len(columns), np.nan)
-        if len(notes.rows) and chain.reviewers:
+        if chain.reviewers and len(notes.rows) and not vectorisable(chain):
             says[notes.rows] = _shadow_reviews(chain, columns, notes)
-        return report(self.evidence, verdicts, says, estimator)
+        return report(self.evidence, self.verdicts(chain), says)
 
     def verdicts(self, chain: PolicyChain) -> Verdicts:
-        return evaluate(chain, self.evidence.columns, self.logged)
+        """Where a document sends every request. Raises: RecordsNeeded."""
+        slow = vectorisable(chain)
+        if not slow and self._same_scores(chain):
+            return evaluate(chain, self.evidence.columns, self._logged)
+        if self._records is None:
+            raise RecordsNeeded(
+                f"{', '.join(slow) or 'long_reasoning with other weights'} needs the records themselves"
+            )
+        return evaluate_records(chain, self.evidence.columns, self._records(), self._logged, self._progress)
+
+    def _same_scores(self, chain: PolicyChain) -> bool:
+        """Whether the scores in the columns are those of this chain's `long_reasoning`."""
+        wanted = [policy for policy in chain.policies if type(policy) is LongReasoning]
+        if not wanted or self._logged is None:
+            return True
+        given = [policy for policy in self._logged.policies if type(policy) is LongReasoning]
+        same = ("weights", "embedding_weights")
+        return not given or all(getattr(wanted[0], name) == getattr(given[0], name) for name in same)
 
     def _selected(self, columns: Columns, selection: Selection) -> Columns:
         """The rows that count; says which do not."""
@@ -150,25 +158,24 @@ class Replay:
             rows &= columns.created_s >= selection.since_s
         if selection.until_s is not None:
             rows &= columns.created_s < selection.until_s
-        if selection.tags:
+        if selection.tags and len(columns):
             wanted = [set(selection.tags) <= set(each) for each in columns.tag_sets]
-            rows &= np.array(wanted, np.bool_)[columns.tags] if wanted else np.zeros(len(columns), np.bool_)
+            rows &= np.array(wanted, np.bool_)[columns.tags]
         if not rows.any():
-            raise NothingToReplay("no record of real traffic is in this selection")
+            raise NothingToReplay(f"The log has no record with the purpose {selection.purpose!r} in this selection.")
         rows &= self._of_student(columns, rows, selection.student)
         self._note(rows & ~columns.answered, "requests got no answer")
         self._note(rows & columns.cached, "answers came from the cache")
         rows &= columns.answered & ~columns.cached
         if not rows.any():
-            raise NothingToReplay("no answered request is in this selection")
-        found = np.flatnonzero(rows)
-        fell_back = int(columns.fell_back[found].sum())
+            raise NothingToReplay("The log has no answered request in this selection.")
+        fell_back = int((rows & columns.fell_back).sum())
         if fell_back:
             self.warnings.append(
-                f"{fell_back} answers came from another model than was chosen (a fall back or a spent budget): they "
-                "count as requests, and by their grades, not by their latency"
+                f"{fell_back} answers came from another model than was chosen (a failure or a spent budget): they "
+                "count with the models that the documents choose for them"
             )
-        return columns.take(found)
+        return columns.take(np.flatnonzero(rows))
 
     def _note(self, rows: Flags, what: str) -> None:
         count = int(rows.sum())
@@ -178,17 +185,50 @@ class Replay:
     def _of_student(self, columns: Columns, rows: Flags, student: str | None) -> Flags:
         newest = np.flatnonzero(rows)[np.argmax(columns.created_s[rows])]
         code = int(columns.student[newest]) if student is None else columns.code_of(student)
-        others = int((rows & (columns.student != code)).sum())
+        same: Flags = columns.student == code
+        others = int((rows & ~same).sum())
         if others == int(rows.sum()):
-            raise NothingToReplay(f"no record is of the student {student!r}: let it serve some traffic first")
+            raise NothingToReplay(f"The log has no record of the student {student!r} in this selection.")
         if others:
             self.warnings.append(
                 f"{others} records were made under another student: only those of {columns.names[code]!r} count"
             )
-        teachers = {columns.names[each] for each in np.unique(columns.teacher[rows & (columns.student == code)])}
+        teachers = [columns.names[each] for each in np.unique(columns.teacher[rows & same])]
         if len(teachers) > 1:
             self.warnings.append(f"the log has answers of several teachers: {', '.join(sorted(teachers))}")
-        return columns.student == code
+        return same
+
+    def _note_evidence(self) -> None:
+        """What weakens the estimates of every document."""
+        evidence, notes = self.evidence, self.evidence.notes
+        if evidence.quality is None:
+            self.warnings.append("quality is not estimated: nothing is graded, neither by shadows nor by feedback")
+        elif not notes.graded:
+            self.warnings.append("quality rests on feedback: whoever gives it is no random sample. Shadow sampling is")
+        else:
+            self._note_sample()
+        if notes.against_teacher:
+            self.warnings.append(
+                f"{notes.against_teacher} grades compare with the teacher's answer, which counts as right: quality is "
+                "agreement with the teacher there"
+            )
+        if not (notes.ok & ~np.isnan(notes.cost_usd)).any() and not evidence.cost.outcome.supported.all():
+            self.warnings.append(
+                "what the other model would have cost is reckoned with the tokens of the one that answered: no shadow "
+                "tells how long its answers are"
+            )
+        if evidence.window_s < SHORT_WINDOW_S:
+            self.warnings.append("the log spans less than a day: figures for a month say little")
+
+    def _note_sample(self) -> None:
+        drawn = self.evidence.notes.drawn
+        missing = sum(count for status, count in drawn.items() if status != "ok")
+        if missing > (1 - FEW_DRAWN) * sum(drawn.values()):
+            causes = ", ".join(f"{status} {count}" for status, count in drawn.most_common() if status != "ok")
+            self.warnings.append(
+                f"{missing} of {sum(drawn.values())} drawn requests were not answered by the other model ({causes}): "
+                "the estimates hold as far as the cause has nothing to do with quality"
+            )
 
 
 def _draft_part(columns: Columns) -> Floats:
@@ -200,17 +240,14 @@ def _draft_part(columns: Columns) -> Floats:
 
 
 def _shadow_reviews(chain: PolicyChain, columns: Columns, notes: Annotations) -> Floats:
-    """Whether the reviewers would call the teacher in on the student's answers in the shadows; NaN: not known."""
-    size = len(notes.rows)
-    asked_student = columns.route[notes.rows] == TEACHER
-    usable = asked_student & notes.ok & ~np.isnan(notes.logprob) & ~columns.stream[notes.rows]
-    no = np.zeros(size, np.bool_)
-    drafts = Drafts(usable, notes.logprob, notes.finish.astype(np.int8), no, no)
-    says = np.where(usable, 0.0, np.nan)
-    silent = usable.copy()
-    for reviewer in chain.reviewers:
-        votes = cascade(reviewer, drafts)  # type: ignore[arg-type]
-        said = silent & (votes.route != 0)
-        says[said & (votes.route == TEACHER)] = 1.0
-        silent &= ~said
-    return says
+    """Whether the reviewers would call the teacher in on the student's answers in the shadows; NaN: not known.
+
+    A shadow is an answer in one piece. Of a stream its first tokens would be judged: known where it is no longer.
+    """
+    window = window_of(chain)
+    within = (notes.tokens >= 0) & (notes.tokens <= (window or 0))
+    usable = notes.ok & ~np.isnan(notes.logprob) & (columns.route[notes.rows] == TEACHER)
+    usable &= ~columns.stream[notes.rows] | within
+    no = np.zeros(len(usable), np.bool_)
+    escalated, _, _ = reviews(chain, Drafts(usable, notes.logprob, notes.finish.astype(np.int8), no, no), usable)
+    return np.where(usable, escalated.astype(np.float64), np.nan)

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from policies.intervals import Estimate
+from policies.replay.annotations import Annotations
 from policies.replay.columns import STUDENT, Columns, Flags, Floats
-from policies.replay.estimators import (
-    Arm,
-    Estimator,
-    Scores,
-    agreement_floor,
-    estimate,
-    hajek,
-    scores,
-    total,
-)
+from policies.replay.estimators import Estimator, Scores, Weighed, estimate, hajek, scores, total
 from policies.replay.evaluate import Verdicts
-from policies.replay.models import cross_fitted, folds_of
-from policies.replay.outcomes import STRATA, Annotations, Outcome
+from policies.replay.models import cross_fitted, folds_of, sample
+from policies.replay.outcomes import STRATA, Designs, Outcome
 
 MAX_UNSUPPORTED = 0.05
 """Share of the requests that the log may leave open before an estimate of quality is refused; below, they count in the
-interval with every quality that there can be."""
+interval with the worst and the best quality that there is."""
+MAX_FITTED = 10_000
+"""Known reviews that the model of unknown ones is fitted on, for each document anew."""
 MONTH_S = 365.25 / 12 * 86_400
 
 
@@ -33,202 +27,231 @@ MONTH_S = 365.25 / 12 * 86_400
 class Report:
     """The effect of one document on the logged requests. None: the log cannot tell."""
 
-    student_share: Estimate
+    student_share: Estimate | None
     cost_usd_per_request: Estimate | None
     cost_usd_per_month: Estimate | None
     all_teacher_usd_per_month: Estimate | None
     quality: Estimate | None
     quality_loss: Estimate | None
+    """Against all-teacher, on the same requests."""
     latency_s: Estimate | None
     by_reason: dict[str, int]
     unsupported: int
+    """Requests for which the log has no observation of what the document asks about: their part is a model's."""
     estimator: Estimator
     warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if name != "warnings":
-                found[name] = value.as_json() if isinstance(value, Estimate) else value
-        return found
+        """The form of the admin API; the warnings stand beside it there."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "warnings"}
+        return {name: value.as_json() if isinstance(value, Estimate) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An outcome, ready for any number of documents."""
+
+    outcome: Outcome
+    arms: tuple[Weighed, Weighed]
+    least_error: float
+
+    @classmethod
+    def by(cls, estimator: Estimator, outcome: Outcome) -> Measured:
+        return cls(outcome, outcome.weighed(estimator), outcome.least_error)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that does not depend on the document. Made once for a log (policies/replay/replay.py)."""
+    """All that does not depend on the document; made once for a selection of a log."""
 
     columns: Columns
     notes: Annotations
-    quality: Outcome | None
-    cost: Outcome
-    latency: Outcome
-    design: Any
+    designs: Designs
+    quality: Measured | None
+    """None: nobody graded anything."""
+    cost: Measured
+    latency: Measured
+    estimator: Estimator
     draft_part: Floats
+    """[n]: how much of the student's time passes before its draft is judged."""
     window_s: float
 
 
 @dataclass(frozen=True)
-class _Shares:
-    """How often the student's answer stands, per row: as far as known from the document alone, and where shadows have
-    shown what a review that the log does not have would have said."""
+class Escalation:
+    """P(a review calls the teacher in), per row; 0 where nothing is reviewed."""
 
-    escalates: Floats
-    """P(a review calls the teacher in); 0 where nothing is reviewed."""
+    base: Floats
+    """Known from the log, else predicted from what is known of the request."""
     shown: Floats
-    """The same where a shadow shows it, else as `escalates`."""
+    """As shadows show it where they do, else `base`."""
     weight: Floats
-    """Of rows whose review a shadow shows, in their stratum."""
+    """Of the rows that shadows show, standing for all rows like them; 0 elsewhere."""
     unsupported: Flags
+    """Neither known nor shown for rows like these."""
 
 
-def report(evidence: Evidence, verdicts: Verdicts, shadow_says: Floats, estimator: Estimator = "dr") -> Report:
+def report(evidence: Evidence, verdicts: Verdicts, shadow_says: Floats) -> Report:
     """
     Args:
-        shadow_says: [n], 1 or 0: what the reviewers would say of the student's answer in a shadow; NaN: not known.
+        shadow_says: [n], 1 or 0: whether the reviewers would call the teacher in on the student's answer that a shadow
+            has; NaN: no shadow tells.
     """
-    columns = evidence.columns
-    first_student = verdicts.first == STUDENT
-    shares = _review_shares(evidence, verdicts, shadow_says)
-    strata = evidence.cost.strata
-    student = np.where(first_student, 1.0 - shares.escalates, 0.0)
-    correction = np.where(first_student, -(shares.shown - shares.escalates), 0.0) * shares.weight
-    share = estimate(_scores_of(student + correction), n=len(columns), floor=0.0)
-    unsupported = shares.unsupported | verdicts.blind
-    quality = loss = None
-    warnings: list[str] = []
-    if evidence.quality is not None:
-        quality, loss, open_rows, warnings = _quality(evidence, shares, first_student, estimator)
-        unsupported = unsupported | open_rows
-    draft = first_student.astype(np.float64)
-    cost = _linear(evidence.cost, shares, (draft, np.where(first_student, shares.escalates, 1.0)),
-                   (draft, np.where(first_student, shares.shown, 1.0)), estimator)  # fmt: skip
+    n = len(evidence.columns)
+    by_student = verdicts.first == STUDENT
+    drafts = by_student.astype(np.float64)
+    review = _escalation(evidence, verdicts, shadow_says)
+    unsupported = review.unsupported | verdicts.blind
+    warnings = _warnings(review, verdicts, n)
+
+    def mixed(measured: Measured, student: tuple[Floats, Floats], teacher: tuple[Floats, Floats]) -> Scores:
+        return _outcome_scores(measured, review, student, teacher)
+
+    def answered_by_teacher(escalates: Floats) -> Floats:
+        return np.where(by_student, escalates, 1.0)
+
+    asked_teacher = answered_by_teacher(review.base), answered_by_teacher(review.shown)
+    kept = 1.0 - asked_teacher[0], 1.0 - asked_teacher[1]
+    share = _within(estimate(_shown(kept, review), n=n), 0.0, 1.0)
+    cost = mixed(evidence.cost, (drafts, drafts), asked_teacher)
+    whole = (np.zeros(n), np.zeros(n)), (np.ones(n), np.ones(n))
+    all_teacher = mixed(evidence.cost, *whole)
     part = evidence.draft_part
-    waits = _linear(
-        evidence.latency, shares,
-        (draft * (1 - shares.escalates * (1 - part)), np.where(first_student, shares.escalates, 1.0)),
-        (draft * (1 - shares.shown * (1 - part)), np.where(first_student, shares.shown, 1.0)),
-        "dr",
-    )  # fmt: skip
-    everything = _linear(evidence.cost, None, (np.zeros(len(columns)), np.ones(len(columns))), None, estimator)
-    n = len(columns)
-    per_month = n * MONTH_S / evidence.window_s if evidence.window_s > 0 else float("nan")
-    names, counts = verdicts.reasons, np.bincount(verdicts.reason, minlength=len(verdicts.reasons))
-    by_reason: dict[str, int] = {}
-    for name, count in zip(names, counts.tolist(), strict=True):
-        if count:
-            by_reason[name] = by_reason.get(name, 0) + count
+    waits = drafts * (kept[0] + part * (1 - kept[0])), drafts * (kept[1] + part * (1 - kept[1]))
+    latency = mixed(evidence.latency, waits, asked_teacher)
+    quality = loss = None
+    if evidence.quality is not None:
+        needs = np.stack([kept[0] > 0, asked_teacher[0] > 0], axis=1)
+        open_rows = (needs & ~evidence.quality.outcome.supported).any(axis=1) | review.unsupported
+        open_loss = needs[:, 0] & (~evidence.quality.outcome.supported.all(axis=1) | review.unsupported)
+        unsupported = unsupported | open_rows
+        graded = evidence.quality
+        found = mixed(graded, kept, asked_teacher)
+        quality = _bounded("quality", found, graded, open_rows, warnings, lowest=0.0)
+        found = mixed(graded, (-kept[0], -kept[1]), kept)
+        loss = _bounded("quality_loss", found, graded, open_loss, warnings, lowest=-1.0, share=float(kept[0].mean()))
+    per_month = n * MONTH_S / evidence.window_s if evidence.window_s > 0 else np.nan
+    hopeless = _hopeless(review)
     return Report(
-        student_share=_within(share, 0.0, 1.0),
-        cost_usd_per_request=_finite(cost, n),
-        cost_usd_per_month=_finite(cost, n, per_month),
-        all_teacher_usd_per_month=_finite(everything, n, per_month),
+        student_share=None if hopeless else share,
+        cost_usd_per_request=None if hopeless else _finite(cost, n),
+        cost_usd_per_month=None if hopeless else _finite(cost, n, per_month),
+        all_teacher_usd_per_month=_finite(all_teacher, n, per_month),
         quality=quality,
         quality_loss=loss,
-        latency_s=_finite(waits, n),
-        by_reason=dict(sorted(by_reason.items(), key=lambda item: -item[1])),
+        latency_s=None if hopeless else _finite(latency, n),
+        by_reason=_counts(verdicts),
         unsupported=int(unsupported.sum()),
-        estimator=estimator,
+        estimator=evidence.estimator,
         warnings=tuple(warnings),
     )
 
 
-def _review_shares(evidence: Evidence, verdicts: Verdicts, shadow_says: Floats) -> _Shares:
-    columns, strata = evidence.columns, evidence.cost.strata
-    escalates = verdicts.escalated.astype(np.float64)
-    unknown = ~verdicts.known
+def _escalation(evidence: Evidence, verdicts: Verdicts, shadow_says: Floats) -> Escalation:
+    """What a review says is known where the log has the draft; elsewhere a model of the known ones stands in, which
+    shadows of the student correct."""
+    columns, strata = evidence.columns, evidence.cost.outcome.strata
+    base, unknown = verdicts.escalated.astype(np.float64), ~verdicts.known
+    nothing = np.zeros(len(columns))
     if not unknown.any():
-        return _Shares(escalates, escalates, np.zeros(len(columns)), unknown)
-    seen = verdicts.reviewed & verdicts.known
-    if seen.any():
-        weight = seen.astype(np.float64)
-        predicted = cross_fitted(evidence.design, escalates, weight, folds_of(columns.ids), bounded=True)
-        escalates = np.where(unknown, predicted, escalates)
-    else:
-        escalates = np.where(unknown, 0.5, escalates)
-    drawn = np.zeros(len(columns))
+        return Escalation(base, base, nothing, unknown)
+    drawn = nothing.copy()
     drawn[evidence.notes.rows] = 1.0 / evidence.notes.propensity
     drawn = np.where(unknown & ~np.isnan(shadow_says), drawn, 0.0)
+    seen = np.where(verdicts.reviewed & verdicts.known, 1.0, drawn)
+    said = np.where(drawn > 0, np.nan_to_num(shadow_says), base)
+    rows = np.flatnonzero(unknown)
+    fitted_on = sample(np.flatnonzero(seen > 0), MAX_FITTED)
+    both = np.concatenate([fitted_on, rows])
+    known = np.where(np.arange(len(both)) < len(fitted_on), seen[both], 0.0)
+    predicted = cross_fitted(
+        evidence.designs.before[both], said[both], known, folds_of(columns.ids[both]), bounded=True
+    )
+    base[rows] = predicted[len(fitted_on) :]
     cells = strata * 2 + unknown  # only rows with an unknown review stand for each other
     weight = hajek(drawn, cells, STRATA * 2)
-    shown = np.where(drawn > 0, shadow_says, escalates)
-    enough = np.bincount(cells, drawn > 0, minlength=STRATA * 2)[cells] > 0
-    return _Shares(escalates, shown, np.where(enough, weight, 0.0), unknown & ~enough)
+    shown = np.where(drawn > 0, said, base)
+    return Escalation(base, shown, weight, unknown & (np.bincount(cells, drawn > 0, minlength=STRATA * 2)[cells] == 0))
 
 
-def _linear(
-    outcome: Outcome,
-    shares: _Shares | None,
-    base: tuple[Floats, Floats],
-    shown: tuple[Floats, Floats] | None,
-    estimator: Estimator,
+def _hopeless(review: Escalation) -> bool:
+    """Whether no review of the document is known from anywhere."""
+    return bool(np.isnan(review.base).any())
+
+
+def _warnings(review: Escalation, verdicts: Verdicts, n: int) -> list[str]:
+    found = []
+    unknown = int(review.unsupported.sum())
+    if _hopeless(review):
+        found.append(
+            f"what the reviewers would say of {unknown} requests is not known, nor of any like them: no draft with a "
+            "mean logprob is in the log. Set student.capture_logprobs, or shadow the teacher's answers"
+        )
+    elif unknown > MAX_UNSUPPORTED * n:
+        found.append(
+            f"what the reviewers would say of {unknown} requests ({unknown / n:.0%}) is a model's guess: the log has "
+            "no draft of them, nor shadows of requests like them"
+        )
+    blind = int(verdicts.blind.sum())
+    if blind:
+        found.append(
+            f"{blind} requests were not captured in full: a policy that reads the question abstains on them here"
+        )
+    return found
+
+
+def _outcome_scores(
+    measured: Measured,
+    review: Escalation,
+    student: tuple[Floats, Floats],
+    teacher: tuple[Floats, Floats],
 ) -> Scores:
-    """The outcome under coefficients (student, teacher), corrected where a shadow shows other ones."""
+    """The outcome under coefficients of both answers, each as known from `Escalation.base` and from `.shown`."""
     parts = []
-    for index in (0, 1):
-        arm = outcome.arm(index)
-        used = base[index] != 0
-        safe = Arm(arm.y, arm.weight, np.where(used, arm.model, 0.0))
-        parts.append(scores(safe, base[index], outcome.strata, STRATA, estimator))
-        if shares is not None and shown is not None and shares.weight.any():
-            y = np.where(arm.weight > 0, arm.y, arm.model)
-            moved = np.where(shares.weight > 0, shares.weight * (shown[index] - base[index]) * y, 0.0)
-            parts.append(_scores_of(moved))
+    for arm, (base, shown) in zip(measured.arms, (student, teacher), strict=True):
+        parts.append(scores(arm, base, measured.outcome.strata, STRATA))
+        rows = np.flatnonzero(review.weight)
+        if len(rows):
+            moved = np.zeros(len(base))
+            change = shown[rows] - base[rows]
+            moved[rows] = np.where(change != 0, review.weight[rows] * change * arm.outcome[rows], 0.0)
+            parts.append(Scores(moved, moved))
     return total(*parts)
 
 
-def _quality(
-    evidence: Evidence, shares: _Shares, first_student: Flags, estimator: Estimator
-) -> tuple[Estimate | None, Estimate | None, Flags, list[str]]:
-    """Quality, its loss against all-teacher, the rows that have no label of their kind, and warnings."""
-    outcome = evidence.quality
-    assert outcome is not None  # noqa: S101 - the caller has looked
-    size = len(first_student)
-    student = np.where(first_student, 1.0 - shares.escalates, 0.0)
-    shown = np.where(first_student, 1.0 - shares.shown, 0.0)
-    needs = np.stack([student > 0, student < 1], axis=1)
-    open_quality = (needs & ~outcome.supported).any(axis=1) | (shares.unsupported & first_student)
-    open_loss = (student > 0) & (~outcome.supported.all(axis=1) | shares.unsupported)
-    filled = _filled(outcome)
-    warnings: list[str] = []
-    quality = loss = None
-    floor = agreement_floor(np.concatenate([outcome.student.weight, outcome.teacher.weight]))
-    labels = outcome.observed
-    for name, open_rows, base, moved, low, high in (
-        ("quality", open_quality, (student, 1 - student), (shown, 1 - shown), 0.0, 1.0),
-        ("quality_loss", open_loss, (-student, student), (-shown, shown), -1.0, 1.0),
-    ):
-        share = float(open_rows.mean())
-        if share > MAX_UNSUPPORTED:
-            warnings.append(
-                f"{name} is not estimated: for {share:.0%} of the requests the log has no graded answer of the model "
-                "that the document sends them to. Shadow sampling in both directions makes it identifiable"
-            )
-            continue
-        found = _linear(filled, shares, base, moved, estimator)
-        level = floor * float(np.abs(base[0]).mean() if name == "quality_loss" else 1.0)
-        value = _within(_widened(estimate(found, n=labels, floor=level), share, low, high), low, high)
-        if name == "quality":
-            quality = value
-        else:
-            loss = value
-    return quality, loss, open_quality, warnings
+def _shown(coefficient: tuple[Floats, Floats], review: Escalation) -> Scores:
+    """A share, corrected by what shadows show."""
+    value = coefficient[0] + review.weight * (coefficient[1] - coefficient[0])
+    return Scores(value, value)
 
 
-def _filled(outcome: Outcome) -> Outcome:
-    """Models of cells without labels: the mean of what is known of the arm elsewhere. At most MAX_UNSUPPORTED of the
-    rows need it, and the interval is widened for them."""
-    arms = []
-    for index in (0, 1):
-        arm = outcome.arm(index)
-        known = ~np.isnan(arm.model)
-        mean = float(arm.model[known].mean()) if known.any() else 0.5
-        arms.append(replace(arm, model=np.where(known, arm.model, mean)))
-    return replace(outcome, student=arms[0], teacher=arms[1])
+def _bounded(
+    name: str,
+    found: Scores,
+    measured: Measured,
+    unknown: Flags,
+    warnings: list[str],
+    *,
+    lowest: float,
+    share: float = 1.0,
+) -> Estimate | None:
+    """An estimate within [lowest, 1]. For the rows that are not known it allows for the worst and the best (Manski
+    1990); with too many of them it is refused.
 
-
-def _widened(found: Estimate, share: float, low: float, high: float) -> Estimate:
-    """With the worst and the best outcome for a share of the requests of which nothing is known (Manski 1990)."""
-    return replace(found, low=found.low - share * (found.value - low), high=found.high + share * (high - found.value))
+    Args:
+        share: of the requests that the estimate rests on.
+    """
+    open_share = float(unknown.mean())
+    if open_share > MAX_UNSUPPORTED:
+        warnings.append(
+            f"{name} is not estimated: for {open_share:.0%} of the requests nobody has graded an answer of the model "
+            "that they would go to, nor for requests like them. Shadow sampling in both directions makes it known"
+        )
+        return None
+    value = estimate(found, n=measured.outcome.labels, floor=measured.least_error * share)
+    low = value.low - open_share * (value.value - lowest)
+    high = value.high + open_share * (1.0 - value.value)
+    return _within(replace(value, low=low, high=high), lowest, 1.0)
 
 
 def _within(found: Estimate, low: float, high: float) -> Estimate:
@@ -240,8 +263,13 @@ def _within(found: Estimate, low: float, high: float) -> Estimate:
 
 def _finite(found: Scores, n: int, scale: float = 1.0) -> Estimate | None:
     value = estimate(found, n=n, scale=scale)
-    return value if np.isfinite(value.value) and np.isfinite(value.half_width) else None
+    return value if np.isfinite(value.half_width) else None
 
 
-def _scores_of(value: Floats) -> Scores:
-    return Scores(value, value)
+def _counts(verdicts: Verdicts) -> dict[str, int]:
+    counts = np.bincount(verdicts.reason, minlength=len(verdicts.reasons)).tolist()
+    found: dict[str, int] = {}
+    for name, count in zip(verdicts.reasons, counts, strict=True):
+        if count:
+            found[name] = found.get(name, 0) + count
+    return dict(sorted(found.items(), key=lambda item: -item[1]))

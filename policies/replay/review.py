@@ -20,7 +20,7 @@ from policies.replay.columns import (
     Floats,
     Small,
 )
-from policies.replay.decide import CLOSE, Votes, _Ballot, confidences
+from policies.replay.decide import CLOSE, Ballot, Votes, confidences
 
 
 class Drafts(NamedTuple):
@@ -61,7 +61,7 @@ def known_drafts(columns: Columns, window_tokens: int | None, logged_window_toke
 
 def cascade(policy: Cascade, drafts: Drafts) -> Votes:
     """Votes on drafts; those that are not known get any."""
-    ballot = _Ballot(len(drafts.known))
+    ballot = Ballot(len(drafts.known))
     if policy.escalate_empty:
         ballot.cast(drafts.empty & ~drafts.prefix, "empty_answer", TEACHER)
     if policy.escalate_truncated:

@@ -18,6 +18,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from policies.base import Policy, Reviewer
 from policies.replay.options import tunable
 from router.admin.administration import Administration, InvalidDocument
 from router.admin.policy import answer
@@ -166,7 +167,8 @@ class ReplayEndpoints:
         await self._admin.door.enter(request)
         generation = self._generations.current
         chain = generation.decider.chain
-        seats = {each.name: each for each in (*chain.policies, *chain.reviewers)}
+        seats: dict[str, Policy | Reviewer] = {policy.name: policy for policy in chain.policies}
+        seats |= {reviewer.name: reviewer for reviewer in chain.reviewers}
         policies = []
         for table in generation.document.routing.policies:
             name = str(table["type"])

@@ -6,22 +6,24 @@ from collections.abc import Callable
 
 import msgspec
 
-from policies.replay.evaluate import NotVectorised
 from policies.replay.replay import NothingToReplay
 from policies.traffic import TrafficError
 from router.replay.session import Question, Session, WrongQuestion
 from router.replay.worker import Answer
 
+MAX_RECORDS = 250_000
+"""Of the newest. They take about 500 bytes each."""
+
 
 def responder() -> Callable[[bytes], Answer]:
     """Answers lines one after the other, with the columns of the log kept between them."""
-    session = Session()
+    session = Session(max_records=MAX_RECORDS)
 
     def respond(line: bytes) -> Answer:
         try:
             question = msgspec.json.decode(line, type=Question, dec_hook=_decoded)
             return Answer(result=msgspec.Raw(msgspec.json.encode(session.answer(question))))
-        except (WrongQuestion, NotVectorised, msgspec.ValidationError) as exc:
+        except (WrongQuestion, msgspec.ValidationError) as exc:
             return Answer(kind="wrong", problem=str(exc))
         except NothingToReplay as exc:
             return Answer(kind="empty", problem=str(exc))

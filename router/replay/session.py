@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ from pydantic import ValidationError
 
 from policies.base import PolicyConfigError, StudentDefaults
 from policies.chain import PolicyChain
-from policies.replay.replay import Log, Replay, Selection, load, scorer_of
+from policies.replay.replay import Replay, Selection, scorer_of
 from policies.replay.report import Report
+from policies.replay.source import Log, LogReader
+from policies.traffic import decisions
 from router.config import RoutingConfig
 from router.config_file import describe_problem
 from router.routing import build_chain
 
-KEEP_S = 30.0
-"""A log is read again at the first question after so long."""
 MAX_VALUES = 201
 
 
@@ -53,14 +52,13 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 class Session:
     """Answers questions about one log after the other. Not for several threads."""
 
-    def __init__(self) -> None:
-        self._log: Log | None = None
-        self._read_at_s = 0.0
-        self._key: object = None
-        self._replay: tuple[object, Replay] | None = None
+    def __init__(self, *, max_records: int | None = None) -> None:
+        self._max_records = max_records
+        self._reader: tuple[object, LogReader] | None = None
+        self._replay: tuple[object, Log, Replay] | None = None
 
     def answer(self, question: Question) -> dict[str, Any]:
-        """Raises: WrongQuestion, NothingToReplay, NotVectorised, TrafficError, OSError."""
+        """Raises: WrongQuestion, NothingToReplay, TrafficError, OSError."""
         active = chain_of(question.active, question.student, "active")
         replay = self._replay_of(question, active)
         baseline = replay.report(active)
@@ -87,21 +85,25 @@ class Session:
         }
 
     def _replay_of(self, question: Question, active: PolicyChain) -> Replay:
-        now_s = time.monotonic()
-        key = (question.folder, active.version)
-        if self._log is None or key != self._key or now_s - self._read_at_s > KEEP_S:
-            self._replay = None
-            self._log = load(Path(question.folder), scorer_of(active))
-            self._key, self._read_at_s = key, time.monotonic()
+        """Made again when the log, the selection or the document in force has changed."""
+        source = (question.folder, active.version)
+        if self._reader is None or self._reader[0] != source:
+            self._reader = (
+                source,
+                LogReader(Path(question.folder), score_text=scorer_of(active), max_records=self._max_records),
+            )
+        log = self._reader[1].read()
         selection = Selection(
             since_s=question.since_s,
             until_s=question.until_s,
             tags=tuple(sorted(question.tags.items())),
             student=question.only_student,
         )
-        if self._replay is None or self._replay[0] != selection:
-            self._replay = selection, Replay(self._log, active, selection)
-        return self._replay[1]
+        wanted = (source, selection)
+        if self._replay is None or self._replay[0] != wanted or self._replay[1] is not log:
+            made = Replay(log, active, selection, records=lambda: decisions(Path(question.folder)))
+            self._replay = wanted, log, made
+        return self._replay[2]
 
 
 def chain_of(routing: dict[str, Any], student: StudentDefaults | None, name: str) -> PolicyChain:

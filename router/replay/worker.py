@@ -1,7 +1,7 @@
 """The process behind `/admin/replay`: one question a line on stdin, one answer a line on stdout.
 
-A process of its own: reading a log and estimating on it would hold the gateway's event loop up, and its memory goes when
-it ends. It yields to the gateway (`nice`).
+A process of its own: reading a log and estimating on it would hold the gateway's event loop up, and its memory goes
+when it ends. It yields to the gateway (`nice`).
 """
 
 from __future__ import annotations

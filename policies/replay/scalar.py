@@ -1,0 +1,104 @@
+"""Policies record by record: for those that have no form on columns, and the measure of those that have.
+
+Slow, some ten thousand records a second: every record is decoded whole, and every policy is asked in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from policies.base import RequestFeatures, Signal
+from policies.chain import PolicyChain
+from policies.record import DecisionRecord, Draft
+from policies.replay.columns import NONE, ROUTES, STUDENT, UNKNOWN, Columns
+from policies.replay.evaluate import (
+    DEFAULT,
+    FORCED,
+    REVIEW_UNKNOWN,
+    Verdicts,
+    reviewable_rows,
+    window_of,
+)
+from policies.replay.extract import FORCED_POLICY, id_of
+from policies.replay.review import known_drafts
+
+T = TypeVar("T")
+PROGRESS_RECORDS = 5_000
+
+
+def evaluate_records(
+    chain: PolicyChain,
+    columns: Columns,
+    records: Iterable[DecisionRecord],
+    logged: PolicyChain | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Verdicts:
+    """As `evaluate` (policies/replay/evaluate.py), by the policies' own `decide` and `review`.
+
+    Args:
+        records: those of the columns among any others, in any order.
+    """
+    size = len(columns)
+    row_of = {identity: row for row, identity in enumerate(columns.ids.tolist())}
+    first, reason = np.zeros(size, np.int8), np.zeros(size, np.int32)
+    escalated = np.zeros(size, np.bool_)
+    names: dict[str, int] = {}
+    drafts, reviewable = known_drafts(columns, window_of(chain), window_of(logged)), reviewable_rows(chain, columns)
+    done = 0
+    for record in records:
+        row = row_of.get(id_of(record.decision_id), UNKNOWN)
+        if row == UNKNOWN or record.features is None or first[row] != NONE:
+            continue
+        said = FORCED
+        if record.decision.policy == FORCED_POLICY:
+            first[row] = ROUTES[record.decision.route]
+        else:
+            decision = _finished(chain.evaluate(record.features, _unavailable)).decision
+            first[row] = ROUTES[decision.route]
+            said = decision.reason if decision.policy == DEFAULT else f"{decision.policy}.{decision.reason}"
+            if first[row] == STUDENT and reviewable[row] and drafts.known[row]:
+                review, _ = chain.review(record.features, _draft_of(record, prefix=bool(drafts.prefix[row])))
+                if review is not None:
+                    escalated[row] = review.route == "teacher"
+                    said = f"{review.policy}.{review.reason}"
+        reason[row] = names.setdefault(said, len(names))
+        done += 1
+        if done % PROGRESS_RECORDS == 0:
+            progress(done)
+    reviewed = reviewable & (first == STUDENT) & ~columns.forced
+    known = ~reviewed | drafts.known
+    reason[~known] = names.setdefault(REVIEW_UNKNOWN, len(names))
+    return Verdicts(first, reviewed, known, escalated, reason, tuple(names), np.zeros(size, np.bool_))
+
+
+def _draft_of(record: DecisionRecord, *, prefix: bool) -> Draft:
+    """What a reviewer would be shown: the recorded draft, else the student's own answer."""
+    if record.draft is not None:
+        return msgspec.structs.replace(record.draft, prefix=prefix)
+    return Draft(
+        text=record.completion,
+        mean_logprob=record.mean_logprob,
+        tokens=record.usage.completion_tokens if record.usage is not None else 0,
+        finish_reason=record.finish_reason,
+    )
+
+
+async def _unavailable(signal: Signal, features: RequestFeatures) -> RequestFeatures:
+    """What was not measured then is not known now."""
+    signals = features.signals
+    missing = msgspec.structs.replace(signals, unavailable=(*signals.unavailable, signal))
+    return msgspec.structs.replace(features, signals=missing)
+
+
+def _finished(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise RuntimeError("a policy chain waited for something that a replay does not have")
