@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
@@ -43,6 +43,7 @@ from router.response_cache import ResponseCache
 from router.scrub.opening import open_log
 from router.state import open_store
 from router.students import Students
+from router.telemetry.opening import open_telemetry
 
 BREAKER_LEVELS: dict[State, int] = {"closed": 0, "half_open": 1, "open": 2}
 """Values of `router_breaker_state`."""
@@ -121,6 +122,7 @@ class Parts:
         )
         self.admission = Admission(config, store=self.store, metrics=self.metrics, environ=environ)
         cache = ResponseCache(config, self.store, self.metrics) if config.cache.enabled else None
+        self.telemetry = open_telemetry(config.telemetry, environ)
         self.gateway = Gateway(
             config,
             generations=self.generations,
@@ -129,6 +131,7 @@ class Parts:
             outcomes=self.outcomes,
             metrics=self.metrics,
             cache=cache,
+            telemetry=self.telemetry,
         )
         self.embedder = open_model(config, self.metrics, environ, on_breaker=self._note_breaker)
         self.embeddings = Embeddings(
@@ -226,6 +229,7 @@ def build_app(
                 running.push_async_callback(parts.log.stop)
             if parts.embedder is not None:
                 await running.enter_async_context(parts.embedder)
+            await running.enter_async_context(parts.telemetry or nullcontext())
             running.push_async_callback(parts.gateway.drained)
             running.push_async_callback(parts.embeddings.drained)
             running.push_async_callback(parts.students.close)

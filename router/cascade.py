@@ -8,6 +8,7 @@ delivered.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -66,7 +67,10 @@ class Cascade:
         """Have a draft judged. Notes in `state` what was decided and why."""
         evaluation = state.evaluation
         assert evaluation is not None  # noqa: S101 - see `reviews`
+        started_s = time.monotonic()
         review, votes = state.generation.decider.review(evaluation.features, draft)
+        if state.trace is not None:
+            state.trace.reviewed(started_s)
         escalated = review is not None and review.route == "teacher"
         state.draft = msgspec.structs.replace(draft, escalated=escalated, review=review)
         state.evaluation = msgspec.structs.replace(evaluation, votes=evaluation.votes + votes)

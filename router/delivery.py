@@ -169,7 +169,7 @@ class Delivery:
         return await fetch(
             backend,
             request,
-            exchange.headers,
+            forwarded_headers(exchange, state, backend),
             added,
             detailed=wanted != NOTHING,
             limit_bytes=self._server.max_response_bytes,
@@ -205,7 +205,7 @@ class Delivery:
         return await open_stream(
             backend,
             request,
-            exchange.headers,
+            forwarded_headers(exchange, state, backend),
             dialect=state.dialect,
             review=review_of(self._cascade, state, request, backend),
             capture=self._outcomes.captures_text(request),
@@ -240,6 +240,11 @@ class Delivery:
 
 def _drop(reply: Reply) -> None:
     """Of a plain answer that came too late nothing is open any more."""
+
+
+def forwarded_headers(exchange: Exchange, state: RequestState, backend: Backend) -> Headers:
+    """The client's, of which the backend's own code picks; with the context of our trace, where there is one."""
+    return exchange.headers if state.trace is None else state.trace.forwarded(exchange.headers, backend)
 
 
 def answer_headers(state: RequestState, answer: Answer | None = None) -> Headers:

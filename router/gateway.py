@@ -13,7 +13,7 @@ import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policies.chain import Evaluation
 from policies.record import Usage
@@ -26,7 +26,7 @@ from router.dialects.base import Dialect
 from router.endings import CLIENT_CLOSED_REQUEST, error_headers, outcome_of, too_slow, unavailable
 from router.errors import BackendError, BudgetSpent, LocumError, Overloaded, ShuttingDown, UnsupportedEncoding
 from router.exchange import ClientGone, Exchange
-from router.generations import Generations
+from router.generations import Generation, Generations
 from router.metrics import Metrics
 from router.outcome import Outcomes, RequestState, expected_usage
 from router.resilience.attempts import Attempts
@@ -34,6 +34,9 @@ from router.resilience.deadline import Deadline
 from router.resilience.routes import Routes
 from router.response_cache import ResponseCache
 from router.time_limit import TimeLimit
+
+if TYPE_CHECKING:
+    from router.telemetry.exporting import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +71,9 @@ class Gateway:
         outcomes: Outcomes,
         metrics: Metrics,
         cache: ResponseCache | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self._telemetry = telemetry
         self._server = config.server
         self._generations = generations
         self._routes = routes
@@ -86,9 +91,7 @@ class Gateway:
     async def serve(self, exchange: Exchange, dialect: Dialect) -> None:
         """Serve one request, and end it in exactly one record whatever happens."""
         generation = self._generations.current
-        state = RequestState(self._ids.next(), time.monotonic(), dialect=dialect, generation=generation)
-        if generation.student.metered:
-            state.measure_machine()
+        state = self._new_state(exchange, dialect, generation)
         generation.enter()
         self._inflight += 1
         self._metrics.inflight.inc()
@@ -115,9 +118,19 @@ class Gateway:
                 await exchange.stop_heartbeats()
             if state.permit is not None and state.permit.is_open:  # else settled with the record
                 await state.permit.settle(tokens=None, cost_usd=None)
+            if state.trace is not None:
+                state.trace.end()
             generation.leave()
             self._inflight -= 1
             self._metrics.inflight.dec()
+
+    def _new_state(self, exchange: Exchange, dialect: Dialect, generation: Generation) -> RequestState:
+        state = RequestState(self._ids.next(), time.monotonic(), dialect=dialect, generation=generation)
+        if generation.student.metered:
+            state.measure_machine()
+        if self._telemetry is not None:
+            self._telemetry.begin(state, exchange.headers)
+        return state
 
     async def drained(self) -> None:
         """Wait until every request has left its record; cancelled ones take a moment."""
@@ -145,6 +158,7 @@ class Gateway:
         decider = state.generation.decider
         evaluation = await decider.decide(request, tenant=tenant.name, every_vote=explain)
         state.evaluation, state.reason = evaluation, evaluation.decision.reason
+        state.decided_s = time.monotonic()
         permit, without_teacher = await self._admit(state, request, evaluation)
         decision = permit.restricted(evaluation.decision)
         if await self._delivery.deliver_cached(exchange, state, request, decision.route):

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -40,6 +40,9 @@ from router.resilience.pool import Pool
 from router.resilience.watcher import Watcher
 from router.response_cache import CachedAnswer
 from router.traffic_log import TrafficLog
+
+if TYPE_CHECKING:
+    from router.telemetry.trace import RequestTrace
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +100,12 @@ class RequestState:
     """Who is told of the attempts."""
     machine: MachineUse | None = None
     """What they take of the student's machines; None: nothing is known of their price."""
+
+    trace: RequestTrace | None = None
+    record: DecisionRecord | None = None
+    """How it ended, once it is written."""
+    decided_s: float | None = None
+    """When the policies had decided."""
 
     def measure_machine(self) -> None:
         self.machine = MachineUse()
@@ -215,6 +224,7 @@ class Outcomes:
             state.request = state.evaluation = state.completion = state.draft = None
             record = self._record(state, now_s)
             payload = encode(record)
+        state.record = record
         self._metrics.observe(record)
         if state.permit is not None:
             tokens, spent_usd = used(state)

@@ -29,6 +29,7 @@ from router.config.routing import DEFAULT_OUTPUT_FRACTION, DEFAULT_OUTPUT_TOKENS
 from router.config.server import ServerConfig
 from router.config.services import LogConfig
 from router.config.state import CacheConfig, StateConfig
+from router.config.telemetry import TelemetryConfig
 
 __all__ = [
     "DEFAULT_OUTPUT_FRACTION",
@@ -51,6 +52,7 @@ __all__ = [
     "StateConfig",
     "StudentConfig",
     "TeacherConfig",
+    "TelemetryConfig",
     "TenantConfig",
     "WrongKey",
 ]
@@ -74,6 +76,7 @@ class Config(Table):
     cache: CacheConfig = CacheConfig()
     log: LogConfig = LogConfig()
     quality: QualityConfig = QualityConfig()
+    telemetry: TelemetryConfig | None = None
     auth: AuthConfig | None = None
     limits: LimitsConfig = LimitsConfig()
     admin: AdminConfig = AdminConfig()
@@ -137,6 +140,7 @@ class Config(Table):
             ("auth.keys_env", self.auth.keys_env if self.auth else None),
             ("auth.admin_key_env", self.auth.admin_key_env if self.auth else None),
             ("state.password_env", self.state.password_env),
+            ("telemetry.headers_env", self.telemetry.headers_env if self.telemetry else None),
             *self.log.storage_env_names(),
         ]
         return [(key, name) for key, name in named if name is not None]

@@ -1,0 +1,1 @@
+"""Traces and metrics as OpenTelemetry, by the semantic conventions for generative AI; off unless configured."""
