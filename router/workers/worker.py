@@ -45,7 +45,8 @@ class ParentLink:
         self._line.close()
 
     async def _follow(self) -> None:
-        await self._line.tell(Ready())
+        with suppress(ConnectionError):  # the parent may be gone before this worker was ready
+            await self._line.tell(Ready())
         while (line := await self._line.next()) is not None:
             message = msgspec.json.decode(line, type=Install)
             problem = None
