@@ -12,6 +12,7 @@ Both kinds give the same guarantees to those who read, by different means:
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 KEPT_MANIFESTS = 8
 """Older ones are removed: a reader that has just listed them finds its own."""
+PUBLISHING = "publishing"
+"""Held for the moment in which a folder's manifest is compared and replaced."""
 _NUMBERED = re.compile(r"manifest-([0-9]{10})\.json")
 PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs",
@@ -118,10 +121,11 @@ class FolderStore:
         return decode_manifest(data, str(self.root / MANIFEST))
 
     def publish(self, manifest: TrafficManifest, before: TrafficManifest) -> None:
-        """Those who publish hold the lock `compacting` (policies/compacted.py)."""
-        if self.manifest().version != before.version:
-            raise Conflict(self.label)
-        write_manifest(self.root, manifest)
+        with (self.root / PUBLISHING).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.manifest().version != before.version:
+                raise Conflict(self.label)
+            write_manifest(self.root, manifest)
 
     def names(self) -> list[str]:
         with suppress(FileNotFoundError):

@@ -34,6 +34,10 @@ class Survey(NamedTuple):
     segments: list[str]
     """Names of those that no manifest covers, oldest first."""
 
+    def manifests(self) -> list[tuple[str, TrafficManifest]]:
+        """What there is, to compare with what there was."""
+        return [(part.store.label, part.manifest) for part in self.parts]
+
     @property
     def own(self) -> Part:
         """The one that this folder is compacted to."""

@@ -221,7 +221,7 @@ class Reading:
             if not vanished:
                 return
             self._again = True
-            if survey(self.log).parts == seen.parts:
+            if survey(self.log).manifests() == seen.manifests():
                 gone = [name for name, (part, file) in compacted.items() if name not in done and _is_gone(part, file)]
                 self.damage += [Damage(Place(name, 0), "the file is gone") for name in gone]
                 done.update(gone)

@@ -6,6 +6,8 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -17,12 +19,13 @@ from rich.table import Table
 
 from policies.chain import Evaluation
 from router import server
-from router.app import Background, Parts, build_app
+from router.app import Background, Install, Parts, build_app
 from router.chat import ChatRequest
 from router.config import Config, ConfigError
 from router.config_file import load
 from router.errors import LocumError
 from router.generations import Generation
+from router.log import background
 from router.workers.child import WorkerRefused
 from router.workers.parent import Workers
 from serving.bluegreen import StudentSwitch
@@ -56,8 +59,8 @@ def serve(path: Path, log_level: str) -> None:
     if unset:
         _wrong_input(*unset)
     try:
-        student = _student(config)
-        alone = build_app(config, background=student, path=path) if config.server.workers == 1 else None
+        beside = _beside(config, path)
+        alone = build_app(config, background=beside, path=path) if config.server.workers == 1 else None
         listener = server.bind(config.server)
     except (ConfigError, ServingError, server.CannotListen) as exc:
         _wrong_input(str(exc))
@@ -65,7 +68,7 @@ def serve(path: Path, log_level: str) -> None:
         served = server.serve(alone, config.server, listener, _announce)
     else:  # the workers load the models; what they cannot use they report
         try:
-            served = asyncio.run(Workers(config, path, student, log_level=log_level).run(listener, _announce))
+            served = asyncio.run(Workers(config, path, beside, log_level=log_level).run(listener, _announce))
         except WorkerRefused as exc:
             _wrong_input(str(exc))
     if not served:
@@ -74,6 +77,27 @@ def serve(path: Path, log_level: str) -> None:
 
 def _announce(url: str) -> None:
     click.echo(f"Locum listens on {url}", err=True)
+
+
+def _beside(config: Config, path: Path) -> Background | None:
+    """What runs once a gateway, however many workers it has: the student, and the log's compaction.
+
+    Raises: ServingError, ConfigError.
+    """
+    student = _student(config)
+    if not (config.log.dir and config.log.compact_every_s):
+        return student
+    background.check(config.log)
+
+    @asynccontextmanager
+    async def both(install: Install) -> AsyncIterator[None]:
+        async with AsyncExitStack() as running:
+            await running.enter_async_context(background.BackgroundCompaction(config.log, path))
+            if student is not None:
+                await running.enter_async_context(student(install))
+            yield
+
+    return both
 
 
 def _student(config: Config) -> Background | None:

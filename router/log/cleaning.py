@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from policies.compacted import CompactedFile
 from policies.survey import Part
 from policies.tombstones import Ledger
 from policies.traffic import Damage, Reading
+from router.log.segment_rewriting import kind_of
 from router.log.workspace import Workspace, publish, sweep
 
 
@@ -15,9 +17,9 @@ class Cleaned(NamedTuple):
     """What was done to a part."""
 
     part: Part
-    records: int
-    """That were taken out."""
-    files: int
+    removed: Counter[str]
+    """Records, by kind."""
+    files: list[str]
     """That were rewritten or dropped."""
     waiting: list[str]
     """Replaced files that could not be removed yet, because a query is reading them."""
@@ -34,17 +36,17 @@ def clean_part(space: Workspace, part: Part, ledger: Ledger, now_s: float) -> Cl
     holding: set[str] = set()
     label = part.store.label
     reading = Reading(space.log.path, compacted=lambda each: each.store.label == label, segments=(), unfiltered=True)
-    records = 0
+    removed: Counter[str] = Counter()
     for stored, record in reading.placed():
         if ledger.covers(record):
-            records += 1
+            removed[kind_of(record)] += 1
             doomed.add(record.decision_id)
             holding.add(stored.place.file)
     tombstones = ledger.names | set(part.manifest.tombstones)
     kept = _without(space, part, doomed, {file for file in part.manifest.files if part.place(file) in holding})
     after = publish(part, kept, segments=part.manifest.segments, tombstones=tombstones, now_s=now_s)
     waiting = sweep(space.log, after, now_s=now_s, at_once=True)
-    return Cleaned(after, records, len(holding), waiting, reading.damage)
+    return Cleaned(after, removed, sorted(holding), waiting, reading.damage)
 
 
 def _without(space: Workspace, part: Part, ids: set[str], holding: set[CompactedFile]) -> list[CompactedFile]:

@@ -14,9 +14,10 @@ from policies.traffic_sql import LogDatabase, open_log
 from router.log.export import check_target, export
 from router.log.options import CONFIG, DIR, FOLDER, JSON, MEMORY, WrongInput, reported, resolved
 from router.log.output import write_csv, write_json, write_table
-from router.log.quality_commands import quality
+from router.log.quality_commands import drift, quality
 from router.log.stats import Assumptions, collect
 from router.log.stats_report import show
+from router.log.storage_commands import compact_command, forget_command, prune_command
 from router.log.verify import verify
 
 
@@ -29,6 +30,10 @@ def log() -> None:
 
 
 log.add_command(quality)
+log.add_command(drift)
+log.add_command(compact_command)
+log.add_command(prune_command)
+log.add_command(forget_command)
 
 
 @log.command("stats")
@@ -157,40 +162,6 @@ def export_command(folder: Path | None, config: Path | None, out: Path, where: s
             written = export(opened, out, where, bar.update)
         _warn(opened)
     click.echo(f"{written:,} records in {out}", err=True)
-
-
-@log.command("compact")
-@DIR
-@CONFIG
-@MEMORY
-@JSON
-@reported
-def compact_command(folder: Path | None, config: Path | None, memory_limit: str, as_json: bool) -> None:
-    """Turn segments that no gateway writes any more into Parquet, one file a day, and remove them.
-
-    Safe beside running gateways and at any crash. Segments with damage or doubled records stay as they are, and the
-    exit code is 1. Example: locum log compact traffic
-    """
-    from router.log.compaction import compact  # noqa: PLC0415 - not for every command
-
-    done = compact(resolved(folder, config), progress=_say, memory_limit=memory_limit)
-    if as_json:
-        summary = {
-            "records": done.records, "segments": done.segments, "segment_bytes": done.segment_bytes,
-            "files": [file.name for file in done.files], "file_bytes": sum(file.size_bytes for file in done.files),
-            "in_use": done.in_use, "left_alone": done.left_alone,
-        }  # fmt: skip
-        click.echo(json.dumps(summary, indent=2))
-    else:
-        click.echo(
-            f"{done.records:,} records of {done.segments} segments ({done.segment_bytes:,} bytes) are in "
-            f"{len(done.files)} files ({sum(file.size_bytes for file in done.files):,} bytes) now; "
-            f"{len(done.in_use)} segments are being written"
-        )
-    for name in done.left_alone:
-        click.echo(f"left alone: {name} has damaged or doubled records; `locum log verify` names them", err=True)
-    if done.left_alone:
-        raise SystemExit(1)
 
 
 def _warn(opened: LogDatabase) -> None:

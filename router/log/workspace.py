@@ -46,17 +46,23 @@ Progress = Callable[[str], None]
 
 
 @contextmanager
-def sole_writer(log: LogFolder) -> Iterator[None]:
-    """One compaction or erasure at a time. Raises: TrafficError, OSError."""
+def sole_writer(log: LogFolder, *, everywhere: bool = False) -> Iterator[None]:
+    """One compaction or erasure at a time. Raises: TrafficError, OSError.
+
+    Args:
+        everywhere: nobody compacts into other instances' folders meanwhile, either. In a store that is no folder the
+            manifests see to that.
+    """
+    stores = log.parts() if everywhere else (log.local, log.own)
     with ExitStack() as stack:
-        for root in {store.root for store in (log.local, log.own) if isinstance(store, FolderStore)}:
+        for root in sorted({log.local.root} | {store.root for store in stores if isinstance(store, FolderStore)}):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             (root / LOCK).touch()
             file = stack.enter_context((root / COMPACTING).open("wb"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
-                raise TrafficError(f"{log.path} is being compacted by another process; wait for it to end") from exc
+                raise TrafficError(f"{root} is being compacted by another process; wait for it to end") from exc
         yield
 
 
@@ -225,13 +231,11 @@ def sweep(log: LogFolder, part: Part, *, now_s: float | None = None, at_once: bo
         fsync_folder(log.path)
     if isinstance(part.store, FolderStore):
         return _sweep_folder(part, part.store)
-    waiting = []
-    for each in part.manifest.superseded:
+    left = _superseded(part, part.manifest.files, now_s) if at_once else part.manifest.superseded
+    for each in left:
         if at_once or each.since_s <= now_s - GRACE_S:
             part.store.remove(each.name)
-        else:
-            waiting.append(each.name)
-    return waiting
+    return [] if at_once else [each.name for each in left if each.since_s > now_s - GRACE_S]
 
 
 def _sweep_folder(part: Part, store: FolderStore) -> list[str]:
