@@ -114,7 +114,7 @@ class Runner:
             waited_s += BUSY_WAIT_S
 
     async def _ask(self, backend: Backend, item: Item, outcomes: dict[str, bool | None]) -> None:
-        body = {"model": "", "messages": item.messages, "temperature": 0, "max_tokens": self._config.max_output_tokens}
+        body = {"model": backend.route, "messages": item.messages, "temperature": 0, "max_tokens": self._config.max_output_tokens}
         right: bool | None = None
         try:
             reply = await fetch(
