@@ -9,6 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
 
@@ -80,7 +81,8 @@ class JudgeServer:
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(answer)))
                 self.end_headers()
-                self.wfile.write(answer)
+                with suppress(OSError):  # the client may have given up
+                    self.wfile.write(answer)
 
             def log_message(self, format: str, *args: object) -> None: ...
 

@@ -165,13 +165,13 @@ def test_judge_that_hangs_is_given_up_and_its_estimate_stays_charged() -> None:
         return ""
 
     with JudgeServer(hanging) as server:
-        ((grade, *_),) = judged(server, pair(), metrics=metrics, timeout_s=0.05, limit_usd=0.03, shared=shared)
+        ((grade, *_),) = judged(server, pair(), metrics=metrics, timeout_s=0.05, limit_usd=0.02, shared=shared)
         released.set()
     assert grade is not None
     assert grade.student is None
     assert counted(metrics, 'router_judge_calls_total{outcome="timeout"}') == 1
     with JudgeServer(honest) as server:
-        ((grade, *_),) = judged(server, pair(), metrics=metrics, limit_usd=0.03, shared=shared)
+        ((grade, *_),) = judged(server, pair(), metrics=metrics, limit_usd=0.02, shared=shared)
         assert not server.seen  # nobody knows what the lost call cost
     assert counted(metrics, 'router_judge_calls_total{outcome="skipped_budget"}') == 1
 
