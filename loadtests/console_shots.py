@@ -53,7 +53,8 @@ def photograph(running: Browser, stage: Stage, out: Path, *, scheme: str, size: 
             page.locator("input[type=range][data-option='cascade.threshold']").fill("0.2")
             page.wait_for_timeout(400)
             page.wait_for_function("() => !document.querySelector('main [aria-busy]')")
-        page.screenshot(path=out / f"{name}-{scheme}-{size}.png", full_page=True)
+        page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0) }")
+        page.screenshot(path=out / f"{name}-{scheme}-{size}.png", full_page=name != "decisions")
         if name == "thresholds":
             page.get_by_role("button", name="Apply as new version").click()
             page.get_by_role("dialog").get_by_role("table").wait_for()

@@ -88,6 +88,7 @@ QUESTIONS = (
     "How long is the warranty?",
     "Compare the three plans, compute the yearly cost of each for 17 people, and explain which one pays off when.",
 )
+EASY = (QUESTIONS[0], QUESTIONS[2], QUESTIONS[3])
 TEAMS = ("billing", "docs", "support")
 
 
@@ -173,14 +174,14 @@ class Stage:
         """Requests of all kinds, the same for a seed: retrieval, reasoning, sure and unsure drafts, failures."""
         chance = random.Random(seed)  # noqa: S311 - reproducible traffic, no secret
         for number in range(requests):
-            logprob = chance.choice((0.2, 0.5, 0.9, 1.4, 2.0))
-            text = chance.choice(QUESTIONS)
+            logprob = chance.choice((0.1, 0.2, 0.3, 0.5, 0.9, 1.6))
+            text = chance.choice(QUESTIONS if chance.random() < 0.25 else EASY)
             directive = f"[[fake-tokens-{chance.randint(10, 60)}-logprob-{logprob}-delay-{chance.random() / 50:.3f}]]"
             if number % 40 == 39:
                 directive = "[[fault-500]]"
             router: dict[str, Any] = {"tags": {"team": chance.choice(TEAMS)}}
             if chance.random() < 0.4:
-                score = round(chance.random(), 2)
+                score = round(min(1.0, 0.35 + chance.random()), 2)
                 router["retrieved_chunks"] = [{"id": "c1", "text": "A piece of the manual.", "score": score}]
             answer = self.ask(f"{directive} {text}", router=router, stream=chance.random() < 0.3)
             if answer.status_code == 200 and chance.random() < 0.5:

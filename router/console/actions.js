@@ -73,11 +73,11 @@ function effect(found) {
 export function historyPanel(context, signal) {
   const place = h("div");
   const load = () => fill(place, () => context.api.get("policy/history", { limit: 20 }, { signal }), (history) => table("Versions", [
-    { label: "Version", number: true, cell: (row) => [String(row.version), row.version === history.current ? h("span", { class: "ok" }, " in force") : null] },
+    { label: "Version", cell: (row) => [String(row.version), row.version === history.current ? h("span", { class: "ok" }, " in force") : null] },
     { label: "Since", cell: (row) => time(row.created_s) },
     { label: "By", cell: (row) => `${row.author}${row.source === "api" ? "" : ` (${row.source})`}` },
     { label: "Note", cell: (row) => [row.restores !== null && row.restores !== undefined ? h("span", { class: "muted" }, `as version ${row.restores}. `) : null, row.comment || "–"] },
-    { label: "", cell: (row) => (row.version === history.current ? "" : h("button", { type: "button", "aria-label": `Roll back to version ${row.version}`, onclick: () => rollbackDialog(context, row.version, history.current, load) }, "Roll back")) },
+    { hidden: "Way back", cell: (row) => (row.version === history.current ? "" : h("button", { type: "button", "aria-label": `Roll back to version ${row.version}`, onclick: () => rollbackDialog(context, row.version, history.current, load) }, "Roll back")) },
   ], history.versions));
   const changed = () => load();
   document.addEventListener("policy-version", changed, { signal });

@@ -44,7 +44,7 @@ function signInPage(problem) {
   leave = null;
   document.querySelectorAll("dialog").forEach((open) => open.close());
   top.replaceChildren(brand(), h("div", { class: "tools" }, themeToggle()));
-  const key = h("input", { type: "password", autocomplete: "current-password", required: true, spellcheck: "false", size: "40" });
+  const key = h("input", { type: "password", autocomplete: "current-password", required: true, spellcheck: "false" });
   const message = h("div");
   const button = h("button", { type: "submit", class: "primary" }, "Sign in");
   const form = h("form", { class: "panel sign-in", onsubmit: async (event) => {

@@ -18,7 +18,7 @@ function shown({ record, score, feedback, shadows, complete, texts }) {
   const decision = record.decision;
   return [
     h("p", { class: "mono" }, record.decision_id),
-    h("p", null, "Answered by ", route(record.route), ` because of ${decidedBy(record)}: `, h("b", null, record.reason), "."),
+    h("p", null, "Answered by ", route(record.route), ...why(record)),
     record.fallback_cause ? note("warning", `The chosen backend failed: ${record.fallback_cause}.`) : null,
     record.degraded ? note("warning", `Degraded: ${record.degraded}.`) : null,
     h("h3", null, "Votes"), votes(record),
@@ -48,6 +48,13 @@ function shown({ record, score, feedback, shadows, complete, texts }) {
   ].filter(Boolean);
 }
 
+function why(record) {
+  const by = decidedBy(record);
+  if (record.reason === "default" && by === "default") return [": no policy decided otherwise."];
+  if (by === "request") return [": the client asked for it."];
+  return [` because of ${by}: `, h("b", null, record.reason), "."];
+}
+
 function decidedBy(record) {
   const review = record.draft?.escalated ? record.draft.review : null;
   return (review ?? record.decision).policy || "the gateway";
@@ -62,7 +69,7 @@ function votes(record) {
     { label: "Reason", cell: (row) => row.reason },
     { label: "Score", number: true, cell: (row) => number(row.score ?? null) },
     { label: "Threshold", number: true, cell: (row) => number(row.threshold ?? null) },
-    { label: "", cell: (row) => compare(row) },
+    { hidden: "Meaning", cell: (row) => compare(row) },
   ], rows, { empty: record.decision.policy === "request" ? "The client chose the model itself; no policy was asked." : "No policy was asked." });
 }
 

@@ -50,11 +50,15 @@ function filters() {
     h("div", { class: "filters" },
       field("Answered by", select("route", ["student", "teacher", "none"])),
       field("Outcome", select("outcome", OUTCOMES)),
-      field("Policy", text("policy", "cascade")),
-      field("Reason", text("reason", "low_confidence")),
-      field("Tag", text("tag", "team=docs")),
+      field("Policy", text("policy", "e.g. cascade")),
+      field("Reason", text("reason", "e.g. low_confidence")),
+      field("Tag", text("tag", "e.g. team=docs")),
       field("Id, tenant, session, model", text("q", ""))),
     h("div", { class: "actions" }, h("button", { type: "submit", class: "primary" }, "Search"), h("button", { type: "reset" }, "Clear")));
+}
+
+function tag(text) {
+  return h("span", { class: "tag", title: text }, text);
 }
 
 function rows(context, found) {
@@ -68,6 +72,6 @@ function rows(context, found) {
     { label: "Latency", number: true, cell: (row) => seconds(row.latency_s) },
     { label: "Cost", number: true, cell: (row) => usd(row.cost_usd) },
     { label: "By the teacher", number: true, cell: (row) => usd(row.counterfactual_cost_usd) },
-    { label: "Tenant, tags", cell: (row) => [h("span", { class: "tag" }, row.tenant), Object.entries(row.tags ?? {}).map(([key, value]) => h("span", { class: "tag" }, `${key}=${value}`))] },
+    { label: "Tenant, tags", cell: (row) => [tag(row.tenant), Object.entries(row.tags ?? {}).map(([key, value]) => tag(`${key}=${value}`))] },
   ], found, { empty: "No decision fits." });
 }

@@ -40,10 +40,11 @@ export function uid(prefix) {
   return `${prefix}-${count}`;
 }
 
-/** A table. `columns`: {label, cell(row), number, head}; the first column heads its row. */
+/** A table. `columns`: {label, cell(row), number}, with `hidden` instead of `label` for a heading that only
+ * screen readers need; the first column heads its row. */
 export function table(caption, columns, rows, { empty = "Nothing yet.", hiddenCaption = true, rowProps } = {}) {
   if (!rows.length) return h("p", { class: "empty" }, empty);
-  const head = h("tr", null, columns.map((column) => h("th", { scope: "col", class: column.number && "number" }, column.label)));
+  const head = h("tr", null, columns.map((column) => h("th", { scope: "col", class: column.number && "number" }, column.hidden ? h("span", { class: "visually-hidden" }, column.hidden) : column.label)));
   const body = rows.map((row) => h("tr", rowProps?.(row), columns.map((column, at) => {
     const cell = column.cell(row);
     return at === 0
@@ -51,7 +52,7 @@ export function table(caption, columns, rows, { empty = "Nothing yet.", hiddenCa
       : h("td", { class: [column.number && "number", column.class].filter(Boolean).join(" ") || null }, cell ?? "–");
   })));
   const label = h("caption", { class: hiddenCaption && "visually-hidden" }, caption);
-  return h("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: "0" },
+  return h("div", { class: "scroll", role: "group", "aria-label": caption, tabindex: "0" },
     h("table", null, label, h("thead", null, head), h("tbody", null, body)));
 }
 
@@ -78,7 +79,10 @@ export async function fill(place, load, render) {
   if (!place.childElementCount) place.replaceChildren(h("p", { class: "loading" }, "Loading …"));
   try {
     const value = await load();
-    if (turn === place.turn) place.replaceChildren(...[render(value)].flat());
+    if (turn !== place.turn) return;
+    const shown = [render(value)].flat().filter(Boolean);
+    const same = shown.length === place.childNodes.length && shown.every((each, at) => each === place.childNodes[at]);
+    if (!same) place.replaceChildren(...shown); // putting an element where it is already takes its focus away
   } catch (error) {
     if (error.name === "AbortError" || error.signedOut) return;
     if (turn === place.turn) place.replaceChildren(failure(error, () => fill(place, load, render)));

@@ -44,7 +44,7 @@ export function bytes(value) {
 
 /** `low to high` of an estimate. */
 export function range(estimate, format) {
-  return `${format(estimate.low)} to ${format(estimate.high)}`;
+  return `${format(estimate.low)} to ${format(estimate.high)}`.replaceAll(" ", "\u00a0");
 }
 
 /** A value with its interval and n under it. */
@@ -52,7 +52,7 @@ export function estimated(estimate, format, none = "not known") {
   if (!estimate) return h("span", { class: "muted" }, none);
   return h("span", { class: "estimate" },
     h("b", null, format(estimate.value)),
-    h("small", { title: "95 % confidence interval, and the number of observations" }, `${range(estimate, format)}, n = ${count(estimate.n)}`));
+    h("small", { title: "95 % confidence interval, and the number of observations" }, `${range(estimate, format)}, n\u00a0=\u00a0${count(estimate.n)}`));
 }
 
 /** A time in UTC; the reader's own on hover. */
@@ -62,6 +62,11 @@ export function time(unixSeconds, { withDate = true } = {}) {
   const iso = date.toISOString();
   const text = withDate ? `${iso.slice(0, 10)} ${iso.slice(11, 19)}` : iso.slice(11, 19);
   return h("time", { datetime: iso, title: `${date.toLocaleString()} local time` }, `${text} UTC`);
+}
+
+/** A difference of two shares. */
+export function points(value) {
+  return `${(value * 100).toFixed(1)} points`;
 }
 
 /** `3 requests`, `1 request`. */

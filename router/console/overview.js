@@ -125,11 +125,12 @@ function showSeries(summary, places) {
 
 function split(summary) {
   const { requests, cost, latency } = summary;
+  const answered = requests.student + requests.teacher;
   const rows = ["student", "teacher"].map((name) => ({ name, requests: requests[name], usd: cost[`${name}_usd`], latency: latency[name] }));
   return table("Requests, cost and latency by model", [
     { label: "Model", cell: (row) => route(row.name) },
     { label: "Requests", number: true, cell: (row) => h("span", { "data-count": row.name }, count(row.requests)) },
-    { label: "Share", number: true, cell: (row) => [percent(requests.total ? row.requests / requests.total : null), " ", shareBar(requests.total ? row.requests / requests.total : 0, row.name)] },
+    { label: "Share of answers", number: true, cell: (row) => [percent(answered ? row.requests / answered : null), " ", shareBar(answered ? row.requests / answered : 0, row.name)] },
     { label: "Cost", number: true, cell: (row) => usd(row.usd) },
     { label: "Cost per 1,000", number: true, cell: (row) => usd(row.requests ? (row.usd / row.requests) * 1000 : null) },
     { label: "p50", number: true, cell: (row) => seconds(row.latency.p50_s) },
@@ -143,7 +144,7 @@ function quality(summary) {
     { label: "Graded by", cell: (row) => SOURCES[row.source] ?? row.source },
     { label: "Score, 1 = good", number: true, cell: (row) => estimated(row.score, (value) => value.toFixed(3)) },
     { label: "Interval in 0 to 1", cell: (row) => intervalBar(row.score, 0, 1, row.route) },
-  ], summary.quality, { empty: "No answer was graded in this time. Feedback or a shadow sample gives grades: POST /v1/feedback, or the table [shadow] of the configuration." });
+  ], summary.quality, { empty: "No answer was graded in this time. Feedback or a shadow sample gives grades: POST /v1/feedback, or the table [quality.shadow] of the configuration." });
 }
 
 function beside(summary) {
@@ -169,7 +170,7 @@ function escalations(summary) {
     { label: "Reason", cell: (row) => row.reason },
     { label: "Requests", number: true, cell: (row) => count(row.count) },
     { label: "Of all", number: true, cell: (row) => percent(total ? row.count / total : null) },
-    { label: "", cell: (row) => shareBar(total ? row.count / total : 0, "teacher") },
+    { hidden: "Of all, as a bar", cell: (row) => shareBar(total ? row.count / total : 0, "teacher") },
   ], summary.escalations, { empty: "No policy sent a request to the teacher." });
 }
 

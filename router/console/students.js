@@ -41,13 +41,13 @@ function shown(context, { bundles, damaged, status }, reload) {
     }) }, "Roll back to the one before"))),
     panel("Bundles", table("Bundles", [
       { label: "Bundle", cell: (row) => h("span", { class: "mono" }, row.bundle_id) },
-      { label: "", cell: (row) => (row.bundle_id === status.current ? h("b", null, "current") : row.bundle_id === status.previous ? "before it" : "") },
+      { hidden: "Place", cell: (row) => (row.bundle_id === status.current ? h("b", null, "current") : row.bundle_id === status.previous ? "before it" : "") },
       { label: "Verdict", cell: (row) => h("span", { class: `verdict ${row.verdict}` }, row.verdict) },
       { label: "Made", cell: (row) => time(row.created_s) },
       { label: "Size", number: true, cell: (row) => bytes(row.model_bytes) },
       { label: "Quantized", cell: (row) => row.quantization ?? "no" },
       { label: "Cascade threshold", number: true, cell: (row) => number(row.cascade_threshold ?? null) },
-      { label: "", cell: (row) => h("button", { type: "button", "aria-label": `Promote ${row.bundle_id}`, onclick: () => promote(context, reload, row, status) }, row.bundle_id === status.current ? "Promote again" : "Promote") },
+      { hidden: "Change", cell: (row) => h("button", { type: "button", "aria-label": `Promote ${row.bundle_id}`, onclick: () => promote(context, reload, row, status) }, row.bundle_id === status.current ? "Promote again" : "Promote") },
     ], bundles.toReversed(), { empty: "There is no bundle yet: locum train run builds one.", rowProps: (row) => ({ class: ["bundle", row.bundle_id === status.current && "current"] }) }),
     problems.length ? note("error", h("p", null, "Damaged bundles:"), h("ul", null, problems.map(([name, problem]) => h("li", null, `${name}: ${problem}`)))) : null),
   ];

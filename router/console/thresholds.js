@@ -4,13 +4,13 @@
 import { announce, choice, fill, h, note, panel, table, uid } from "./dom.js";
 import { sweep } from "./charts.js";
 import { applyDialog, historyPanel } from "./actions.js";
-import { count, estimated, number, percent, plural, seconds, usd } from "./format.js";
+import { count, estimated, number, percent, plural, points, seconds, usd } from "./format.js";
 
 const WAIT_MS = 250;
 const POINTS = 21;
 const WINDOWS = [[86400, "Last day"], [7 * 86400, "Last 7 days"], [0, "All"]];
 const MEASURES = [
-  ["student_share", "Student share", percent, 0],
+  ["student_share", "Student share", percent, 0, points],
   ["cost_usd_per_month", "Cost a month", usd, -1],
   ["cost_usd_per_request", "Cost a request", usd, -1],
   ["all_teacher_usd_per_month", "All by the teacher, a month", usd, 0],
@@ -37,7 +37,7 @@ export function thresholds(context, { signal }) {
       Object.assign(state, { document: current.document, version: current.version, options: flat(options.policies) });
       context.sawVersion(current.version);
       state.changed = new Map([...state.changed].filter(([key]) => state.options.some((each) => each.key === key)));
-      state.active ??= state.options.find((each) => /threshold|escalate_/.test(each.option) && each.value !== null)?.key ?? state.options[0]?.key ?? null;
+      state.active ??= state.options.find((each) => isThreshold(each) && each.value !== null)?.key ?? state.options[0]?.key ?? null;
       return options;
     }, () => groups(state, turned));
     if (state.document) { marks(); ask(); }
@@ -143,8 +143,21 @@ function groups(state, turned) {
   if (!names.length) return [h("p", { class: "empty" }, "No policy of the active document has a number to turn.")];
   return names.map((at) => {
     const options = state.options.filter((each) => each.at === at);
-    return h("fieldset", { class: "policy-options" }, h("legend", null, options[0].policy), options.map((option) => slider(option, state, turned)));
+    return h("fieldset", { class: "policy-options" }, h("legend", null, options[0].policy), folded(options, state, turned));
   });
+}
+
+/** The thresholds first; what is turned seldom is folded away, unless it was turned. */
+function folded(options, state, turned) {
+  const rows = (chosen) => chosen.map((option) => slider(option, state, turned));
+  const often = options.filter((option) => isThreshold(option) || state.changed.has(option.key));
+  const seldom = options.filter((option) => !often.includes(option));
+  if (!seldom.length) return rows(often);
+  return [rows(often), h("details", null, h("summary", null, plural(seldom.length, often.length ? "more number" : "number")), rows(seldom))];
+}
+
+function isThreshold(option) {
+  return /threshold|escalate_/.test(option.option);
 }
 
 function slider(option, state, turned) {
@@ -172,23 +185,32 @@ function slider(option, state, turned) {
 
 function predicted(result, option, state) {
   const { baseline, candidate: other } = result;
-  const rows = MEASURES.map(([key, label, format, better]) => ({ key, label, format, better, now: baseline[key], then: other?.[key] }));
-  const shown = rows.filter((row) => row.now || row.then);
+  const rows = MEASURES.map(([key, label, format, better, apart]) => ({ key, label, format, better, apart: apart ?? format, now: baseline[key], then: other?.[key] }));
+  const shown = rows.filter((row) => row.now || row.then || row.better === 1 || row.key === "quality_loss");
   const parts = [
     h("p", { class: "muted" }, `${plural(result.records, "logged request")} over ${seconds(result.window_s)}, ${count(result.labels)} with a grade. Intervals hold with 95 % confidence.`),
     table("Prediction", [
       { label: "Measure", cell: (row) => row.label },
-      { label: `In force (v${state.version})`, cell: (row) => estimated(row.now, row.format) },
-      ...(other ? [{ label: "With your values", cell: (row) => h("span", { "data-measure": row.key }, estimated(row.then, row.format)) }, { label: "Difference", cell: (row) => difference(row) }] : []),
+      { label: `In force (v${state.version})`, cell: (row) => estimated(row.now, row.format, "the log cannot tell") },
+      ...(other ? [{ label: "With your values", cell: (row) => h("span", { "data-measure": row.key }, estimated(row.then, row.format, "the log cannot tell")) }, { label: "Difference", cell: (row) => difference(row) }] : []),
     ], shown),
   ];
-  const missing = MEASURES.filter(([key]) => ["quality", "quality_loss"].includes(key) && !(other ?? baseline)[key]);
-  if (missing.length) parts.push(note("warning", "The log cannot tell the quality: too few answers have a grade. Shadow samples in both directions, or feedback, make it known."));
-  const unsupported = (other ?? baseline).unsupported;
-  if (unsupported) parts.push(note("warning", `For ${plural(unsupported, "request")} of ${count(result.records)} the log cannot tell what would have come: the draft, say, was never made. They widen the intervals.`));
-  if (result.warnings.length) parts.push(note("warning", h("ul", null, [...new Set(result.warnings)].map((each) => h("li", null, each)))));
   if (result.sweep && option) parts.push(...sweeps(result.sweep, option, state));
+  const limits = distinct(result.warnings);
+  const unsupported = (other ?? baseline).unsupported;
+  if (unsupported) limits.push(`For ${plural(unsupported, "request")} of ${count(result.records)} it does not say what would have come: the draft, or its grade, is missing.`);
+  if (limits.length) parts.push(h("h3", null, "What the log cannot tell"), note("warning", h("ul", null, limits.map((each) => h("li", null, each)))));
   return parts;
+}
+
+/** Without those that differ in a number only. */
+function distinct(texts) {
+  const found = new Map();
+  for (const text of texts) {
+    const shape = text.replace(/[\d.,]+/g, "#");
+    if (!found.has(shape)) found.set(shape, text);
+  }
+  return [...found.values()];
 }
 
 function difference(row) {
@@ -197,7 +219,7 @@ function difference(row) {
   if (Math.abs(delta) < 1e-12) return h("span", { class: "muted" }, "none");
   const apart = row.then.low > row.now.high || row.then.high < row.now.low;
   const kind = row.better === 0 || !apart ? "" : delta * row.better > 0 ? "better" : "worse";
-  return h("span", { class: `delta ${kind}` }, `${delta > 0 ? "+" : "−"}${row.format(Math.abs(delta))}`, apart ? null : h("small", null, " within the intervals"));
+  return h("span", { class: `delta ${kind}` }, `${delta > 0 ? "+" : "−"}${row.apart(Math.abs(delta))}`, apart ? null : h("small", null, " within the intervals"));
 }
 
 function sweeps(points, option, state) {
