@@ -79,6 +79,7 @@ class Shadows:
         log: TrafficLog,
         metrics: Metrics,
         recent: RecentFeedback,
+        max_queue_chars: int = MAX_QUEUE_CHARS,
     ) -> None:
         """
         Args:
@@ -91,6 +92,7 @@ class Shadows:
         self._log = log
         self._metrics = metrics
         self._recent = recent
+        self._max_queue_chars = max_queue_chars
         self.observers: list[Observer] = []
         """They are told of every record that was written."""
         self._queue: deque[Job] = deque()
@@ -108,7 +110,7 @@ class Shadows:
             return
         job = Job(record, request, draw, asyncio.get_running_loop().time() + self._config.deadline_s)
         full = len(self._queue) >= self._config.max_queue and self._calls >= self._config.max_concurrency
-        if full or self._queued_chars + job.size_chars > MAX_QUEUE_CHARS:
+        if full or self._queued_chars + job.size_chars > self._max_queue_chars:
             self._start(self._skip(job, "skipped_queue"))
         else:
             self._queue.append(job)
