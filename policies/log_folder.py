@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import re
 import secrets
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -165,5 +165,5 @@ def keyring_of(folder: Path, environ: Mapping[str, str] = os.environ) -> Keyring
 
 def _new_instance() -> str:
     """Tells people which machine it is, and is nobody else's."""
-    host = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower())[:40].strip("-") or "gateway"
+    host = re.sub(r"[^a-z0-9-]+", "-", platform.node().lower())[:40].strip("-") or "gateway"
     return f"{host}-{secrets.token_hex(4)}"

@@ -1,8 +1,9 @@
 """Erasure: every record of a person, a tenant or a session goes, and does not come back.
 
-    1. Gateways are asked for new segments, so that nobody writes the ones that there are.
-    2. The records are looked for, and a tombstone is written (policies/tombstones.py). From now on nobody hands them
+    1. The records are looked for, and a tombstone is written (policies/tombstones.py). From now on nobody hands them
        out any more, wherever they still are.
+    2. Gateways are asked for new segments, so that nobody writes the ones that there are. What requests that are under
+       way now write later is filtered, and goes with the next compaction.
     3. Segments and compacted files that hold them are rewritten without them; what was replaced is removed.
     4. Everything is read again: nothing that a tombstone covers may be there, in no file that is left over either.
 
@@ -103,26 +104,27 @@ def forget(
     """
     log = open_folder(folder)
     done = Erasure(_fields_of(choice), started_s=now())
-    seen = survey(log)
+    survey(log)
     with as_traffic_errors(folder):
         _ = log.keyring
         keys = subject_keys(log.storage.subject_key_env, log.environ)
-    progress("asking for new segments")
-    rotate(folder, seen.segments, wait_s)
     with sole_writer(log, everywhere=True):
         ledger = ledger_of(log)
         if choice:
             progress("looking for the records")
             done.ids = set(choice.decision_ids) | _found(folder, choice, keys)
-            ledger = _bury(log, ledger, choice, keys, done)
+            ledger = _bury(log, ledger, choice, keys, done, now())
+        progress("asking gateways for new segments")
+        names = log.segments()
+        rotate(folder, names, wait_s)
         progress("rewriting segments")
-        _take_segments(done, _segments(log, ledger, choice, done.ids, drop_damaged))
+        _take_segments(done, _segments(log, names, ledger, choice, done.ids, drop_damaged))
         progress("rewriting compacted files")
         with Workspace.opened(log, memory_limit) as space:
             _clean_parts(space, ledger, done, now())
         progress("reading everything again")
         _sweep_all(log, done, wait_s)
-        _verify(log, ledger, done)
+        _verify(log, names, ledger, done)
     if log.remote is not None:
         done.elsewhere = [name for name in log.remote.folders() if name not in (TOMBSTONES, log.storage.instance)]
     return done
@@ -178,7 +180,9 @@ def _names(request: str | None, subject: str) -> bool:
     return subject in [*given, metadata.get("user_id") if isinstance(metadata, dict) else None]
 
 
-def _bury(log: LogFolder, ledger: Ledger, choice: Choice, keys: list[SubjectKey], done: Erasure) -> Ledger:
+def _bury(
+    log: LogFolder, ledger: Ledger, choice: Choice, keys: list[SubjectKey], done: Erasure, now_s: float
+) -> Ledger:
     """Write the tombstone; the ledger with it. A subject has a hash under every key."""
     values = {name: value for name, value in _values(choice).items() if value is not None}
     if choice.decision_ids:
@@ -187,21 +191,23 @@ def _bury(log: LogFolder, ledger: Ledger, choice: Choice, keys: list[SubjectKey]
         chosen: Criterion = tuple(
             sorted((name, key.hash(value) if name == "subject" else value) for name, value in values.items())
         )
-        name, tombstone = make_tombstone(ledger, keys[0], chosen, done.ids, done.started_s)
+        name, tombstone = make_tombstone(ledger, keys[0], chosen, done.ids, now_s)
         with as_traffic_errors(log.path):
             log.ledgers()[-1].put(name, encode_tombstone(tombstone))
         done.tombstone = done.tombstone or name
     return ledger_of(log)
 
 
-def _segments(log: LogFolder, ledger: Ledger, choice: Choice, ids: set[str], drop_damaged: bool) -> Rewritten:
+def _segments(
+    log: LogFolder, names: list[str], ledger: Ledger, choice: Choice, ids: set[str], drop_damaged: bool
+) -> Rewritten:
     needles = [text.encode() for text in (choice.subject, choice.session) if text] + [each.encode() for each in ids]
 
     def is_theirs(line: bytes) -> bool:
         return drop_damaged or any(needle in line for needle in needles)
 
     doomed = Doomed(ledger.covers, is_theirs)
-    return rewrite_segments(log.path, log.segments(), log.keyring, doomed)
+    return rewrite_segments(log.path, names, log.keyring, doomed)
 
 
 def _take_segments(done: Erasure, segments: Rewritten) -> None:
@@ -240,9 +246,10 @@ def _sweep_all(log: LogFolder, done: Erasure, wait_s: float) -> None:
         done.waiting += [f"{part.store.label}/{name}" for name in waiting]
 
 
-def _verify(log: LogFolder, ledger: Ledger, done: Erasure) -> None:
-    """Read everything that is there."""
-    reading = Reading(log.path, segments=tuple(log.segments()), unfiltered=True)
+def _verify(log: LogFolder, names: list[str], ledger: Ledger, done: Erasure) -> None:
+    """Read everything that was there."""
+    there = set(log.segments())
+    reading = Reading(log.path, segments=tuple(name for name in names if name in there), unfiltered=True)
     in_use = set(done.in_use)
     for stored, record in reading.placed():
         if ledger.covers(record) and stored.place.file not in in_use:

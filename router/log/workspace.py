@@ -29,7 +29,7 @@ from policies.compacted import (
 )
 from policies.log_files import create_compacted
 from policies.log_folder import LogFolder
-from policies.stores import FolderStore, Store
+from policies.stores import Conflict, FolderStore, Store
 from policies.survey import Part, TrafficError
 from policies.traffic_columns import BASE_COLUMNS, columns_version, literal, stored_select
 from policies.traffic_sql import Sources, configure, connect
@@ -196,7 +196,11 @@ def publish(
     now_s = time.time() if now_s is None else now_s
     ordered = tuple(sorted(files, key=lambda file: (file.day, file.kind)))
     for file in set(ordered) - set(before.files):
-        if store.ranged(file.name).size != file.size_bytes:
+        try:
+            size_bytes = store.ranged(file.name).size
+        except FileNotFoundError as exc:  # somebody who erases has swept it up, and has published
+            raise Conflict(store.label) from exc
+        if size_bytes != file.size_bytes:
             raise OSError(f"{part.place(file)} has not the size that was written")
     manifest = TrafficManifest(
         version=before.version + 1,
