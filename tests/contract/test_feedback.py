@@ -171,3 +171,32 @@ def test_texts_about_a_refused_request_are_not_kept(gateway: RunningGateway) -> 
 def test_judgement_is_refused_when_the_log_is_off(start_gateway: StartGateway) -> None:
     gateway = start_gateway(log_dir="")
     assert post(gateway, {"decision_id": SOME_ID, "score": 1}).status_code == 409
+
+
+def moment(route: str, name: str) -> str:
+    return f'router_quality_moments_total{{moment="{name}",route="{route}",source="feedback"}}'
+
+
+def test_scores_are_counted_for_the_model_that_answered_whichever_process_hears_them(
+    start_gateway: StartGateway,
+) -> None:
+    answering, hearing = start_gateway(), start_gateway()
+    ids = [answered(answering, model="teacher"), answered(answering), answered(answering)]
+    streamed = answering.post({**PLAIN, "model": "teacher", "stream": True})
+    ids.append(streamed.headers["x-router-decision-id"])
+    assert {record.decision_id for record in answering.records()} == set(ids)
+    for decision_id, score in zip(ids, (1.0, 0.5, 0.25, 0.75), strict=True):
+        assert post(hearing, {"decision_id": decision_id, "score": score, "label": "x"}).is_success
+    assert post(hearing, {"decision_id": ids[0], "score": 0.0}).is_success  # a change of mind is no second answer
+    assert post(hearing, {"decision_id": "f" * 32, "score": 0.0}).is_success  # nobody's
+    assert [hearing.metric(moment("teacher", name)) for name in ("n", "w", "ws", "w2s2")] == [2, 2, 1.75, 1.5625]
+    assert [hearing.metric(moment("student", name)) for name in ("n", "ws")] == [2, 0.75]
+    assert [hearing.metric(f'router_feedback_total{{kind="{kind}"}}') for kind in ("score", "label")] == [6, 4]
+    assert answering.metric(moment("teacher", "n")) == 0
+
+
+def test_score_is_not_counted_as_quality_when_the_request_was_no_traffic(gateway: RunningGateway) -> None:
+    decision_id = answered(gateway, router={"purpose": "eval"})
+    assert post(gateway, {"decision_id": decision_id, "score": 1.0}).is_success
+    assert gateway.metric(moment("student", "n")) == 0
+    assert gateway.metric('router_feedback_total{kind="score"}') == 1

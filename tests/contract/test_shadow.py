@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -13,6 +14,7 @@ from policies.record import ShadowRecord
 from policies.traffic import read, shadows
 from tests.contract.conftest import RunningGateway, StartGateway, chats
 from tests.contract.tenants import AUTH, KEYS, WaitUntil, ask, leave_during
+from tests.judge_server import JudgeServer, Shown
 
 BOTH = "[quality.shadow]\nstudent_share = 1.0\nteacher_share = 1.0\n"
 STUDENT = "[quality.shadow]\nstudent_share = 1.0\n"
@@ -117,6 +119,40 @@ def test_request_is_never_shadowed_when_it_may_not_be_kept_or_is_no_traffic(
     (shadow,) = wait_for(gateway, wait_until)
     assert shadow.decision_id == decision_id
     assert chats(teacher) == 1
+
+
+def test_request_of_another_dialect_is_put_to_the_other_model_as_a_chat(
+    start_gateway: StartGateway, teacher: BackendThread, wait_until: WaitUntil
+) -> None:
+    gateway = start_gateway(rest=STUDENT, student='native_apis = ["messages"]', teacher='native_apis = ["messages"]')
+    body = {"model": "auto", "max_tokens": 9, "system": "Be brief.", "messages": [{"role": "user", "content": "hi"}]}
+    assert httpx.post(f"{gateway.origin}/v1/messages", json=body, timeout=20).status_code == 200
+    completion = {"model": "auto", "prompt": "once upon"}  # no chat: there is nothing to compare it as
+    assert httpx.post(f"{gateway.origin}/v1/completions", json=completion, timeout=20).status_code == 200
+    (shadow,) = wait_for(gateway, wait_until)
+    assert (shadow.status, bool(shadow.completion)) == ("ok", True)
+    (theirs,) = asked_of(teacher)
+    assert [message["role"] for message in msgspec.json.decode(theirs.body)["messages"]] == ["system", "user"]
+
+
+def test_judge_grades_what_the_gateway_shows_it(start_gateway: StartGateway, wait_until: WaitUntil) -> None:
+    def judging(shown: Shown) -> str:
+        return "A={} B={}".format(*(5 if "mine" in answer else 1 for answer in (shown.first, shown.second)))
+
+    with JudgeServer(judging) as judge:
+        gateway = start_gateway(
+            rest=f'{STUDENT}[[quality.graders]]\ntype = "judge"\ntags = {{task = "chat"}}\n[quality.judge]\n'
+            f'base_url = "{judge.base_url}"\nmodel = "judge-1"\n'
+        )
+        say(gateway, "[[fake-echo]] mine", router={"tags": {"task": "chat"}})
+        say(gateway, "[[fake-echo]] mine", router={"tags": {"task": "code"}})
+        found = {shadow.tags["task"]: shadow for shadow in wait_for(gateway, wait_until, 2)}
+    (grade,) = found["chat"].grades
+    assert (grade.grader, grade.student, grade.preferred, grade.consistent) == ("judge/judge-1/v1", 1.0, "tie", True)
+    assert found["chat"].judge_usage is not None
+    assert (found["chat"].judge_cost_usd, found["code"].grades) == (None, ())  # its price is unknown
+    assert len(judge.seen) == 2
+    assert gateway.metric('router_judge_calls_total{outcome="ok"}') == 2
 
 
 def test_request_is_not_shown_to_a_model_that_its_tenant_may_not_use(
