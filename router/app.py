@@ -119,6 +119,7 @@ class Parts:
             capture=config.log.capture,
             distillation=config.teacher.distillation,
             observers=[self.quality.observe, *([self.shadowing.offer] if self.shadowing is not None else [])],
+            access_log=config.server.access_log,
         )
         self.admission = Admission(config, store=self.store, metrics=self.metrics, environ=environ)
         cache = ResponseCache(config, self.store, self.metrics) if config.cache.enabled else None

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from policies.chain import Evaluation
-from router import server
+from router import logs, server
 from router.app import Background, Install, Parts, build_app
 from router.chat import ChatRequest
 from router.config import Config, ConfigError
@@ -53,8 +53,8 @@ def serve(path: Path, log_level: str) -> None:
     Example: locum serve -c locum.toml
     """
 
-    server.log_to_stderr(log_level)
     config = _load(path)
+    logs.log_to_stderr(log_level, config.server.log_format)
     unset = config.unset_secrets()
     if unset:
         _wrong_input(*unset)

@@ -27,6 +27,7 @@ from router.endings import CLIENT_CLOSED_REQUEST, error_headers, outcome_of, too
 from router.errors import BackendError, BudgetSpent, LocumError, Overloaded, ShuttingDown, UnsupportedEncoding
 from router.exchange import ClientGone, Exchange
 from router.generations import Generation, Generations
+from router.logs import belong_to
 from router.metrics import Metrics
 from router.outcome import Outcomes, RequestState, expected_usage
 from router.resilience.attempts import Attempts
@@ -126,6 +127,7 @@ class Gateway:
 
     def _new_state(self, exchange: Exchange, dialect: Dialect, generation: Generation) -> RequestState:
         state = RequestState(self._ids.next(), time.monotonic(), dialect=dialect, generation=generation)
+        belong_to(state)
         if generation.student.metered:
             state.measure_machine()
         if self._telemetry is not None:

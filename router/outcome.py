@@ -32,6 +32,7 @@ from router.costs import cost_usd, used
 from router.decision_ids import with_route
 from router.dialects.base import Dialect
 from router.generations import Generation
+from router.logs import log_access
 from router.machine import MachineUse
 from router.metrics import Metrics
 from router.resilience.attempts import Attempt
@@ -52,7 +53,7 @@ REJECTED = RouteDecision(route="student", reason="rejected", policy="request")
 """Stands in a record for the decision on a request that was refused before the policies saw it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class RequestState:
     """What is known about a request so far. Filled on the way, turned into the record at the end."""
 
@@ -181,9 +182,11 @@ class Outcomes:
         capture: CaptureLevel,
         distillation: Literal["allowed", "conditional", "denied"],
         observers: Sequence[Observer] = (),
+        access_log: bool = False,
     ) -> None:
         """
         Args:
+            access_log: write a line for each request to the process's own log.
             observers: are told of every request whose record is in the log; they return at once and do not raise.
         """
         self._teacher = teacher
@@ -192,6 +195,7 @@ class Outcomes:
         self._capture = capture
         self._distillation = distillation
         self._observers = tuple(observers)
+        self._access_log = access_log
 
     def capture_of(self, request: ChatRequest) -> CaptureLevel:
         """What may be kept of a request."""
@@ -225,6 +229,8 @@ class Outcomes:
             record = self._record(state, now_s)
             payload = encode(record)
         state.record = record
+        if self._access_log:
+            log_access(record, state.policy)
         self._metrics.observe(record)
         if state.permit is not None:
             tokens, spent_usd = used(state)

@@ -136,14 +136,3 @@ def serve(app: Application, config: ServerConfig, listener: socket.socket, annou
     gc.set_threshold(20_000, 20, 50)
     running.run(sockets=[listener])
     return running.started
-
-
-def log_to_stderr(level: str) -> None:
-    """The process's own messages, each with its process id, since several workers write to one place."""
-    logging.basicConfig(
-        level=level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s",
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)

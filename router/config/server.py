@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, StrictInt
+from typing import Literal
+
+from pydantic import Field, StrictBool, StrictInt
 
 from router.config.base import Seconds, Table
 from router.config.tls import ServerTlsConfig
@@ -18,6 +20,10 @@ class ServerConfig(Table):
         1, ge=1, le=256, description="Gateway processes on the port, with merged metrics; one a core is a good number."
     )
     worker_start_timeout_s: Seconds = Field(60.0, description="Time in which a worker must have come to serve.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Of the process's own log on stderr; lines of a request carry its decision id and route."
+    )
+    access_log: StrictBool = Field(False, description="Log a line for each request, without content.")
     max_inflight_requests: StrictInt = Field(
         1024, ge=1, description="Requests in flight at once; more wait in the queue."
     )

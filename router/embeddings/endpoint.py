@@ -28,6 +28,7 @@ from router.errors import InvalidRequest, LocumError, Overloaded, ShuttingDown, 
 from router.exchange import ClientGone, Exchange
 from router.generations import Generations
 from router.http_client import Headers
+from router.logs import belong_to
 from router.metrics import Metrics
 from router.resilience.deadline import Deadline
 from router.resilience.pool import OnBreaker, Pool
@@ -109,6 +110,7 @@ class Embeddings:
     async def serve(self, exchange: Exchange) -> None:
         """Serve one request, and end it in exactly one record whatever happens."""
         state = EmbeddingState(self._ids.next(), time.monotonic(), self._generations.current)
+        belong_to(state)
         self._inflight += 1
         self._metrics.inflight.inc()
         try:

@@ -17,6 +17,7 @@ from router.config import Config
 from router.embeddings.request import EmbeddingRequest
 from router.errors import ShuttingDown
 from router.generations import Generation
+from router.logs import log_access
 from router.metrics import Metrics
 from router.traffic_log import TrafficLog
 
@@ -28,7 +29,7 @@ PERHAPS_USED: frozenset[Outcome] = frozenset({"ok", "timeout", "client_disconnec
 """The model may have done its work although nobody says how much; what was reserved is charged."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class EmbeddingState:
     """What is known about a request so far. Times are monotonic, but for `created_s`."""
 
@@ -48,6 +49,11 @@ class EmbeddingState:
     """Of the texts, as the model counted them."""
     settled: bool = False
 
+    @property
+    def route(self) -> None:
+        """No policy routes it."""
+        return None
+
 
 class EmbeddingOutcomes:
     """Turns what is known about a request into its record, and delivers that."""
@@ -58,6 +64,7 @@ class EmbeddingOutcomes:
         self._price_usd = config.embeddings.price_usd_per_1m_input_tokens if config.embeddings else None
         self._metrics = metrics
         self._log = log
+        self._access_log = config.server.access_log
 
     def capture_of(self, state: EmbeddingState) -> CaptureLevel:
         """`metadata` or `none`."""
@@ -79,6 +86,8 @@ class EmbeddingOutcomes:
         state.settled = True
         record = self._record(state)
         self._metrics.observe_embedding(record)
+        if self._access_log:
+            log_access(record, "embeddings")
         if state.permit is not None:
             tokens = self._used_tokens(state)
             await state.permit.settle(tokens=tokens, cost_usd=None if tokens is None else self.cost_usd(tokens))

@@ -14,7 +14,7 @@ from typing import Self
 import click
 import msgspec
 
-from router import server
+from router import logs, server
 from router.app import Install as Installer
 from router.app import build_app
 from router.config import ConfigError
@@ -67,10 +67,10 @@ class ParentLink:
 @click.option("--log-level", default="info")
 def worker(config_path: Path, listen_fd: int, control_fd: int, state_path: Path | None, log_level: str) -> None:
     """Started by `locum serve` with `server.workers` > 1, and by nobody else."""
-    server.log_to_stderr(log_level)
     listener, control = socket.socket(fileno=listen_fd), socket.socket(fileno=control_fd)
     try:
         config = load(config_path)
+        logs.log_to_stderr(log_level, config.server.log_format)
         app = build_app(
             config,
             background=lambda install: ParentLink(control, install),

@@ -49,6 +49,10 @@ FAULTS = (
 """What a backend may do to an answer; those that hang are left out."""
 
 
+QUOTING = '[[routing.policies]]\ntype = "tests.security.quoting:Quoting"\n'
+"""A policy that raises what it was asked."""
+
+
 class Served:
     """`locum serve` at its most talkative, and everything that it says."""
 
@@ -83,9 +87,9 @@ class Served:
         self._process.wait()
 
 
-def write_config(folder: Path, student_url: str, teacher_url: str, more: str = "") -> str:
+def write_config(folder: Path, student_url: str, teacher_url: str, more: str = "", *, log_format: str = "text") -> str:
     return CONFIG.format(
-        server="body_timeout_s = 1.0\nmax_body_bytes = 65536", student='api_key_env = "PLANTED_STUDENT"',
+        server=f'body_timeout_s = 1.0\nmax_body_bytes = 65536\nlog_format = "{log_format}"\naccess_log = true', student='api_key_env = "PLANTED_STUDENT"',
         teacher='api_key_env = "PLANTED_TEACHER"', student_url=student_url, teacher_url=teacher_url,
         student_model="student", teacher_model="teacher", log_dir=folder / "traffic",
         rest=REST.format(admin_dir=folder / "admin") + more,
@@ -98,11 +102,12 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def served(tmp_path: Path, student: BackendThread) -> Iterator[Served]:
+@pytest.fixture(params=["text", "json"])
+def served(request: pytest.FixtureRequest, tmp_path: Path, student: BackendThread) -> Iterator[Served]:
     echo = f'{{"error":{{"message":"Incorrect API key provided: {TEACHER_KEY}"}}}}'.encode()
     with answering(b"HTTP/1.1 401 No\r\ncontent-length: %d\r\n\r\n%b" % (len(echo), echo)) as teacher_url:
-        running = Served(tmp_path, write_config(tmp_path, student.base_url, teacher_url), ENVIRONMENT)
+        config = write_config(tmp_path, student.base_url, teacher_url, QUOTING, log_format=request.param)
+        running = Served(tmp_path, config, ENVIRONMENT)
         yield running
         running.kill()
 
@@ -216,6 +221,7 @@ def test_secrets_and_prompts_are_written_nowhere(served: Served, tmp_path: Path)
     assert found({"errors": "\n".join(errors).encode()}, AT_REST) == []
     assert found({"output": served.output.read_bytes()}, AT_REST) == []
     assert b"Traceback" not in served.output.read_bytes()
+    assert b"locum.access" in served.output.read_bytes()
     at_rest = below(tmp_path / "traffic") | below(tmp_path / "admin")
     assert any(name.endswith("audit.jsonl") for name in at_rest)
     assert any(json.dumps("metadata").encode() in content for content in at_rest.values())
