@@ -22,6 +22,10 @@ from router.workers.shared_metrics import exposition, families
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 _ITL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_REFUSALS = (
+    "invalid_api_key", "requests_per_minute", "tokens_per_minute", "concurrency", "budget_day", "budget_month",
+    "queue_full", "too_late", "state_unavailable",
+)  # fmt: skip
 Merged = Literal["livesum", "livemin", "livemax"]
 STATE_FEATURES = ("limits", "budgets", "concurrency", "cache", "documents", "drift", "regression")
 """What needs the shared state."""
@@ -241,6 +245,7 @@ class Metrics(QualityMetrics):
         for counter, label_sets in (
             (self.fallbacks, product(get_args(Cause))),
             (self.retries, product(get_args(Cause))),
+            (self.admission_refusals, product(_REFUSALS)),
             (self.hedges, product(("won", "lost", "failed"))),
             (self.spills, product(("overflow_queue", "overflow_kv", "overflow_ttft", "student_loading"))),
             (self.spool_dropped, product(("slow", "queue_full", "disk_full", "write_error"))),
