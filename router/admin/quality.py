@@ -17,6 +17,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from policies.quality import BY
 from router.admin.administration import Administration
 from router.admin.policy import answer, in_query
 from router.errors import InvalidRequest, LocumError
@@ -113,7 +114,7 @@ class QualityEndpoints:
         if not self._log_dir:
             raise InvalidRequest("The gateway has no traffic log: log.dir is empty.", code="no_log")
         by = request.query_params.get("by")
-        if by is not None and (len(by) > MAX_BY_CHARS or by.startswith("-")):
+        if by is not None and not (by in BY or (by.startswith("tag:") and 4 < len(by) <= MAX_BY_CHARS)):
             raise InvalidRequest("by must be route, student, reason, grader or tag:KEY.", param="by")
         window_s = in_query(request, "window_s", default=0)
         return answer(await self._estimator.estimates(by, window_s))

@@ -31,7 +31,8 @@ from router.state.base import Store
 logger = logging.getLogger(__name__)
 
 SAMPLES_PER_S = 20
-MAX_SAMPLES = 2000
+MIN_SAMPLES, MAX_SAMPLES = 100, 2000
+"""In an interval."""
 REFERENCE_FILE = "drift-reference.json"
 """In `admin.dir`."""
 
@@ -61,7 +62,7 @@ class DriftWatch:
         self._student = student
         self._clock = clock
         self._random = random.Random()  # noqa: S311 - draws a sample
-        self._room = min(MAX_SAMPLES, max(1, int(SAMPLES_PER_S * config.interval_s)))
+        self._room = min(MAX_SAMPLES, max(MIN_SAMPLES, int(SAMPLES_PER_S * config.interval_s)))
         self._samples: list[Sample] = []
         self._seen = 0
         """Requests since the samples were taken away last."""
@@ -71,6 +72,7 @@ class DriftWatch:
         self._serves = "", 0.0
         """The student that this process serves, and since when."""
         self._restart_wanted = False
+        self._turn = asyncio.Lock()
         self.monitor = Monitor()
         """The shared state as it was seen last."""
         self.sizes = Sizes(
@@ -112,20 +114,24 @@ class DriftWatch:
 
     async def once(self) -> None:
         """Count what has come, add it to the shared state and compare; never raises for a store or a disk."""
+        async with self._turn:
+            try:
+                await self._count()
+                async with self._shared.lease() as taken:
+                    if taken:
+                        await self._add()
+            except StateUnavailable as exc:
+                self._metrics.state_errors.labels("drift").inc()
+                logger.debug("drift: the shared state is away: %s", exc)
+            except Exception:  # whatever it was, the next interval tries again
+                logger.exception("drift detection failed")
+
+    async def _count(self) -> None:
         samples, self._samples, self._seen = self._samples, [], 0
         student = self._student()
         if student != self._serves[0]:
             self._serves = student, self._clock()
         await asyncio.to_thread(self._digest, samples, student)
-        try:
-            async with self._shared.lease() as taken:
-                if taken:
-                    await self._add()
-        except StateUnavailable as exc:
-            self._metrics.state_errors.labels("drift").inc()
-            logger.debug("drift: the shared state is away: %s", exc)
-        except Exception:  # whatever it was, the next interval tries again
-            logger.exception("drift detection failed")
 
     def request_restart(self) -> None:
         """Collect a new reference from now on; takes effect in the next `once`."""

@@ -194,11 +194,11 @@ async def test_calibration_is_judged_by_graded_answers_of_the_serving_student(wo
 
 
 async def test_sample_of_a_busy_gateway_is_bounded_and_uniform(world: World) -> None:
-    replica = world.replica(config=CONFIG.model_copy(update={"interval_s": 1.0}))
+    replica = world.replica(config=CONFIG.model_copy(update={"interval_s": 10.0}))
     for n in range(2000):
         replica.observe(decision(n, route="student", student="s-1"))
     created = sorted(sample.created_s for sample in replica._samples)
-    assert len(created) == SAMPLES_PER_S < MAX_SAMPLES
+    assert len(created) == 10 * SAMPLES_PER_S < MAX_SAMPLES
     middle = created[len(created) // 2] - decision(0).created_s
-    assert 300 < middle < 1700
+    assert 700 < middle < 1300
     assert Sizes().window_requests == DriftConfig().window_requests
