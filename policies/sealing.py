@@ -188,31 +188,40 @@ class SealedReader:
         _, key_id, salt, chunk_bytes = _HEADER.unpack(header)
         body = stored_bytes - _HEADER.size
         self._chunks = -(-body // (CHUNK_BYTES + TAG_BYTES))
-        if chunk_bytes != CHUNK_BYTES or body < self._chunks * TAG_BYTES:
+        if chunk_bytes != CHUNK_BYTES or not self._chunks or body < self._chunks * TAG_BYTES:
             raise Tampered("cut off, or of another format")
         self.size = body - self._chunks * TAG_BYTES
         self._header = header
         self._cipher = keyring.cipher(key_id, salt)
         self._read_at = read_at
+        # Nothing may be cut off, so the end is looked at first; that is where whoever reads Parquet begins as well.
+        self._last = self._opened(self._chunks - 1, self._chunks)
 
     def read_at(self, start: int, end: int) -> bytes:
         """Raises: Tampered."""
         end = min(end, self.size)
         if start >= end:
             return b""
-        first, last = start // CHUNK_BYTES, (end - 1) // CHUNK_BYTES
+        first, behind = start // CHUNK_BYTES, (end - 1) // CHUNK_BYTES + 1
+        if behind < self._chunks:
+            plain = self._opened(first, behind)
+        else:
+            plain = self._opened(first, behind - 1) + self._last
+        return plain[start - first * CHUNK_BYTES : end - first * CHUNK_BYTES]
+
+    def _opened(self, first: int, behind: int) -> bytes:
+        """The plain bytes of some chunks in a row."""
         stored = CHUNK_BYTES + TAG_BYTES
-        sealed = self._read_at(_HEADER.size + first * stored, _HEADER.size + (last + 1) * stored)
-        plain = b"".join(
+        sealed = self._read_at(_HEADER.size + first * stored, _HEADER.size + behind * stored) if first < behind else b""
+        return b"".join(
             _decrypt(
                 self._cipher,
                 _chunk_nonce(number, number == self._chunks - 1),
                 sealed[(number - first) * stored : (number - first + 1) * stored],
                 self._header,
             )
-            for number in range(first, last + 1)
+            for number in range(first, behind)
         )
-        return plain[start - first * CHUNK_BYTES : end - first * CHUNK_BYTES]
 
 
 def _chunk_nonce(number: int, last: bool) -> bytes:

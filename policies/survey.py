@@ -71,7 +71,8 @@ def survey(log: LogFolder) -> Survey:
         own = log.own
         stores = [own, *(store for store in log.parts() if store.label != own.label)]
         parts = [Part(store, store.manifest()) for store in stores]
-    covered = {name for part in parts for name in part.manifest.segments}
+    here = (own.label, log.local.label)
+    covered = {name for part in parts if part.store.label in here for name in part.manifest.segments}
     return Survey(parts, [name for name in names if name not in covered])
 
 
