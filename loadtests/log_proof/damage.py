@@ -1,4 +1,4 @@
-"""Segments that gateways wrote are damaged on purpose: every damage must be found, and cost no record that it spared."""
+"""Segments that gateways wrote are damaged on purpose: all of it must be found, and spared records must be read."""
 
 from __future__ import annotations
 
