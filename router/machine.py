@@ -163,6 +163,8 @@ class MachineClock:
         self._usd_per_s = usd_per_hour / SECONDS_PER_HOUR
         self._register = register
         self._now_s = now_s
+        self.on_charge: Callable[[float], None] = lambda usd: None
+        """Is told what each request was charged."""
 
     def enter(self) -> float:
         """A request begins. Returns what `leave` has to know."""
@@ -171,7 +173,9 @@ class MachineClock:
     def leave(self, entered_at: float) -> float:
         """It has ended. Returns its share of the machine's time, in USD."""
         reading = self._register.change(self._now_s, entered=-1, entered_at=entered_at)
-        return (reading.share_s - entered_at) * self._usd_per_s
+        usd = (reading.share_s - entered_at) * self._usd_per_s
+        self.on_charge(usd)
+        return usd
 
     def take_idle_usd(self) -> float:
         """What idle time has cost since the last call, in whichever process."""

@@ -121,7 +121,7 @@ class Metrics(QualityMetrics):
         )
         self.machine_cost = self._counter(
             "router_student_machine_usd",
-            "Machine time of the student at its price: `busy` while it has requests of this gateway, else `idle`.",
+            "The student's machines in USD: `busy` is charged to requests and shadows at their end, else `idle`.",
             ("state",),
         )
 
@@ -298,8 +298,6 @@ class Metrics(QualityMetrics):
             if beside_usd is not None:  # a second model was paid for
                 self._cost_of("student").inc(beside_usd)
                 answer_usd = None if answer_usd is None else answer_usd - beside_usd
-        if record.machine_usd is not None:
-            self._machine_cost_of("busy").inc(record.machine_usd)
         if answer_usd is not None:
             self._cost_of(route).inc(answer_usd)
         elif record.route is not None:
@@ -343,8 +341,10 @@ class Metrics(QualityMetrics):
         self._cost_of(route)
 
     def watch_machines(self, clocks: Iterable[MachineClock]) -> None:
-        """Count their idle time as well, whenever somebody reads the metrics."""
+        """Count their time: busy as requests end, idle whenever somebody reads the metrics."""
         self._machines = tuple(clocks)
+        for clock in self._machines:
+            clock.on_charge = self._machine_cost_of("busy").inc
 
     def _count_idle(self) -> None:
         for clock in self._machines:
