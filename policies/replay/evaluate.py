@@ -76,7 +76,7 @@ def evaluate(chain: PolicyChain, columns: Columns, logged: PolicyChain | None = 
 
 
 def reviews(chain: PolicyChain, drafts: Drafts, asked: Flags) -> tuple[Flags, Codes, list[str]]:
-    """Whether the reviewers call the teacher in, the index of the reason (UNKNOWN: they are silent), and the reasons."""
+    """Whether the reviewers call the teacher in, the index of the reason (UNKNOWN: none), and the reasons."""
     escalated, said = np.zeros(len(asked), np.bool_), np.full(len(asked), UNKNOWN, np.int32)
     reasons: list[str] = []
     silent = asked.copy()

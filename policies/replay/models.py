@@ -43,10 +43,10 @@ def cross_fitted(design: Matrix, y: Floats, weight: Floats, folds: NDArray[np.in
         return _held_out_means(y, weight, folds, observed, mean)
     predicted: Floats = np.empty(len(y))
     x, target, w = _with_ones(design[observed]), y[observed], weight[observed] / weight[observed].mean()
+    beta = np.zeros(x.shape[1])
     for fold in range(FOLDS):
         kept = folds[observed] != fold
-        fit = _logistic if bounded else _ridge
-        beta = fit(x[kept], target[kept], w[kept])
+        beta = _logistic(x[kept], target[kept], w[kept], beta) if bounded else _ridge(x[kept], target[kept], w[kept])
         rows = np.flatnonzero(folds == fold)
         linear = design[rows].astype(np.float64) @ beta[1:] + float(beta[0])
         predicted[rows] = _sigmoid(linear) if bounded else linear
@@ -67,7 +67,8 @@ def _held_out_means(
 
 
 def _with_ones(x: Matrix) -> Floats:
-    return np.hstack([np.ones((len(x), 1)), x.astype(np.float64)])
+    stacked: Floats = np.hstack([np.ones((len(x), 1)), x.astype(np.float64)])
+    return stacked
 
 
 def _ridge(x: Floats, y: Floats, weight: Floats) -> Floats:
@@ -78,11 +79,16 @@ def _ridge(x: Floats, y: Floats, weight: Floats) -> Floats:
     return solution
 
 
-def _logistic(x: Floats, y: Floats, weight: Floats) -> Floats:
-    """Newton's method on the penalised likelihood; `y` may be any share in [0, 1]."""
-    beta = np.zeros(x.shape[1])
-    mean = np.clip(np.average(y, weights=weight), 1e-3, 1 - 1e-3)
-    beta[0] = np.log(mean / (1 - mean))
+def _logistic(x: Floats, y: Floats, weight: Floats, start: Floats) -> Floats:
+    """Newton's method on the penalised likelihood; `y` may be any share in [0, 1].
+
+    Args:
+        start: coefficients to start from: those of another fold; zeros: there are none yet.
+    """
+    beta = start.copy()
+    if not beta.any():
+        mean = np.clip(np.average(y, weights=weight), 1e-3, 1 - 1e-3)
+        beta[0] = np.log(mean / (1 - mean))
     penalty = np.full(x.shape[1], RIDGE)
     penalty[0] = 1e-6
     for _ in range(NEWTON_STEPS):
@@ -91,7 +97,7 @@ def _logistic(x: Floats, y: Floats, weight: Floats) -> Floats:
         hessian = (x * (weight * np.maximum(p * (1 - p), 1e-6))[:, None]).T @ x + np.diag(penalty)
         step = np.linalg.solve(hessian, gradient)
         beta -= step / max(1.0, float(np.abs(step).max()))
-        if float(np.abs(step).max()) < 1e-6:
+        if float(np.abs(step).max()) < 1e-4:
             break
     return beta
 

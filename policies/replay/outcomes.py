@@ -106,6 +106,13 @@ def strata_of(columns: Columns, *, explored: bool) -> Strata:
     return np.where(explored & (columns.propensity < 1.0), BY_LOT, strata).astype(np.int64)
 
 
+def drawn_strata(columns: Columns) -> Strata:
+    """As `strata_of`, with one for all that the teacher answered: whether it was drawn does not depend on a draft."""
+    strata = strata_of(columns, explored=False)
+    drafted = (strata == AFTER_DRAFT) | (strata == AFTER_DRAFT + WITHOUT_TEXT)
+    return np.where(drafted, strata - AFTER_DRAFT + BY_TEACHER, strata)
+
+
 def quality_by_shadows(columns: Columns, notes: Annotations, designs: Designs) -> Outcome:
     """Grades of requests that were put to both models: each row of a stratum was drawn with a known probability."""
     y, weight = np.zeros((len(columns), 2)), np.zeros((len(columns), 2))
@@ -114,7 +121,7 @@ def quality_by_shadows(columns: Columns, notes: Annotations, designs: Designs) -
         rows = notes.rows[graded]
         y[rows, arm] = notes.quality[graded, arm]
         weight[rows, arm] = 1.0 / notes.propensity[graded]
-    return modelled(columns, y, weight, strata_of(columns, explored=False), designs.after, bounded=True)
+    return modelled(columns, y, weight, drawn_strata(columns), designs.after, bounded=True)
 
 
 def quality_by_feedback(columns: Columns, notes: Annotations, designs: Designs) -> Outcome:

@@ -10,7 +10,7 @@ import numpy as np
 from policies.intervals import Estimate
 from policies.replay.annotations import Annotations
 from policies.replay.columns import STUDENT, Columns, Flags, Floats
-from policies.replay.estimators import Estimator, Scores, Weighed, estimate, hajek, scores, total
+from policies.replay.estimators import Estimator, Scores, Strata, Weighed, estimate, hajek, scores, total
 from policies.replay.evaluate import Verdicts
 from policies.replay.models import cross_fitted, folds_of, sample
 from policies.replay.outcomes import STRATA, Designs, Outcome
@@ -86,7 +86,8 @@ class Escalation:
     shown: Floats
     """As shadows show it where they do, else `base`."""
     weight: Floats
-    """Of the rows that shadows show, standing for all rows like them; 0 elsewhere."""
+    """Of the rows that shadows show, standing for all rows of their cell; 0 elsewhere."""
+    cells: Strata
     unsupported: Flags
     """Neither known nor shown for rows like these."""
 
@@ -112,7 +113,7 @@ def report(evidence: Evidence, verdicts: Verdicts, shadow_says: Floats) -> Repor
 
     asked_teacher = answered_by_teacher(review.base), answered_by_teacher(review.shown)
     kept = 1.0 - asked_teacher[0], 1.0 - asked_teacher[1]
-    share = _within(estimate(_shown(kept, review), n=n), 0.0, 1.0)
+    share = _within(estimate(total(Scores(kept[0], kept[0]), *_moved(review, *kept, np.ones(n))), n=n), 0.0, 1.0)
     cost = mixed(evidence.cost, (drafts, drafts), asked_teacher)
     whole = (np.zeros(n), np.zeros(n)), (np.ones(n), np.ones(n))
     all_teacher = mixed(evidence.cost, *whole)
@@ -154,7 +155,7 @@ def _escalation(evidence: Evidence, verdicts: Verdicts, shadow_says: Floats) -> 
     base, unknown = verdicts.escalated.astype(np.float64), ~verdicts.known
     nothing = np.zeros(len(columns))
     if not unknown.any():
-        return Escalation(base, base, nothing, unknown)
+        return Escalation(base, base, nothing, strata, unknown)
     drawn = nothing.copy()
     drawn[evidence.notes.rows] = 1.0 / evidence.notes.propensity
     drawn = np.where(unknown & ~np.isnan(shadow_says), drawn, 0.0)
@@ -171,7 +172,8 @@ def _escalation(evidence: Evidence, verdicts: Verdicts, shadow_says: Floats) -> 
     cells = strata * 2 + unknown  # only rows with an unknown review stand for each other
     weight = hajek(drawn, cells, STRATA * 2)
     shown = np.where(drawn > 0, said, base)
-    return Escalation(base, shown, weight, unknown & (np.bincount(cells, drawn > 0, minlength=STRATA * 2)[cells] == 0))
+    unsupported = unknown & (np.bincount(cells, drawn > 0, minlength=STRATA * 2)[cells] == 0)
+    return Escalation(base, shown, weight, cells, unsupported)
 
 
 def _hopeless(review: Escalation) -> bool:
@@ -210,19 +212,21 @@ def _outcome_scores(
     parts = []
     for arm, (base, shown) in zip(measured.arms, (student, teacher), strict=True):
         parts.append(scores(arm, base, measured.outcome.strata, STRATA))
-        rows = np.flatnonzero(review.weight)
-        if len(rows):
-            moved = np.zeros(len(base))
-            change = shown[rows] - base[rows]
-            moved[rows] = np.where(change != 0, review.weight[rows] * change * arm.outcome[rows], 0.0)
-            parts.append(Scores(moved, moved))
+        parts += _moved(review, base, shown, arm.outcome)
     return total(*parts)
 
 
-def _shown(coefficient: tuple[Floats, Floats], review: Escalation) -> Scores:
-    """A share, corrected by what shadows show."""
-    value = coefficient[0] + review.weight * (coefficient[1] - coefficient[0])
-    return Scores(value, value)
+def _moved(review: Escalation, base: Floats, shown: Floats, outcome: Floats) -> list[Scores]:
+    """What changes where shadows show other coefficients than the model of the reviews had."""
+    rows = np.flatnonzero(review.weight)
+    if not len(rows):
+        return []
+    change = shown[rows] - base[rows]
+    moved = np.zeros(len(base))
+    moved[rows] = np.where(change != 0, review.weight[rows] * change * outcome[rows], 0.0)
+    size = np.maximum(np.bincount(review.cells, minlength=STRATA * 2), 1)
+    mean = np.bincount(review.cells, moved, minlength=STRATA * 2) / size
+    return [Scores(moved, moved - np.where(mean[review.cells] != 0, (review.weight - 1.0) * mean[review.cells], 0.0))]
 
 
 def _bounded(
