@@ -1,1 +1,1 @@
-"""Quality on live traffic: requests that are drawn are put to the other model as well, and both answers are graded."""
+"""Quality on live traffic: shadow answers and their grades, drift, the regression set."""
