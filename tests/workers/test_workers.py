@@ -42,10 +42,10 @@ WORKER = "router.workers.worker"
 class Serving:
     """`locum serve` with its workers."""
 
-    def __init__(self, folder: Path, backend: BackendThread) -> None:
+    def __init__(self, folder: Path, backend: BackendThread, text: str = CONFIG) -> None:
         self.folder = folder
         config = folder / "locum.toml"
-        config.write_text(CONFIG.format(url=backend.base_url, folder=folder))
+        config.write_text(text.format(url=backend.base_url, folder=folder))
         self.log = folder / "serve.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
