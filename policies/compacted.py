@@ -49,8 +49,8 @@ class CompactedFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """As it is stored."""
     sha256: str
     """Of the bytes as they are stored."""
-    sealed: bool = False
-    """Encrypted as a whole (policies/sealing.py)."""
+    sealed: str = ""
+    """Id of the key that it is encrypted with as a whole (policies/sealing.py); empty: it is not."""
 
 
 class Superseded(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,7 @@ MARK = b"~"
 """First byte of a sealed record; JSON begins with `{`."""
 MAGIC = b"LOCUMSF1"
 CHUNK_BYTES = 64 * 1024
+NO_KEY_NAMED = "the log is encrypted, and its storage.json names no variable with the key (log.encryption_key_env)"
 _HEADER = struct.Struct(f">8s{KEY_ID_BYTES}s{SALT_BYTES}sI")
 _RECORD_PREFIX_BYTES = KEY_ID_BYTES + SALT_BYTES + 8
 
@@ -89,16 +90,21 @@ class Keyring:
     def first_id(self) -> bytes:
         return _key_id(self._first)
 
-    def _derive(self, key_id: bytes, salt: bytes) -> AESGCM:
-        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - an extra
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
-
+    def require(self, key_id: bytes) -> bytes:
+        """Raises: SealError: none of the keys has this id."""
         key = self._keys.get(key_id)
         if key is None:
             raise SealError(
                 f"{self._source} does not hold the key {key_id.hex()} that a part of the log is encrypted with; add it "
                 "behind the present key, separated by a comma"
             )
+        return key
+
+    def _derive(self, key_id: bytes, salt: bytes) -> AESGCM:
+        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - an extra
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+
+        key = self.require(key_id)
         hkdf = HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=salt, info=b"locum traffic log v1")
         return _aesgcm()(hkdf.derive(key))
 
@@ -184,7 +190,7 @@ class SealedReader:
         if len(header) < _HEADER.size or header[: len(MAGIC)] != MAGIC:
             raise Tampered("not a sealed file")
         if keyring is None:
-            raise SealError(f"{name} is encrypted, and log.encryption_key_env names no key for it")
+            raise SealError(f"{name}: {NO_KEY_NAMED}")
         _, key_id, salt, chunk_bytes = _HEADER.unpack(header)
         body = stored_bytes - _HEADER.size
         self._chunks = -(-body // (CHUNK_BYTES + TAG_BYTES))
@@ -203,10 +209,8 @@ class SealedReader:
         if start >= end:
             return b""
         first, behind = start // CHUNK_BYTES, (end - 1) // CHUNK_BYTES + 1
-        if behind < self._chunks:
-            plain = self._opened(first, behind)
-        else:
-            plain = self._opened(first, behind - 1) + self._last
+        ends = behind == self._chunks
+        plain = self._opened(first, behind - ends) + (self._last if ends else b"")
         return plain[start - first * CHUNK_BYTES : end - first * CHUNK_BYTES]
 
     def _opened(self, first: int, behind: int) -> bytes:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from policies.sealing import MARK, Keyring, SealError, Tampered
+from policies.sealing import MARK, NO_KEY_NAMED, Keyring, SealError, Tampered
 
 SUFFIX = ".seg"
 FRAME_OVERHEAD_BYTES = 10
@@ -117,7 +117,7 @@ def _opened(number: int, payload: bytes, keyring: Keyring | None) -> Line:
     if not payload.startswith(MARK):
         return Line(number, payload)
     if keyring is None:
-        raise SealError("the log is encrypted, and its storage.json names no variable with the key")
+        raise SealError(NO_KEY_NAMED)
     try:
         return Line(number, keyring.opened(payload))
     except Tampered:

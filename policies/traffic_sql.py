@@ -32,7 +32,7 @@ from policies.compacted import LOCK, CompactedFile
 from policies.log_files import SCHEME, file_system, url_of
 from policies.log_folder import LogFolder
 from policies.record import AnyRecord, DecisionRecord, FeedbackRecord, ShadowRecord, decode
-from policies.sealing import Keyring
+from policies.sealing import NO_KEY_NAMED, Keyring, SealError
 from policies.stores import Store
 from policies.survey import Part, as_traffic_errors, ledger_of, open_folder, survey
 from policies.traffic import Damage, Doubled, Reading, Stored, TrafficError
@@ -142,6 +142,11 @@ class Sources:
             for number, part in enumerate(parts)
             for file in part.manifest.files
         }
+        for file in self._paths:
+            if file.sealed and keyring is None:
+                raise SealError(NO_KEY_NAMED)
+            if file.sealed and keyring is not None:
+                keyring.require(bytes.fromhex(file.sealed))
         if any(path.startswith(SCHEME) for path in self._paths.values()):
             sealed = frozenset(file.name for file in self._paths if file.sealed)
             if connection.filesystem_is_registered(SCHEME):

@@ -30,7 +30,7 @@ from policies.compacted import (
 from policies.log_files import create_compacted
 from policies.log_folder import LogFolder
 from policies.stores import Conflict, FolderStore, Store
-from policies.survey import Part, TrafficError
+from policies.survey import Part, TrafficError, as_traffic_errors
 from policies.traffic_columns import BASE_COLUMNS, columns_version, literal, stored_select
 from policies.traffic_sql import Sources, configure, connect
 
@@ -85,8 +85,9 @@ class Workspace:
             yield cls(log, connection)
 
     def sources(self, part: Part) -> Sources:
-        """Raises: SealError, StoreError."""
-        return Sources(self.connection, [part], self.log.keyring)
+        """Raises: TrafficError: a key is missing."""
+        with as_traffic_errors(self.log.path):
+            return Sources(self.connection, [part], self.log.keyring)
 
     def one(self, sql: str) -> int:
         row = self.connection.execute(sql).fetchone()
@@ -107,9 +108,10 @@ class Workspace:
         keyring = self.log.keyring
         with create_compacted(store, name, keyring) as (file, stored):
             count = self._copy(f"({rows} ORDER BY created_s, decision_id)", file, name)
+        key_id = keyring.first_id().hex() if keyring is not None else ""
         return CompactedFile(
             name=name, kind=kind, day=day, columns=columns_version() if kind == "decisions" else "", rows=count,
-            size_bytes=stored.size_bytes, sha256=stored.sha256, sealed=keyring is not None,
+            size_bytes=stored.size_bytes, sha256=stored.sha256, sealed=key_id,
         )  # fmt: skip
 
     def _copy(self, rows: str, target: BinaryIO, name: str) -> int:
