@@ -37,9 +37,14 @@ def shown_in(messages: list[dict[str, str]]) -> Shown:
 class JudgeServer:
     """Serves while the block lasts. `judging` answers; `seen` holds the requests' bodies, `headers` their headers."""
 
-    def __init__(self, judging: Judging, status: int = 200) -> None:
+    def __init__(self, judging: Judging, status: int = 200, refuses: frozenset[str] = frozenset()) -> None:
+        """
+        Args:
+            refuses: options that get a 400.
+        """
         self.judging = judging
         self.status = status
+        self.refuses = refuses
         self.seen: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -57,18 +62,21 @@ class JudgeServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def _answer(self, body: bytes, headers: dict[str, str]) -> bytes:
+    def _answer(self, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
         request = json.loads(body)
         self.seen.append(request)
         self.headers.append(headers)
+        if self.refuses & request.keys():
+            return 400, b'{"error":{"message":"an option is not supported","type":"invalid_request_error"}}'
         text = self.judging(shown_in(request["messages"]))
-        return json.dumps(
+        answer = json.dumps(
             {
                 "object": "chat.completion",
                 "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
                 "usage": {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010},
             }
         ).encode()
+        return self.status, answer
 
     def _handler(judge: JudgeServer) -> type[BaseHTTPRequestHandler]:  # noqa: N805
         class Handler(BaseHTTPRequestHandler):
@@ -76,8 +84,8 @@ class JudgeServer:
 
             def do_POST(self) -> None:
                 content = self.rfile.read(int(self.headers["content-length"]))
-                answer = judge._answer(content, {k.lower(): v for k, v in self.headers.items()})
-                self.send_response(judge.status)
+                status, answer = judge._answer(content, {k.lower(): v for k, v in self.headers.items()})
+                self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(answer)))
                 self.end_headers()

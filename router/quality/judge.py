@@ -30,6 +30,10 @@ from router.quality.pair import Pair, Verdict
 
 MAX_REPLY_BYTES = 2**20
 KIND = "judge"
+REFUSALS_OF_OPTIONS = (400, 422)
+
+
+Prompt = list[dict[str, str]]
 
 
 class Reply(NamedTuple):
@@ -64,6 +68,8 @@ class Judge:
         self._nonce = nonce
         self._slots = asyncio.Semaphore(config.max_concurrency)
         self._backend = _backend(config, environ)
+        self._modern = False
+        """The endpoint has refused the older options: `max_tokens`, and a temperature."""
 
     async def __aenter__(self) -> Self:
         await self._backend.__aenter__()
@@ -79,17 +85,17 @@ class Judge:
     async def grade(self, pair: Pair, name: str = KIND) -> Verdict:
         """Both answers, from 0 to 1; without scores when the judge gave none."""
         ungraded = Grade(grader=self.named(name))
-        bodies = [self._body(pair, student_first=first) for first in (True, False)]
-        estimated_usd = sum(map(self._estimated_usd, bodies))
+        prompts = [self._prompt(pair, student_first=first) for first in (True, False)]
+        estimated_usd = sum(map(self._estimated_usd, prompts))
         holder = f"{pair.decision_id}/{name}"
         if not await self._budget.reserve(holder, estimated_usd):
             self._count("skipped_budget")
             return Verdict(ungraded)
         spent_usd: float | None = None
         try:
-            replies = [await self._ask(bodies[0])]
+            replies = [await self._ask(prompts[0])]
             if replies[0].grades is not None:  # else the second order is of no use
-                replies.append(await self._ask(bodies[1]))
+                replies.append(await self._ask(prompts[1]))
             spent_usd = self._spent_usd(replies)
         finally:
             await self._budget.settle(holder, estimated_usd, spent_usd)
@@ -115,20 +121,20 @@ class Judge:
             student_when_second=student[1],
         )
 
-    async def _ask(self, body: bytes) -> Reply:
+    async def _ask(self, prompt: Prompt) -> Reply:
         """One call, counted."""
         try:
-            async with (
-                asyncio.timeout(self._config.timeout_s),
-                self._slots,
-                self._backend.call(CHAT.path, body, []) as answer,
-            ):
-                data = await answer.body(MAX_REPLY_BYTES)
+            async with asyncio.timeout(self._config.timeout_s), self._slots:
+                status, data = await self._post(prompt)
+                if status in REFUSALS_OF_OPTIONS and not self._modern:
+                    self._modern = True
+                    status, data = await self._post(prompt)
+                    self._modern = status < 300  # else it was about something else
         except TimeoutError:
             return self._count("timeout")
         except BackendError:
             return self._count("error")
-        meaning = meaning_of(data) if answer.status < 300 else None
+        meaning = meaning_of(data) if status < 300 else None
         if meaning is None:
             return self._count("error")
         grades = parse_pair(meaning.text or "")
@@ -144,20 +150,23 @@ class Judge:
         self._metrics.judge_calls.labels(outcome).inc()
         return Reply(None, unpaid=outcome != "timeout")
 
-    def _body(self, pair: Pair, *, student_first: bool) -> bytes:
-        first, second = (pair.student, pair.teacher) if student_first else (pair.teacher, pair.student)
-        conversation = conversation_of(pair.request.get("messages") or ())
-        body = {
-            "model": self._config.model,
-            "messages": pair_prompt(conversation, first, second, self._nonce()),
-            "temperature": 0,
-            "max_tokens": self._config.max_output_tokens,
-        }
-        return json.dumps(body).encode()  # writes lone surrogates as escapes, which msgspec does not
+    async def _post(self, prompt: Prompt) -> tuple[int, bytes]:
+        """Raises: BackendError."""
+        limit = {"max_completion_tokens" if self._modern else "max_tokens": self._config.max_output_tokens}
+        options = limit if self._modern else {**limit, "temperature": 0}
+        body = {"model": self._config.model, "messages": prompt, **options}
+        content = json.dumps(body).encode()  # writes lone surrogates as escapes, which msgspec does not
+        async with self._backend.call(CHAT.path, content, []) as answer:
+            return answer.status, await answer.body(MAX_REPLY_BYTES)
 
-    def _estimated_usd(self, body: bytes) -> float:
+    def _prompt(self, pair: Pair, *, student_first: bool) -> Prompt:
+        first, second = (pair.student, pair.teacher) if student_first else (pair.teacher, pair.student)
+        return pair_prompt(conversation_of(pair.request.get("messages") or ()), first, second, self._nonce())
+
+    def _estimated_usd(self, prompt: Prompt) -> float:
+        size = sum(len(message["content"].encode("utf-8", "replace")) for message in prompt)
         usage = Usage(
-            prompt_tokens=-(-len(body) // APPROX_BYTES_PER_TOKEN), completion_tokens=self._config.max_output_tokens
+            prompt_tokens=-(-size // APPROX_BYTES_PER_TOKEN), completion_tokens=self._config.max_output_tokens
         )
         price = self._backend.price
         return price.cost_usd(usage) if price is not None else 0.0

@@ -186,6 +186,23 @@ def test_budget_of_the_day_ends_the_judging() -> None:
     assert len(server.seen) == 4
 
 
+@pytest.mark.parametrize("refused", ["max_tokens", "temperature"])
+def test_judge_that_refuses_the_older_options_is_asked_with_the_newer_ones_from_then_on(refused: str) -> None:
+    metrics = Metrics()
+    with JudgeServer(honest, refuses=frozenset({refused})) as server:
+        verdicts = judged(server, pair(), pair(), metrics=metrics)
+    assert [verdict.grade is not None and verdict.grade.teacher for verdict in verdicts] == [1.0, 1.0]
+    assert ["max_completion_tokens" in body for body in server.seen] == [False, True, True, True, True]
+    assert counted(metrics, 'router_judge_calls_total{outcome="ok"}') == 4
+
+
+def test_refusal_of_the_request_itself_is_an_error() -> None:
+    metrics = Metrics()
+    with JudgeServer(honest, refuses=frozenset({"model"})) as server:
+        judged(server, pair(), pair(), metrics=metrics)
+    assert counted(metrics, 'router_judge_calls_total{outcome="error"}') == 2
+
+
 def test_key_is_sent_and_a_wrong_one_is_told_by_its_table() -> None:
     with JudgeServer(honest) as server:
         judged(server, pair(), api_key_env="KEY")
