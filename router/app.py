@@ -97,7 +97,7 @@ class Parts:
             for name, teacher in config.teacher.in_order()
         ]
         self.routes = Routes(self.teachers, config.resilience.retries, self.metrics)
-        self.log = open_log(config.log, self.metrics) if config.log.dir else None
+        self.log = open_log(config.log, self.metrics, environ) if config.log.dir else None
         longest_request_s = config.server.body_timeout_s + config.server.request_timeout_s
         self.generations = Generations(
             self.students.first(), drain_timeout_s=longest_request_s, on_change=self._announce

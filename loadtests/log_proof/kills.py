@@ -103,7 +103,7 @@ async def kill_again_and_again(folder: Path, *, upstream_port: int, kills: int, 
 def _copied(log: Path, folder: Path) -> list[Path]:
     """The segments that are not compacted yet, without torn ends and short ones."""
     folder.mkdir()
-    copies = []
+    copies: list[Path] = []
     for path in sorted(log.glob("*.seg")):
         data = path.read_bytes()
         data = data[: data.rfind(b"\n") + 1]

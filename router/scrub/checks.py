@@ -199,9 +199,16 @@ def phone_international(data: bytes, start: int, end: int) -> Span | None:
     if national[:1] == b"1":
         fits = len(national) == 11 and national[1:2] not in b"01" and national[4:5] not in b"01"
     else:
-        text = national.decode("ascii")
-        fits = 8 <= len(text) <= 15 and any(text[:size] in _COUNTRY_CODES for size in (1, 2, 3))
+        fits = 8 <= len(national) <= 15 and _has_country_code(data[start:end].lstrip(b"+").removeprefix(b"00"))
+        if data[start : start + 1] == b"0" and re.match(rb"\d{6}", data[start:end]):
+            return None  # a number that is filled up with zeros
     return (start, end) if fits and stands_alone(data, start, end) else None
+
+
+def _has_country_code(number: bytes) -> bool:
+    """Whether the first group is a calling code, or begins with one where it is longer than those are."""
+    first = re.split(rb"\D", number, maxsplit=1)[0].decode("ascii")
+    return first in _COUNTRY_CODES if len(first) <= 3 else any(first[:size] in _COUNTRY_CODES for size in (1, 2, 3))
 
 
 def phone_american(data: bytes, start: int, end: int) -> Span | None:
@@ -226,6 +233,11 @@ def phone_announced(data: bytes, start: int, end: int) -> Span | None:
     if not 7 <= len(digits) <= 15 or _DATE.match(data[start:end]) or _is_word(data[end : end + 1]):
         return None
     return None if _point_digit(data[end : end + 2]) else (start, end)
+
+
+def alone(data: bytes, start: int, end: int) -> Span | None:
+    """A form that nothing else has."""
+    return (start, end) if starts_alone(data, start) else None
 
 
 def mixed_token(data: bytes, start: int, end: int) -> Span | None:

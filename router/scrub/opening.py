@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from router.config import ConfigError, LogConfig
 from router.config.scrub import ScrubConfig
 from router.metrics import Metrics
@@ -11,13 +13,13 @@ from router.traffic_log import TrafficLog
 SOURCE = "log.scrub"
 
 
-def open_log(config: LogConfig, metrics: Metrics) -> TrafficLog:
+def open_log(config: LogConfig, metrics: Metrics, environ: Mapping[str, str]) -> TrafficLog:
     """Raises: ConfigError: an engine cannot be made."""
     if not config.scrub.is_on:
-        return TrafficLog(config, metrics)
+        return TrafficLog(config, metrics, environ)
     from router.scrub.spool import ScrubbedLog  # noqa: PLC0415 - a gateway that does not scrub does without it
 
-    return ScrubbedLog(config, metrics, open_engine(config.scrub))
+    return ScrubbedLog(config, metrics, open_engine(config.scrub), environ)
 
 
 def open_engine(config: ScrubConfig) -> Engine:

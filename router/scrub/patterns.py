@@ -42,7 +42,6 @@ _ANNOUNCED = (
     r"[ \t\x00\"':=#.(-]{0,5}([+(]?\d[\d ().\-/]{5,18}\d)"
 )
 _VENDOR_KEYS = (
-    r"sk-[A-Za-z0-9_-]{20,}",  # OpenAI, Anthropic and those who follow them
     r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}",  # AWS
     r"gh[pousr]_[A-Za-z0-9]{36,}",  # GitHub
     r"github_pat_[A-Za-z0-9_]{22,}",
@@ -66,13 +65,16 @@ _ASSIGNED = (
 
 PATTERNS: dict[Kind, tuple[Pattern, ...]] = {
     "secret": (
-        Pattern(r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}", checks.mixed_token),  # JWT
+        Pattern(r"ey[IJ][A-Za-z0-9_-]{10,}\.ey[IJ][A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}", checks.alone),  # JWT
         Pattern(r"(?i)\bbearer[ \t]{1,3}([A-Za-z0-9._~+/=-]{16,})", checks.mixed_token),
         Pattern(r"(?i)authorization[\"'\x00: =]{1,6}basic[ ]([A-Za-z0-9+/]{8,}={0,2})"),
         Pattern(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@\x00\"'<>]+:([^\s/@\x00\"'<>]+)@"),
         Pattern(_ASSIGNED, checks.password),
     ),
-    "api_key": (Pattern("|".join(_VENDOR_KEYS), checks.mixed_token),),
+    "api_key": (
+        Pattern("|".join(_VENDOR_KEYS), checks.alone),
+        Pattern(r"sk-[A-Za-z0-9_-]{20,}", checks.mixed_token),  # OpenAI, Anthropic and those who follow them
+    ),
     "iban": (Pattern(r"[A-Za-z]{2}\d{2}[ -]?[0-9A-Za-z]{2}", checks.iban, retries=True),),
     "card": (Pattern(r"\d(?:[ -]?\d){12,18}", checks.card, retries=True),),
     "email": (Pattern(_EMAIL, checks.email),),

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from policies.record import AnyRecord, FeedbackRecord, decode_any, encode
@@ -30,15 +32,16 @@ AT_ONCE_BYTES = 4_096
 class ScrubbedLog(TrafficLog):
     """`TrafficLog` behind an engine."""
 
-    def __init__(self, config: LogConfig, metrics: Metrics, engine: Engine, *, at_once_bytes: int = AT_ONCE_BYTES):
+    def __init__(
+        self, config: LogConfig, metrics: Metrics, engine: Engine, environ: Mapping[str, str] = os.environ
+    ) -> None:
         left_s = config.write_timeout_s - config.scrub.timeout_s
-        super().__init__(config.model_copy(update={"write_timeout_s": left_s}), metrics)
+        super().__init__(config.model_copy(update={"write_timeout_s": left_s}), metrics, environ)
         for kind in engine.kinds:
             metrics.scrubbed.labels(kind)  # begins at 0
         self._scrub_metrics = metrics
         self._engine = engine
         self._timeout_s = config.scrub.timeout_s
-        self._at_once_bytes = at_once_bytes
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scrub")
         self._under_way: set[asyncio.Task[bool]] = set()
 
@@ -51,7 +54,7 @@ class ScrubbedLog(TrafficLog):
 
     async def append(self, payload: bytes) -> bool:
         """As of `TrafficLog`; also False when nothing of a judgement is left that may be written."""
-        if len(payload) <= self._at_once_bytes:
+        if len(payload) <= AT_ONCE_BYTES:
             return await self._write(payload, self._result(payload))
         # A client that leaves cancels its request, and must not cancel its record with it.
         task = asyncio.create_task(self._append_later(payload))
