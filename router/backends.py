@@ -14,7 +14,7 @@ from policies.base import Route
 from router.additions import NOTHING, Additions
 from router.config import BackendConfig, ConfigError
 from router.errors import BackendBroken, BackendRefused, BackendUnreachable, Cause
-from router.http_client import Headers, HttpClient, HttpError, Response
+from router.http_client import Headers, HttpClient, HttpError, Response, Sink
 from router.machine import MachineClock
 from router.pricing import price_of
 from router.tls import backend_context
@@ -49,7 +49,7 @@ class Answer:
         headers = dict(response.headers)
         self.headers: Headers = [header for header in response.headers if header[0].startswith(_RESPONSE_HEADERS)]
         self.content_type = headers.get(b"content-type", b"application/json")
-        self.retry_after_s = parse_retry_after(headers.get(b"retry-after"))
+        self.retry_after_s = parse_retry_after(headers.get(b"retry-after")) if b"retry-after" in headers else None
         self.refusal: bytes | None = None
         """The body, when it had to be read to sort a refusal."""
         if headers.get(b"content-encoding", b"identity") != b"identity":
@@ -67,6 +67,10 @@ class Answer:
         except HttpError as exc:
             raise BackendUnreachable(str(exc), cause="disconnected") from exc
 
+    def divert(self, sink: Sink) -> None:
+        """Have what arrives taken by `sink` at once; see `Response.divert`."""
+        self._response.divert(sink)
+
     def unread(self) -> bytes:
         """What has arrived behind the last `read`; it stays there."""
         return self._response.unread()
@@ -77,7 +81,8 @@ class Answer:
             return self.refusal
         chunks: list[bytes] = []
         size = 0
-        while chunk := await self.read():
+        while not self._response.finished:
+            chunk = await self.read()
             size += len(chunk)
             if size > limit_bytes:
                 raise BackendBroken("the answer is larger than server.max_response_bytes", cause="invalid_response")
@@ -163,7 +168,9 @@ class Backend:
         return Call(self, path, body, client_headers)
 
     async def post(self, path: bytes, body: bytes, client_headers: Headers) -> Answer:
-        """Post a request and wait for the status line.
+        """Post a request and wait for the status line. The caller closes the answer, whatever it has read of it.
+
+        A kept-alive connection may turn out to be closed: that costs one more try, on another connection.
 
         Args:
             path: of the API, below the base URL; one of a few constants.
@@ -175,27 +182,21 @@ class Backend:
             BackendError: another backend may do better.
         """
         headers = [header for header in client_headers if header[0] in _REQUEST_HEADERS]
-        try:
-            response = await self._post(self._head(path), headers, body)
-        except HttpError as exc:
-            raise BackendUnreachable(str(exc), cause="disconnected" if exc.connected else "connect_error") from exc
+        head = self._heads.get(path) or self._head(path)
+        while True:
+            try:
+                response = await self._client.post(head, headers, body)
+                break
+            except HttpError as exc:
+                if not exc.retriable:
+                    cause: Cause = "disconnected" if exc.connected else "connect_error"
+                    raise BackendUnreachable(str(exc), cause=cause) from exc
         answer = Answer(response)
         return answer if answer.status < 300 else await self._refusal(answer)
 
     def _head(self, path: bytes) -> bytes:
-        head = self._heads.get(path)
-        if head is None:
-            head = self._heads[path] = self._client.head(path, self._fixed_headers)
+        head = self._heads[path] = self._client.head(path, self._fixed_headers)
         return head
-
-    async def _post(self, head: bytes, headers: Headers, body: bytes) -> Response:
-        """A kept-alive connection may turn out to be closed: that costs one more try, on another connection."""
-        while True:
-            try:
-                return await self._client.post(head, headers, body)
-            except HttpError as exc:
-                if not exc.retriable:
-                    raise
 
     async def _refusal(self, answer: Answer) -> Answer:
         """Sort a status of 300 and above: this backend's trouble is raised, the client's own is returned."""

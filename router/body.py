@@ -125,7 +125,8 @@ class JsonBody:
         edits = [
             (self.members[key].value_start, self.members[key].value_end, new) for key, new in (replace or {}).items()
         ]
-        edits += removals(list(self.members.values()), {i for i, key in enumerate(self.members) if key in removed})
+        if removed:
+            edits += removals(list(self.members.values()), {i for i, key in enumerate(self.members) if key in removed})
         additions = [f"{json.dumps(key)}:{value}" for key, value in (add or {}).items()]
         if additions:
             edits.append(self._insertion(additions, empty=len(removed) == len(self.members)))
@@ -198,6 +199,7 @@ _decoder: Any = json.JSONDecoder(parse_constant=_reject_constant)
 _scan_value: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once
 _BLANK = r"[ \t\n\r]*"
 _opening = re.compile(_BLANK + r"\{" + _BLANK).match
+_member = re.compile(r'"((?:[^"\\\x00-\x1f]|\\.)*)"' + _BLANK + ":" + _BLANK).match
 _key = re.compile(r'"((?:[^"\\\x00-\x1f]|\\.)*)"' + _BLANK).match
 _colon = re.compile(":" + _BLANK).match
 _separator = re.compile(_BLANK + "([,}])" + _BLANK).match
@@ -218,11 +220,13 @@ def _scan_object(text: str) -> tuple[dict[str, Any], dict[str, Member]]:
         _expect_end(text, at + 1)
         return values, members
     while True:
-        key_match = _key(text, at)
-        value_start = _end_of(key_match, text, at, "expected a key in double quotes")
-        assert key_match is not None  # noqa: S101 - tells the type checker what _end_of made sure of
-        value_start = _end_of(_colon(text, value_start), text, value_start, "expected ':'")
-        key = key_match[1] if "\\" not in key_match[1] else json.loads(f'"{key_match[1]}"')
+        member = _member(text, at)
+        if member is None:
+            value_start = _end_of(_key(text, at), text, at, "expected a key in double quotes")
+            raise json.JSONDecodeError("expected ':'", text, _skip(text, value_start))
+        key, value_start = member[1], member.end()
+        if "\\" in key:
+            key = json.loads(f'"{key}"')
         if len(members) == MAX_MEMBERS:
             raise json.JSONDecodeError(f"more than {MAX_MEMBERS} keys", text, at)
         if key in members:
@@ -231,8 +235,10 @@ def _scan_object(text: str) -> tuple[dict[str, Any], dict[str, Member]]:
         values[key] = value
         members[key] = Member(at, value_start, value_end)
         separator = _separator(text, value_end)
-        at = _end_of(separator, text, value_end, "expected ',' or '}'")
-        if separator is not None and separator[1] == "}":
+        if separator is None:
+            raise json.JSONDecodeError("expected ',' or '}'", text, _skip(text, value_end))
+        at = separator.end()
+        if separator[1] == "}":
             _expect_end(text, at)
             return values, members
 

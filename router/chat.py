@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,6 +31,14 @@ MAX_PARTS = 65_536
 """Messages and content parts together: a bound on the time that one request can take from all others."""
 PROMPT_KEYS = ("tools", "functions", "documents")
 """Top-level members that chat templates render into the prompt."""
+_TYPES: dict[str, tuple[type, str]] = {
+    "stream": (bool, "true or false"),
+    "store": (bool, "true or false"),
+    "stream_options": (dict, "an object"),
+    "tools": (list, "a list"),
+    "reasoning_effort": (str, "a string"),
+    "response_format": (dict, "an object"),
+}
 IMAGE_TYPES = ("image_url", "image", "input_image")
 
 
@@ -75,8 +84,8 @@ class ChatRequest:
         """The body for a backend: its model name, no `router`, the options that we add, and usage asked for when a
         stream lacks it."""
         add: dict[str, str] = {}
-        replace = {"model": json.dumps(model)}
-        for option in added.options():
+        replace = {"model": _quoted(model)}
+        for option in added.options() if added is not NOTHING else ():
             (replace if option in self.body.members else add)[option] = "true"
         if self.stream and not self.wants_usage:
             options = self.body.values.get("stream_options")
@@ -203,6 +212,12 @@ def subject_in(values: Mapping[str, Any]) -> str | None:
     return given if isinstance(given, str) else None
 
 
+@cache
+def _quoted(model: str) -> str:
+    """A backend's model name as JSON; the configuration names a few."""
+    return json.dumps(model)
+
+
 def storable(text: str) -> str:
     """The text without lone surrogates, which JSON can spell and UTF-8 cannot."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
@@ -227,14 +242,12 @@ def _check(values: Mapping[str, Any]) -> None:
         value = values.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InvalidRequest(f"{key} must be a whole number of at least 1.", param=key)
-    for key, kind, words in (
-        ("stream", bool, "true or false"),
-        ("store", bool, "true or false"),
-        ("stream_options", dict, "an object"),
-        ("tools", list, "a list"),
-        ("reasoning_effort", str, "a string"),
-        ("response_format", dict, "an object"),
-    ):
+    if not _TYPES.keys().isdisjoint(values):
+        _check_types(values)
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    for key, (kind, words) in _TYPES.items():
         value = values.get(key)
         if value is not None and not isinstance(value, kind):
             raise InvalidRequest(f"{key} must be {words}.", param=key)

@@ -59,6 +59,8 @@ class Delivery:
         self._metrics = metrics
         self._cascade = Cascade(metrics)
         self._cache = cache
+        self.caches = cache is not None
+        """Whether `deliver_cached` is worth a call."""
 
     def deliver(
         self, exchange: Exchange, state: RequestState, request: ChatRequest, attempts: Attempts, attempt: Attempt
@@ -159,14 +161,16 @@ class Delivery:
         assert attempts.failure is not None  # noqa: S101 - there is a teacher
         raise attempts.failure
 
-    async def _fetch(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> Reply:
+    def _fetch(
+        self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend
+    ) -> Awaitable[Reply]:
         """A plain answer, with what we want beside it asked for and cut out again. Raises: BackendError."""
         added = NOTHING
         wanted = state.generation.wanted if backend.route == "student" else backend.wanted
         if wanted != NOTHING:
             added = request.additions(wanted, keeps_text=self._outcomes.captures_text(request))
         state.note_call()
-        return await fetch(
+        return fetch(
             backend,
             request,
             forwarded_headers(exchange, state, backend),
@@ -199,10 +203,12 @@ class Delivery:
                 if opened.stream is not None:
                     opened.stream.record_text(state)
 
-    async def _open(self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend) -> Opened:
+    def _open(
+        self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend
+    ) -> Awaitable[Opened]:
         """A stream at its first event. Raises: BackendError, with nothing left open."""
         state.note_call()
-        return await open_stream(
+        return open_stream(
             backend,
             request,
             forwarded_headers(exchange, state, backend),

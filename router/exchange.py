@@ -178,21 +178,19 @@ class Exchange:
         if not self.started:
             self._send_head(status, headers)
 
-    @property
-    def clogged(self) -> bool:
-        """Whether the client reads too slowly for more to be sent."""
-        return self._flow.write_paused and not self.disconnected
-
     async def write(self, data: bytes) -> None:
         """Part of the body. Waits while the client reads slowly: this is the stream's backpressure."""
-        if self._flow.write_paused and not self.disconnected:
+        while not self.put(data):
             await self._flow.drain()
-        self.put(data)
 
-    def put(self, data: bytes) -> None:
-        """`write` without the wait, for who has looked at `clogged`."""
-        if not self.disconnected and data:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._frames else data)
+    def put(self, data: bytes) -> bool:
+        """`write` without the wait; False: the client reads too slowly, and nothing was sent."""
+        if self.disconnected or not data:
+            return True
+        if self._flow.write_paused:
+            return False
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._frames else data)
+        return True
 
     async def end(self, data: bytes = b"") -> None:
         """The last part of the body."""

@@ -95,7 +95,7 @@ class Gateway:
         state = self._new_state(exchange, dialect, generation)
         generation.enter()
         self._inflight += 1
-        self._metrics.inflight.inc()
+        self._metrics.add_inflight(1)
         try:
             with TimeLimit.of(self._server.body_timeout_s) as limit:
                 await self._serve(exchange, state, limit)
@@ -123,7 +123,7 @@ class Gateway:
                 state.trace.end()
             generation.leave()
             self._inflight -= 1
-            self._metrics.inflight.dec()
+            self._metrics.add_inflight(-1)
 
     def _new_state(self, exchange: Exchange, dialect: Dialect, generation: Generation) -> RequestState:
         state = RequestState(self._ids.next(), time.monotonic(), dialect=dialect, generation=generation)
@@ -163,7 +163,7 @@ class Gateway:
         state.decided_s = time.monotonic()
         permit, without_teacher = await self._admit(state, request, evaluation)
         decision = permit.restricted(evaluation.decision)
-        if await self._delivery.deliver_cached(exchange, state, request, decision.route):
+        if self._delivery.caches and await self._delivery.deliver_cached(exchange, state, request, decision.route):
             return
         generation = state.generation
         attempts = self._routes.attempts(

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
 
 Headers = list[tuple[bytes, bytes]]
+Sink = Callable[[bytes], bool]
+"""Takes bytes of a body in the moment in which they arrive; False: it has not taken these."""
 
 MAX_BUFFERED_BYTES = 256 * 1024
 """What a connection reads ahead of its consumer; then the socket is left alone."""
@@ -39,7 +44,7 @@ class HttpError(Exception):
 class Response:
     """One answer. `read` gives its body as it arrives; `close` gives up what has not come yet."""
 
-    __slots__ = ("_buffered", "_chunks", "_connection", "_error", "_waiter", "ended", "headers", "status")
+    __slots__ = ("_buffered", "_chunks", "_connection", "_error", "_sink", "_waiter", "ended", "headers", "status")
 
     def __init__(self, connection: Connection) -> None:
         self.status = 0
@@ -50,6 +55,7 @@ class Response:
         self._buffered = 0
         self._error: HttpError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Sink | None = None
 
     async def read(self) -> bytes:
         """All bytes that have arrived, at least one; empty at the end. Raises: HttpError."""
@@ -58,13 +64,25 @@ class Response:
                 raise self._error
             if self.ended:
                 return b""
-            await self._wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         if self._buffered > MAX_BUFFERED_BYTES:
             self._connection.resume()
         self._buffered = 0
         return data
+
+    def divert(self, sink: Sink) -> None:
+        """Offer what arrives to `sink` first, from now on until it does not take something: that and the rest are
+        for `read`. Nothing is offered behind bytes that wait to be read."""
+        if not self._chunks:
+            self._sink = sink
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of the answer has been read."""
+        return self.ended and not self._chunks
 
     def unread(self) -> bytes:
         """What has arrived behind the last `read`; it stays there."""
@@ -80,18 +98,13 @@ class Response:
         while not self.status:
             if self._error is not None:
                 raise self._error
-            await self._wait()
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
+            self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        finally:
-            self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     # Called by the connection.
 
@@ -102,6 +115,10 @@ class Response:
 
     def feed(self, data: bytes) -> bool:
         """Returns False when the consumer lags behind and reading should pause."""
+        if self._sink is not None:
+            if self._sink(data):
+                return True
+            self._sink = None
         self._chunks.append(data)
         self._buffered += len(data)
         self._wake()
@@ -127,6 +144,7 @@ class Connection(asyncio.Protocol):
         self._headers: Headers = []
         self._header_bytes = 0
         self._framed = False
+        self._paused = False
         self._reused = False
         self.idle_since_s = 0.0
         self.in_use = True
@@ -154,7 +172,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def resume(self) -> None:
-        if self.open:
+        if self._paused and self.open:
+            self._paused = False
             cast(asyncio.Transport, self._transport).resume_reading()
 
     # asyncio's callbacks
@@ -207,6 +226,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         if self._response is not None and not self._response.feed(data) and self.open:
+            self._paused = True
             cast(asyncio.Transport, self._transport).pause_reading()
 
     def on_message_complete(self) -> None:
@@ -255,7 +275,9 @@ class HttpClient:
         self._authority = parts.netloc.encode("idna" if not parts.netloc.isascii() else "ascii")
         self._connect_timeout_s = connect_timeout_s
         self._keep_alive_s = keep_alive_s
-        self._slots = asyncio.Semaphore(max_connections)
+        self._free = max_connections
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        """Requests that wait for a connection."""
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
         self._closed = False
@@ -275,9 +297,9 @@ class HttpClient:
         Raises:
             HttpError. On cancellation the connection is closed.
         """
-        more = b"".join(b"\r\n%b: %b" % header for header in headers)
+        more = b"".join([b"\r\n%b: %b" % header for header in headers]) if headers else b""
         whole_head = b"%b%b\r\ncontent-length: %d\r\n\r\n" % (head, more, len(body))
-        connection = await self._acquire()
+        connection = self._idle_connection() or await self._acquire()
         response = connection.send(whole_head, body)
         try:
             await response.started()
@@ -293,11 +315,16 @@ class HttpClient:
             connection.abort()
         await asyncio.sleep(0)  # transports report their end in the next turn of the loop
 
-    async def _acquire(self) -> Connection:
-        await self._slots.acquire()
-        if self._closed:
-            self._slots.release()
-            raise HttpError("the client is closed", connected=False)
+    def _idle_connection(self) -> Connection | None:
+        """One that can be used at once."""
+        if self._waiting or not self._free or self._closed:
+            return None
+        connection = self._newest_idle()
+        if connection is not None:
+            self._free -= 1
+        return connection
+
+    def _newest_idle(self) -> Connection | None:
         oldest_s = asyncio.get_running_loop().time() - self._keep_alive_s
         while self._idle:
             connection = self._idle.pop()
@@ -305,11 +332,43 @@ class HttpClient:
                 connection.in_use = True
                 return connection
             connection.abort()
+        return None
+
+    async def _acquire(self) -> Connection:
+        """One connection, perhaps after a wait for its slot. Raises: HttpError."""
+        if self._free and not self._waiting:
+            self._free -= 1
+        else:
+            await self._wait_for_slot()
         try:
-            return await self._connect()
+            if self._closed:
+                raise HttpError("the client is closed", connected=False)
+            return self._newest_idle() or await self._connect()
         except BaseException:
-            self._slots.release()
+            self._release()
             raise
+
+    async def _wait_for_slot(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter.cancelled():
+                with suppress(ValueError):
+                    self._waiting.remove(waiter)
+            else:  # the slot came in the moment in which it gave up
+                self._release()
+            raise
+
+    def _release(self) -> None:
+        """Give a slot to who waits longest."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._free += 1
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
@@ -335,13 +394,13 @@ class HttpClient:
         connection.in_use = False
         connection.idle_since_s = asyncio.get_running_loop().time()
         self._idle.append(connection)
-        self._slots.release()
+        self._release()
 
     def lost(self, connection: Connection) -> None:
         """It is closed."""
         if connection in self._connections:
             self._connections.discard(connection)
             if connection.in_use:
-                self._slots.release()
+                self._release()
             elif connection in self._idle:
                 self._idle.remove(connection)

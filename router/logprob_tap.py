@@ -44,6 +44,8 @@ class LogprobTap(FrameSplitter):
         other_than_text: whether the answer so far holds such.
     """
 
+    passes_whole_frames = False
+
     def __init__(self, *, hidden: bool) -> None:
         """
         Args:

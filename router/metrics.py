@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from policies.base import Signal
 from policies.record import DecisionRecord, Draft, Usage
+from router.counting import Gaps, Observer, adder, adders, observers
 from router.errors import Cause
 from router.machine import MachineClock
 from router.pricing import students_part_usd
@@ -227,17 +227,21 @@ class Metrics(QualityMetrics):
         )
 
     def _remember_children(self) -> None:
-        self._requests_of = cache(self.requests.labels)
-        self._duration_of = cache(self.duration.labels)
-        self._ttft_of = cache(self.ttft.labels)
-        self._tokens_of = cache(self.tokens.labels)
-        self._cost_of = cache(self.cost.labels)
-        self._machine_cost_of = cache(self.machine_cost.labels)
+        self._requests_of = adders(self.requests)
+        self._duration_of = observers(self.duration)
+        self._ttft_of = observers(self.ttft)
+        self._itl_of = observers(self.itl)
+        self._tokens_of = adders(self.tokens)
+        self._cost_of = adders(self.cost)
+        self._machine_cost_of = adders(self.machine_cost)
         self._machines: tuple[MachineClock, ...] = ()
-        self._unpriced_of = cache(self.unpriced.labels)
-        self._training_examples_of = cache(self.training_examples.labels)
-        self._escalations_of = cache(self.escalations.labels)
-        self._abstentions_of = cache(self.abstentions.labels)
+        self._observe_overhead = Observer(self.overhead).observe
+        self._add_counterfactual = adder(self.counterfactual)
+        self.add_inflight, self.add_spool_lag = adder(self.inflight), adder(self.spool_lag)
+        self._unpriced_of = adders(self.unpriced)
+        self._training_examples_of = adders(self.training_examples)
+        self._escalations_of = adders(self.escalations)
+        self._abstentions_of = adders(self.abstentions)
 
     def _start_at_zero(self) -> None:
         """Make the children whose labels are known beforehand: a counter that is born with its first event has no rise
@@ -263,9 +267,9 @@ class Metrics(QualityMetrics):
     def observe(self, record: DecisionRecord) -> None:
         """Count one finished request."""
         route = record.route or "none"
-        self._requests_of(route, record.reason, record.outcome).inc()
+        self._requests_of(route, record.reason, record.outcome)(1)
         self._duration_of(route).observe(record.latency_s)
-        self.overhead.observe(record.overhead_s)
+        self._observe_overhead(record.overhead_s)
         if record.ttft_s is not None:
             self._ttft_of(route).observe(record.ttft_s)
         self._observe_cost(record, route)
@@ -276,7 +280,11 @@ class Metrics(QualityMetrics):
             and record.outcome == "ok"
             and record.purpose == "traffic"
         ):
-            self._training_examples_of(record.distillation).inc()
+            self._training_examples_of(record.distillation)(1)
+
+    def gaps(self, route: str) -> Gaps:
+        """For one stream of this backend: the times between its events."""
+        return Gaps(self._itl_of(route))
 
     def observe_embedding(self, record: DecisionRecord) -> None:
         """Count one finished request for embeddings: apart, since routing has no part in it."""
@@ -296,14 +304,14 @@ class Metrics(QualityMetrics):
                 self._observe_draft(record.draft)
             beside_usd = students_part_usd(record)
             if beside_usd is not None:  # a second model was paid for
-                self._cost_of("student").inc(beside_usd)
+                self._cost_of("student")(beside_usd)
                 answer_usd = None if answer_usd is None else answer_usd - beside_usd
         if answer_usd is not None:
-            self._cost_of(route).inc(answer_usd)
+            self._cost_of(route)(answer_usd)
         elif record.route is not None:
-            self._unpriced_of(route).inc()
+            self._unpriced_of(route)(1)
         if record.counterfactual_cost_usd is not None:
-            self.counterfactual.inc(record.counterfactual_cost_usd)
+            self._add_counterfactual(record.counterfactual_cost_usd)
 
     def _observe_draft(self, draft: Draft) -> None:
         """One that was thrown away."""
@@ -316,18 +324,18 @@ class Metrics(QualityMetrics):
 
     def _observe_tokens(self, usage: Usage, route: str) -> None:
         for direction, tokens in by_direction(usage):
-            self._tokens_of(route, direction).inc(tokens)
+            self._tokens_of(route, direction)(tokens)
 
     def _observe_votes(self, record: DecisionRecord) -> None:
         review = record.draft.review if record.draft is not None else None
         for decision in (record.decision, review):
             if decision is not None and decision.route == "teacher" and decision.policy not in NOT_A_POLICY:
-                self._escalations_of(decision.policy, decision.reason).inc()
+                self._escalations_of(decision.policy, decision.reason)(1)
         for vote in record.votes:
             if vote.reason == "policy_error":
                 self.policy_errors.labels(vote.policy).inc()
             elif vote.route is None:
-                self._abstentions_of(vote.policy, vote.reason).inc()
+                self._abstentions_of(vote.policy, vote.reason)(1)
         if record.features is not None:
             for signal in record.features.signals.unavailable:
                 self.signals_unavailable.labels(signal.value).inc()
@@ -348,7 +356,7 @@ class Metrics(QualityMetrics):
 
     def _count_idle(self) -> None:
         for clock in self._machines:
-            self._machine_cost_of("idle").inc(clock.take_idle_usd())
+            self._machine_cost_of("idle")(clock.take_idle_usd())
 
     def render(self) -> bytes:
         """The exposition text, of all workers together where there are several."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from router.errors import BackendBroken, BackendTimeout
 from router.http_client import Headers
 from router.plain import REFUSALS_OF_OPTIONS
 from router.streaming import Stream
+from router.time_limit import TimeLimit
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ async def open_stream(
     asked = request.outgoing(backend.config, added)
     answer: Answer | None = None
     try:
-        async with asyncio.timeout(limit_s):
+        with TimeLimit.of(limit_s):
             answer = await backend.post(asked.api.path, asked.body, headers)
             if answer.status in REFUSALS_OF_OPTIONS and added != NOTHING:
                 logger.info(

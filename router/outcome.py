@@ -246,6 +246,10 @@ class Outcomes:
         usage = state.usage
         answered = state.cached.usage if state.cached is not None else usage
         teacher_price = self._teacher.price
+        route = state.route
+        # The teacher that answered, else the first one.
+        teacher = (state.backend if state.backend is not None and route == "teacher" else self._teacher).config
+        licence = teacher.distillation if isinstance(teacher, TeacherConfig) else self._distillation
         return DecisionRecord(
             schema=SCHEMA_VERSION,
             decision_id=state.decision_id,
@@ -256,7 +260,7 @@ class Outcomes:
             decision=evaluation.decision if evaluation else REJECTED,
             votes=evaluation.votes if evaluation else (),
             features=_kept(evaluation.features, full) if evaluation else None,
-            route=state.route,
+            route=route,
             reason=state.reason,
             degraded=state.degraded,
             fallback_cause=state.fallback_cause,
@@ -265,7 +269,7 @@ class Outcomes:
             error_code=state.error_code,
             finish_reason=state.finish_reason,
             student=state.generation.bundle_id,
-            teacher=self._teacher_of(state).config.model,
+            teacher=teacher.model,
             usage=usage,
             cost_usd=cost_usd(state),
             machine_usd=state.machine_usd,
@@ -281,7 +285,7 @@ class Outcomes:
             tags=evaluation.features.tags if evaluation else {},
             purpose=(request.directives.purpose if request else None) or "traffic",
             capture=capture,
-            distillation=self._distillation_of(state),
+            distillation=licence,
             request=request.body.text if request and full else None,
             completion=storable(state.completion) if full and state.completion is not None else None,
             token_ids=state.token_ids if full else None,
@@ -289,14 +293,6 @@ class Outcomes:
             mean_logprob=state.mean_logprob,
             draft=_kept_draft(state, full) if state.draft else None,
         )
-
-    def _teacher_of(self, state: RequestState) -> Backend | Pool:
-        """The one that answered, else the first one."""
-        return state.backend if state.backend is not None and state.route == "teacher" else self._teacher
-
-    def _distillation_of(self, state: RequestState) -> Literal["allowed", "conditional", "denied"]:
-        config = self._teacher_of(state).config
-        return config.distillation if isinstance(config, TeacherConfig) else self._distillation
 
 
 def expected_usage(features: RequestFeatures, choices: int) -> Usage:

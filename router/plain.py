@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from router.chat import ChatRequest
 from router.dialects.base import Translation
 from router.errors import BackendBroken, BackendTimeout
 from router.http_client import Headers
+from router.time_limit import TimeLimit
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,12 @@ async def fetch(
     """
     asked = request.outgoing(backend.config, added)
     try:
-        async with asyncio.timeout(limit_s), backend.call(asked.api.path, asked.body, headers) as answer:
-            body = await answer.body(limit_bytes)
+        with TimeLimit.of(limit_s):
+            answer = await backend.post(asked.api.path, asked.body, headers)
+            try:
+                body = await answer.body(limit_bytes)
+            finally:
+                answer.close()
     except TimeoutError as exc:
         raise BackendTimeout(f"no answer within {limit_s:g} s", cause="timeout") from exc
     if answer.status >= 400:

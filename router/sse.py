@@ -39,8 +39,11 @@ class FrameSplitter:
     """Cuts a byte stream where frames end. Holds at most one open frame, in the pieces in which it came: joining them
     only where it ends keeps the cost of a long one linear, and of one that never ends as well."""
 
+    passes_whole_frames = True
+    """Whether `feed` gives frames with the usual line ends back as they are, where nothing is `open`."""
+
     def __init__(self) -> None:
-        self._open: list[bytes] = []
+        self.open: list[bytes] = []
         self._open_bytes = 0
         self._tail = b""
 
@@ -50,12 +53,12 @@ class FrameSplitter:
         Raises:
             FrameTooLarge: the open frame exceeds MAX_FRAME_BYTES.
         """
-        if self._open:
+        if self.open:
             if not _holds_blank_line(self._tail + data):
                 self._keep(data)
                 return b""
-            data = b"".join((*self._open, data))
-            self._open.clear()
+            data = b"".join((*self.open, data))
+            self.open.clear()
             self._open_bytes, self._tail = 0, b""
         if b"\r" in data:
             end = len(data) - len(_split_any(data)[1])
@@ -69,10 +72,10 @@ class FrameSplitter:
 
     def rest(self) -> bytes:
         """What was received after the last complete frame."""
-        return b"".join(self._open)
+        return b"".join(self.open)
 
     def _keep(self, data: bytes) -> None:
-        self._open.append(data)
+        self.open.append(data)
         self._open_bytes += len(data)
         if self._open_bytes > MAX_FRAME_BYTES:
             raise FrameTooLarge
@@ -295,7 +298,8 @@ def text_of(block: bytes) -> str:
     separators = block.count(b"\n\ndata: ")
     if block.startswith(b"data: ") and block.count(b"\n") == 2 * (separators + 1):  # one line of JSON a frame
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return "".join(map(_chunk_text, _text_decoder.decode_lines(block[6:].replace(b"\n\ndata: ", b"\n"))))
+            chunks = _text_decoder.decode_lines(block[6:].replace(b"\n\ndata: ", b"\n"))
+            return "".join([c.choices[0].delta.content or "" for c in chunks if c.choices and c.choices[0].delta])
     return "".join(delta_text(data) for data in map(payload, frames_of(block)) if data is not None)
 
 

@@ -7,11 +7,10 @@ Every API goes through here; a dialect's translation writes the client's events 
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,6 +21,7 @@ from router.exchange import Exchange
 from router.metrics import Metrics
 from router.outcome import RequestState
 from router.sse import Delta, FrameSplitter, FrameTooLarge, frames_of, is_whole, payload
+from router.time_limit import TimeLimit
 
 MAX_CAPTURED_BYTES = 4 * 2**20
 """Of one answer's frames; a longer answer is logged without its text."""
@@ -115,41 +115,60 @@ class Stream:
     async def _relay_events(self, exchange: Exchange, state: RequestState, metrics: Metrics) -> bytes:
         """Everything but the last bytes, which are returned. Raises: BackendError."""
         clock = time.monotonic
-        gaps = metrics.itl.labels(self._backend.route)
         idle_timeout_s = self._backend.config.idle_timeout_s
-        state.first_event_s = state.last_event_s = clock()
+        state.first_event_s = state.last_event_s = last_s = clock()
         visible, last = self._absorb(self._peeked, state)
+        idle = TimeLimit(last_s + idle_timeout_s)
+        gaps = metrics.gaps(self._backend.route)
+        splitter, is_ordinary = self._splitter, self._is_ordinary
+
+        def pass_on(data: bytes) -> bool:
+            """Nearly every block goes out in the moment in which it arrives: a turn of the event loop, and the way down
+            through all that await this stream, would cost more than everything else about it."""
+            nonlocal last_s
+            whole = not splitter.open and data.endswith(b"\n\n") and b"\r" not in data
+            if not whole or not is_ordinary(data) or not exchange.put(data):
+                return False
+            now_s = clock()
+            gaps.add(now_s - last_s)
+            state.last_event_s = last_s = now_s
+            idle.at_s = now_s + idle_timeout_s
+            self._note_ordinary(data, state)
+            return True
+
         try:
-            async with IdleTimeout(idle_timeout_s) as idle:
+            with idle, gaps:
                 while not last:
-                    if visible:
+                    if visible and not exchange.put(visible):
+                        idle.at_s = math.inf  # a client that reads slowly is not the backend's silence
                         await exchange.write(visible)
-                    idle.waiting_since_s = clock()
+                    idle.move_to(clock() + idle_timeout_s)
+                    if splitter.passes_whole_frames:
+                        self._answer.divert(pass_on)
                     block = await self._next_block()
-                    idle.waiting_since_s = None
                     if block is None:
                         return self._end_of_body(state)
                     now_s = clock()
-                    gaps.observe(now_s - state.last_event_s)
-                    state.last_event_s = now_s
-                    if self._is_ordinary(block):  # nearly every block; `_absorb` would do the same
-                        state.streamed_events += block.count(b"\ndata:") + block.startswith(b"data:")
-                        self._capture(block)
-                        visible = block
-                    else:
-                        visible, last = self._absorb(block, state)
+                    gaps.add(now_s - last_s)
+                    state.last_event_s = last_s = now_s
+                    visible, last = self._absorb(block, state)
         except TimeoutError as exc:
             raise BackendTimeout(
                 f"The {self._backend.route} sent nothing for {idle_timeout_s:g} s.", cause="timeout"
             ) from exc
         return visible
 
+    def _note_ordinary(self, block: bytes, state: RequestState) -> None:
+        """It goes to the client as it is."""
+        state.streamed_events += block.count(b"\ndata:") + block.startswith(b"data:")
+        self._capture(block)
+
     def _absorb(self, block: bytes, state: RequestState) -> Step:
         """Note what the frames say. Raises: BackendBroken for an error event."""
-        state.streamed_events += block.count(b"\ndata:") + block.startswith(b"data:")
         if self._is_ordinary(block):
-            self._capture(block)
+            self._note_ordinary(block, state)
             return Step(block, last=False)
+        state.streamed_events += block.count(b"\ndata:") + block.startswith(b"data:")
         self._unsent = visible = []
         for frame in frames_of(block):
             if self._is_ordinary(frame):
@@ -251,37 +270,3 @@ def _chunk(data: bytes) -> dict[str, Any]:
     if not isinstance(chunk, dict):
         raise BackendBroken("an event is not a JSON object", cause="invalid_response")
     return chunk
-
-
-class IdleTimeout:
-    """Raises TimeoutError in its block when one wait for the backend takes longer than `timeout_s`.
-
-    One timer a stream, which looks when the present wait began: a timeout for every read would cost more than the
-    reads. Waiting for a client that reads slowly does not count.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._limit = asyncio.timeout(None)
-        self.waiting_since_s: float | None = None
-        """Monotonic time; None while nothing is expected from the backend."""
-
-    async def __aenter__(self) -> Self:
-        await self._limit.__aenter__()
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(self._timeout_s, self._look)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        await self._limit.__aexit__(kind, error, trace)
-
-    def _look(self) -> None:
-        now_s = time.monotonic()
-        since_s = now_s if self.waiting_since_s is None else self.waiting_since_s
-        if since_s + self._timeout_s <= now_s:
-            self._limit.reschedule(self._loop.time())
-        else:
-            self._timer = self._loop.call_later(since_s + self._timeout_s - now_s, self._look)

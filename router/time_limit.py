@@ -9,6 +9,9 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
+LONG_S = 3600.0
+"""No timer is set for longer: a loop's clock need not take inf."""
+
 
 class TimeLimit:
     """`with TimeLimit(at_s):` raises TimeoutError at its end when the block took longer; the task is cancelled for it.
@@ -17,10 +20,11 @@ class TimeLimit:
         at_s: in the event loop's time.
     """
 
-    __slots__ = ("_at_s", "_cancelling", "_expired", "_loop", "_task", "_timer")
+    __slots__ = ("_cancelling", "_expired", "_loop", "_task", "_timer", "at_s")
 
     def __init__(self, at_s: float) -> None:
-        self._at_s = at_s
+        self.at_s = at_s
+        """To be set where the new end is later than the one before; else see `move_to`."""
         self._expired = False
 
     @classmethod
@@ -34,19 +38,22 @@ class TimeLimit:
         self._task = task
         self._cancelling = task.cancelling()
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_at(self._at_s, self._look)
+        self._set_timer()
         return self
 
     def move_to(self, at_s: float) -> None:
-        """Another end of the time."""
-        earlier, self._at_s = at_s < self._at_s, at_s
+        """Another end of the time; inf for none."""
+        earlier, self.at_s = at_s < self.at_s, at_s
         if earlier:
             self._timer.cancel()
-            self._timer = self._loop.call_at(at_s, self._look)
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        self._timer = self._loop.call_at(min(self.at_s, self._loop.time() + LONG_S), self._look)
 
     def _look(self) -> None:
-        if self._loop.time() < self._at_s:
-            self._timer = self._loop.call_at(self._at_s, self._look)
+        if self._loop.time() < self.at_s:
+            self._set_timer()
         else:
             self._expired = True
             self._task.cancel()

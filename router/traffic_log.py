@@ -160,7 +160,7 @@ class TrafficLog:
             self._metrics.spool_dropped.labels("queue_full").inc()
             return False
         self._waiting_bytes += size_bytes
-        self._metrics.spool_lag.inc()
+        self._metrics.add_spool_lag(1)
         batch = self._open or self._new_batch()
         return await batch.add(payload, size_bytes, self._loop)
 
@@ -201,7 +201,7 @@ class TrafficLog:
     def _finished(self, cause: str | None) -> None:
         batch = self._batches.popleft()
         self._writing = False
-        self._metrics.spool_lag.dec(len(batch.payloads))
+        self._metrics.add_spool_lag(-len(batch.payloads))
         self._waiting_bytes -= batch.size_bytes
         if cause is not None and not batch.abandoned:
             self._metrics.spool_dropped.labels(cause).inc(len(batch.payloads))

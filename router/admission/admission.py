@@ -19,7 +19,7 @@ from router.admission.claims import (
     refusal,
     whole_seconds,
 )
-from router.admission.keyring import Keyring
+from router.admission.keyring import Keyring, KnownKey
 from router.admission.keys import Scope
 from router.admission.line import Line, NoPlace
 from router.admission.permit import Permit
@@ -94,7 +94,9 @@ class Admission:
 
     def authenticate(self, headers: Headers) -> Tenant:
         """Whose request this is. Raises: Unauthorized, Forbidden."""
-        return self.identify(headers, "inference").tenant
+        if self._keyring is None:
+            return self._anyone.tenant
+        return self.tenants.of(self._known_key(self._keyring, headers, "inference").tenant)
 
     def identify(self, headers: Headers, scope: Scope) -> Caller:
         """Who may do this, with the key for audits. Without `[auth]` everybody may do everything but what an admin may.
@@ -105,12 +107,16 @@ class Admission:
             if scope == "admin":
                 raise Unauthorized("There is no admin key: add an [auth] table.")
             return self._anyone
+        key = self._known_key(self._keyring, headers, scope)
+        return Caller(self.tenants.of(key.tenant), key.name, key.id, key.last4)
+
+    def _known_key(self, keyring: Keyring, headers: Headers, scope: Scope) -> KnownKey:
+        """Raises: Unauthorized, Forbidden; they are counted."""
         try:
-            key = self._keyring.find(headers, scope)
+            return keyring.find(headers, scope)
         except (Unauthorized, Forbidden) as error:
             self._metrics.admission_refusals.labels(error.code).inc()
             raise
-        return Caller(self.tenants.of(key.tenant), key.name, key.id, key.last4)
 
     def admit_at_once(self, tenant: Tenant, *, holder: str) -> Permit | None:
         """`admit` where nothing has to be asked or waited for: a tenant without limits, and a free place; else None."""
@@ -154,7 +160,8 @@ class Admission:
         try:
             if adjustments:
                 self._holders.discard(permit.holder)
-                await self._store.settle(adjustments, holder=permit.holder)
+                if not self._store.settle_at_once(adjustments, holder=permit.holder):
+                    await self._store.settle(adjustments, holder=permit.holder)
         finally:
             self.line.leave(permit.tenant.name, held_s)
 
@@ -165,7 +172,9 @@ class Admission:
         while True:
             asked = claims if spent is None else [claim for claim in claims if not isinstance(claim, Budget)]
             try:
-                verdict = await self._store.admit(asked, holder=holder) if asked else NOTHING_ASKED
+                verdict = self._store.admit_at_once(asked, holder=holder) if asked else NOTHING_ASKED
+                if verdict is None:
+                    verdict = await self._store.admit(asked, holder=holder)
             except BaseException as error:
                 if isinstance(error, StateUnavailable):
                     self._metrics.admission_refusals.labels(error.code).inc()

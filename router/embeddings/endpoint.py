@@ -112,7 +112,7 @@ class Embeddings:
         state = EmbeddingState(self._ids.next(), time.monotonic(), self._generations.current)
         belong_to(state)
         self._inflight += 1
-        self._metrics.inflight.inc()
+        self._metrics.add_inflight(1)
         try:
             with TimeLimit.of(self._server.body_timeout_s) as limit:
                 await self._serve(exchange, state, limit)
@@ -135,7 +135,7 @@ class Embeddings:
             if state.permit is not None and state.permit.is_open:  # else settled with the record
                 await state.permit.settle(tokens=None, cost_usd=None)
             self._inflight -= 1
-            self._metrics.inflight.dec()
+            self._metrics.add_inflight(-1)
 
     async def drained(self) -> None:
         """Wait until every request has left its record; cancelled ones take a moment."""

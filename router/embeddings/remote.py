@@ -5,7 +5,6 @@ It is called as the models are: retries within the request's deadline, Retry-Aft
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -23,6 +22,7 @@ from router.metrics import Metrics
 from router.resilience.attempts import Attempts, Step, Tools
 from router.resilience.deadline import Deadline
 from router.resilience.pool import OnBreaker, Pool
+from router.time_limit import TimeLimit
 
 PATH = b"/embeddings"
 
@@ -84,8 +84,12 @@ class RemoteModel:
         limit_s = deadline.cut(backend.config.request_timeout_s)
         body = request.forwarded(backend.config.model)
         try:
-            async with asyncio.timeout(limit_s), backend.call(PATH, body, headers) as answer:
-                content = await answer.body(self._max_response_bytes)
+            with TimeLimit.of(limit_s):
+                answer = await backend.post(PATH, body, headers)
+                try:
+                    content = await answer.body(self._max_response_bytes)
+                finally:
+                    answer.close()
         except TimeoutError as exc:
             raise BackendTimeout(f"no answer within {limit_s:g} s", cause="timeout") from exc
         found = (*answer.headers, (b"content-type", answer.content_type))

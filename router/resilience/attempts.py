@@ -221,9 +221,9 @@ class Attempts:
             self._fall_back("breaker_open")
         return None
 
-    async def first_answer(
+    def first_answer(
         self, attempt: Attempt, ask: Callable[[Backend], Awaitable[T]], discard: Callable[[T], None]
-    ) -> tuple[Attempt, T]:
+    ) -> Awaitable[tuple[Attempt, T]]:
         """What `ask` gives for this attempt, or with hedging for a second one beside it, and which of them it was.
 
         Every other attempt has ended; this one is the caller's to end.
@@ -233,7 +233,7 @@ class Attempts:
         """
         delay_s = attempt.hedge_after_s
         if delay_s is None:
-            return await _answer_of(attempt, ask)
+            return _answer_of(attempt, ask)
 
         def beside() -> Awaitable[tuple[Attempt, T]] | None:
             other = self.beside()
@@ -244,7 +244,7 @@ class Attempts:
             discard(answer[1])
 
         count = self._metrics.hedges.labels
-        return await race(
+        return race(
             _answer_of(attempt, ask), beside, delay_s=delay_s, discard=drop, count=lambda outcome: count(outcome).inc()
         )
 

@@ -91,6 +91,12 @@ class Store(Protocol):
     def failure(self) -> str | None:
         """Why the store cannot be used at this moment; None when it can. Never holds a password or a URL with one."""
 
+    def admit_at_once(self, claims: Sequence[Claim], *, holder: str) -> Verdict | None:
+        """`admit` where no round trip is needed; None: `admit` has to be asked, nothing was taken."""
+
+    def settle_at_once(self, adjustments: Sequence[Adjust], *, holder: str) -> bool:
+        """`settle` where no round trip is needed; False: `settle` has to be called."""
+
     async def admit(self, claims: Sequence[Claim], *, holder: str) -> Verdict:
         """Take all claims or none, in one round trip.
 

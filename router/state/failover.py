@@ -41,6 +41,12 @@ class FailoverStore:
     def failure(self) -> str | None:
         return self._shared.failure
 
+    def admit_at_once(self, claims: Sequence[Claim], *, holder: str) -> Verdict | None:
+        return None
+
+    def settle_at_once(self, adjustments: Sequence[Adjust], *, holder: str) -> bool:
+        return False
+
     async def admit(self, claims: Sequence[Claim], *, holder: str) -> Verdict:
         """Raises: StateUnavailable, when one of the claims must not be decided without the store."""
         try:

@@ -110,19 +110,20 @@ class Ledger:
         self._forget(now_s)
         holding = self._holdings.get(holder)
         takes = [self._examine(claim, holder, holding, now_s) for claim in claims]
-        denied = [index for index, take in enumerate(takes) if not take.admitted]
         resets = tuple([take.reset_s for take in takes])
-        if denied:
+        if not all([take.admitted for take in takes]):
+            denied = [index for index, take in enumerate(takes) if not take.admitted]
             worst = max(denied, key=lambda index: takes[index].retry_after_s)
             left = tuple(max(0.0, take.left) for take in takes)
             return Verdict(False, worst, takes[worst].retry_after_s, left, resets)
         if holding is None:
             holding = self._holdings[holder] = Holding(now_s + HELD_S)
             self._settled.pop(holder, None)
+        held = holding.claims
         for claim, take in zip(claims, takes, strict=True):
             name = field_of(claim)
-            if name not in holding.claims:
-                holding.claims[name] = self._take(claim, take, holder, now_s)
+            if name not in held:
+                held[name] = self._take(claim, take, holder, now_s)
         return Verdict(True, None, 0.0, tuple([max(0.0, take.left - take.amount) for take in takes]), resets)
 
     def settle(self, adjustments: Sequence[Adjust], holder: str) -> None:
@@ -239,10 +240,9 @@ class Ledger:
 
     def _forget(self, now_s: float) -> None:
         """Drop what has ended, settled holders at once and the rest every minute: memory stays bounded."""
-        while self._settled:
-            if next(iter(self._settled.values())) > now_s and len(self._settled) <= self._max_settled:
-                break
-            self._settled.popitem(last=False)
+        settled = self._settled
+        while settled and (next(iter(settled.values())) <= now_s or len(settled) > self._max_settled):
+            settled.popitem(last=False)
         if now_s - self._swept_s >= SWEEP_S:
             self._swept_s = now_s
             self._sweep(now_s)

@@ -68,6 +68,12 @@ class LinkedStore:
     def failure(self) -> str | None:
         return self._link.failure
 
+    def admit_at_once(self, claims: Sequence[Claim], *, holder: str) -> Verdict | None:
+        return None
+
+    def settle_at_once(self, adjustments: Sequence[Adjust], *, holder: str) -> bool:
+        return False
+
     async def admit(self, claims: Sequence[Claim], *, holder: str) -> Verdict:
         if not claims:
             return NOTHING_CLAIMED

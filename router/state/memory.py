@@ -35,6 +35,13 @@ class MemoryStore:
     async def __aexit__(self, *_: object) -> None:
         """Nothing to close."""
 
+    def admit_at_once(self, claims: Sequence[Claim], *, holder: str) -> Verdict | None:
+        return self._ledger.admit(claims, holder)
+
+    def settle_at_once(self, adjustments: Sequence[Adjust], *, holder: str) -> bool:
+        self._ledger.settle(adjustments, holder)
+        return True
+
     async def admit(self, claims: Sequence[Claim], *, holder: str) -> Verdict:
         return self._ledger.admit(claims, holder)
 

@@ -48,6 +48,12 @@ class FlakyStore:
         self.renewed: list[str] = []
         self._missed: list[tuple[Sequence[Adjust], str]] = []
 
+    def admit_at_once(self, claims: Sequence[Claim], *, holder: str) -> Verdict | None:
+        return None
+
+    def settle_at_once(self, adjustments: Sequence[Adjust], *, holder: str) -> bool:
+        return False
+
     async def admit(self, claims: Sequence[Claim], *, holder: str) -> Verdict:
         self.asked += 1
         if self.is_away:
