@@ -46,7 +46,7 @@ def by_direction(usage: Usage) -> Iterator[tuple[str, int]]:
 class Metrics(QualityMetrics):
     """All metrics of one gateway process, in a registry of their own.
 
-    `observe` finds the child of a label set in a dictionary of its own (`functools.cache`): `labels()` checks and
+    `observe` finds the child of a label set in a dictionary of its own (router/counting.py): `labels()` checks and
     locks, and costs three times the increment. The dictionaries are bounded because the labels are closed sets.
     """
 
@@ -352,7 +352,7 @@ class Metrics(QualityMetrics):
         """Count their time: busy as requests end, idle whenever somebody reads the metrics."""
         self._machines = tuple(clocks)
         for clock in self._machines:
-            clock.on_charge = self._machine_cost_of("busy").inc
+            clock.on_charge = self._machine_cost_of("busy")
 
     def _count_idle(self) -> None:
         for clock in self._machines:
