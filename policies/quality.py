@@ -222,7 +222,9 @@ class Estimates:
     def _part(self, name: str) -> Part:
         if name not in self._parts and len(self._parts) >= MAX_PARTS:
             name = "other"
-        return self._parts.setdefault(name, Part(name))
+        if name not in self._parts:
+            self._parts[name] = Part(name)
+        return self._parts[name]
 
     @property
     def total(self) -> Part:

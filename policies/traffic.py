@@ -2,7 +2,7 @@
 
     from policies.traffic import decisions, read
 
-    reading = read(Path("traffic"))             # or kind="decisions" | "feedback" | "shadows"
+    reading = read(Path("traffic"))             # or kind="decisions" | "feedback" | "shadows" | "annotations" (the last two)
     for record in reading:                      # DecisionRecord | FeedbackRecord | ShadowRecord, each exactly once
         ...
     reading.damage                              # what could not be read, by file and line; reading went on behind it
@@ -52,9 +52,14 @@ __all__ = [
 MAX_ROUNDS = 100
 """Compactions that may move files away under one reader."""
 _BATCH_ROWS = 1024
-Kind = Literal["decisions", "feedback", "shadows"]
+Kind = Literal["decisions", "feedback", "shadows", "annotations"]
 """What a reading may be limited to."""
-_KINDS: dict[Kind, type[AnyRecord]] = {"decisions": DecisionRecord, "feedback": FeedbackRecord, "shadows": ShadowRecord}
+_KINDS: dict[Kind, tuple[type[AnyRecord], ...]] = {
+    "decisions": (DecisionRecord,),
+    "feedback": (FeedbackRecord,),
+    "shadows": (ShadowRecord,),
+    "annotations": (FeedbackRecord, ShadowRecord),
+}
 _BIT_OF = {f"{number:02x}": 1 << number for number in range(256)}
 
 

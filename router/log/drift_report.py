@@ -54,7 +54,7 @@ def answer(ask: Ask, folder: Path | None, config: Path | None, *, set_reference:
     if as_json:
         click.echo(json.dumps(told, indent=2))
     else:
-        show(told, Console(soft_wrap=True, highlight=False))
+        show(told, Console(soft_wrap=True, highlight=False, width=120))
     return 1 if told["alarms"] else 0
 
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from policies.judgements import judgements
+from policies.judgements import Judgements
 from policies.quality import MIN_LABELS, PRECISION, Estimates
-from policies.record import ShadowRecord
-from policies.traffic import decisions, shadows
+from policies.record import FeedbackRecord, ShadowRecord
+from policies.traffic import decisions, read
 
 LOW_COVERAGE = 0.9
 """Below, what is missing of the sample may differ from what is there."""
@@ -32,12 +32,13 @@ def collect(folder: Path, *, by: str | None = None, since_s: float = 0.0) -> Est
 
     Memory grows with what was graded, not with the log. Raises: TrafficError; ValueError: `by` is unknown.
     """
-    estimates = Estimates(by)
+    estimates, judged = Estimates(by), Judgements()
     drawn: dict[str, list[ShadowRecord]] = defaultdict(list)
-    for shadow in shadows(folder):
-        if shadow.created_s >= since_s:
-            drawn[shadow.decision_id].append(shadow)
-    judged = judgements(folder)
+    for annotation in read(folder, kind="annotations"):
+        if isinstance(annotation, ShadowRecord):
+            drawn[annotation.decision_id].append(annotation)
+        elif isinstance(annotation, FeedbackRecord):
+            judged.add(annotation)
     for record in decisions(folder):
         if record.created_s >= since_s:
             of_record = [each for each in drawn.get(record.decision_id, ()) if each.tenant == record.tenant]
@@ -58,7 +59,7 @@ def show(figures: dict[str, Any], console: Console) -> None:
         f"(as good as {total['labels']['shadow_effective']:,.0f} of equal weight), {total['labels']['feedback']:,} are "
         "judged by people."
     )
-    table = Table("quality", "by grades (95 %)", "n", "by people (95 %)", "n", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = _table("quality", "by grades (95 %)", "n", "by people (95 %)", "n")
     for key, text in _EXPLAINED.items():
         people = total["feedback"].get(key)
         table.add_row(text, *_cells(total["quality"][key]), *_cells(people))
@@ -79,7 +80,7 @@ def _show_loss(total: dict[str, Any], console: Console) -> None:
         return
     console.print(
         f"Quality loss against all-teacher: [bold]{_points(loss['value'])}[/bold] "
-        f"({_points(loss['low'])} to {_points(loss['high'])}), paired on {loss['n']:,} answers of the student."
+        f"({100 * loss['low']:+.1f} to {100 * loss['high']:+.1f}), paired on {loss['n']:,} answers of the student."
     )
     if wanted:
         console.print(f"For ±{PRECISION * 100:.0f} point about {wanted:,} more labels are needed.")
@@ -88,7 +89,7 @@ def _show_loss(total: dict[str, Any], console: Console) -> None:
         if parity is not None:
             console.print(
                 f"Student minus teacher, where the {route} answered: {_points(parity['value'])} "
-                f"({_points(parity['low'])} to {_points(parity['high'])}), n = {parity['n']:,}."
+                f"({100 * parity['low']:+.1f} to {100 * parity['high']:+.1f}), n = {parity['n']:,}."
             )
 
 
@@ -108,15 +109,14 @@ def _show_sample(total: dict[str, Any], console: Console) -> None:
             f"The judge prefers the same answer in both orders in {judge['consistent']['value']:.1%} of "
             f"{judge['pairwise']:,} comparisons"
             + ("." if bias is None else f"; being shown first is worth {_points(bias['value'])} to an answer "
-               f"({_points(bias['low'])} to {_points(bias['high'])}).")
+               f"({100 * bias['low']:+.1f} to {100 * bias['high']:+.1f}).")
         )  # fmt: skip
 
 
 def _show_parts(figures: dict[str, Any], console: Console) -> None:
-    table = Table(
-        figures["by"], "requests", "student", "quality of student", "of teacher", "loss", "labels", "people",
-        box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
+    table = _table(
+        figures["by"], "requests", "student", "its quality", "the teacher's", "loss in points", "labels", "people"
+    )
     for part in figures["parts"]:
         people = part["feedback"]["student"] or part["feedback"]["teacher"]
         table.add_row(
@@ -132,17 +132,25 @@ def _show_parts(figures: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
+def _table(*columns: str) -> Table:
+    """Its rows are not broken: who reads them in a narrow window scrolls."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
 def _loss_cell(part: dict[str, Any]) -> str:
     loss = part["quality_loss"]
     if loss is not None:
-        return f"{_points(loss['value'])} ({_points(loss['low'])} to {_points(loss['high'])})"
+        return f"{100 * loss['value']:+.1f} ({100 * loss['low']:+.1f} to {100 * loss['high']:+.1f})"
     return "-" if not part["requests"]["student"] else f"too few; {part['labels']['missing_for_1_point']:,} more"
 
 
 def _cells(estimate: dict[str, Any] | None) -> tuple[str, str]:
     if estimate is None:
         return "-", ""
-    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})", f"{estimate['n']:,}"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f}-{estimate['high']:.3f})", f"{estimate['n']:,}"
 
 
 def _points(share: float) -> str:

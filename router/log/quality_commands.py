@@ -12,6 +12,9 @@ from router.log.options import CONFIG, DIR, JSON, WrongInput, reported, resolved
 from router.log.quality import collect, show
 from router.log.times import moment
 
+WIDTH = 120
+"""Characters of a table, also where no terminal says how wide it is."""
+
 
 @click.command("quality")
 @DIR
@@ -39,7 +42,7 @@ def quality(folder: Path | None, config: Path | None, by: str | None, since: flo
     if as_json:
         click.echo(json.dumps(figures, indent=2))
     else:
-        show(figures, Console(soft_wrap=True, highlight=False))
+        show(figures, Console(soft_wrap=True, highlight=False, width=WIDTH))
 
 
 @click.command("drift")
