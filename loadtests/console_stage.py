@@ -59,6 +59,14 @@ type = "cascade"
 calibrator = "{folder}/calibrator.json"
 threshold = 0.4
 
+[quality.shadow]
+student_share = 0.5
+teacher_share = 0.5
+
+[[quality.graders]]
+type = "regex"
+pattern = "^teacher|[.].*[.]"
+
 [log]
 dir = "{folder}/traffic"
 write_timeout_s = 10.0

@@ -12,7 +12,7 @@ function drawn(label, height, draw) {
   const place = h("div", { class: "chart" });
   let width = 0;
   const redraw = () => {
-    const now = Math.max(220, Math.round(place.clientWidth || 640));
+    const now = Math.max(160, Math.round(place.clientWidth || 320));
     if (now === width) return;
     width = now;
     place.replaceChildren(s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, draw(width)));
@@ -33,6 +33,13 @@ export function ticks(low, high, about = 4) {
   return found;
 }
 
+/** Ticks from 0 on, the last one at or above `most`. */
+function ticksAbove(most) {
+  const found = ticks(0, most, 3);
+  if (found.at(-1) < most * 0.999) found.push(Number((found.at(-1) + (found[1] ?? most) - found[0]).toPrecision(12)));
+  return found;
+}
+
 function frame(width, height, yTicks, y, yFormat) {
   return yTicks.map((tick) => [
     s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick) }),
@@ -48,8 +55,8 @@ function xLabels(height, labels) {
 export function stackedBars(label, points, classes, { format, timeLabel, height = 150 }) {
   return drawn(label, height, (width) => {
     const most = Math.max(...points.map((point) => point.values.reduce((a, b) => a + b, 0)), 1e-12);
-    const yTicks = ticks(0, most, 3);
-    const top = Math.max(most, yTicks.at(-1));
+    const yTicks = ticksAbove(most);
+    const top = yTicks.at(-1);
     const y = (value) => height - BOTTOM - (value / top) * (height - TOP - BOTTOM);
     const first = points[0].start;
     const last = points.at(-1).end;
@@ -73,8 +80,8 @@ export function stackedBars(label, points, classes, { format, timeLabel, height 
 export function lines(label, points, series, { format, timeLabel, height = 150 }) {
   return drawn(label, height, (width) => {
     const most = Math.max(...series.flatMap((each) => each.values), 1e-12);
-    const yTicks = ticks(0, most, 3);
-    const top = Math.max(most, yTicks.at(-1));
+    const yTicks = ticksAbove(most);
+    const top = yTicks.at(-1);
     const y = (value) => height - BOTTOM - (value / top) * (height - TOP - BOTTOM);
     const first = points[0].start;
     const last = points.at(-1).end;

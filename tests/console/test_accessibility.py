@@ -169,7 +169,9 @@ def test_no_view_is_wider_than_the_screen(make_operator: MakeOperator, width: in
     operator = make_operator(width=width, height=height)
     for view in VIEWS:
         page = operator.open(view)
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= width, view
+        wide = """width => [...document.querySelectorAll('body *')].filter((e) => !e.closest('.scroll'))
+            .filter((e) => e.getBoundingClientRect().right > width + 1).map((e) => e.outerHTML.slice(0, 100))"""
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width, (view, page.evaluate(wide, width))
 
 
 def test_nothing_moves_for_those_who_do_not_want_it(make_operator: MakeOperator) -> None:
