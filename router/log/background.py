@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 MEMORY_LIMIT = "512MB"
 STOP_S = 5.0
+_START = "from router.cli import main; main()"
 _LAST_CHARS = 500
 
 
@@ -44,7 +45,7 @@ class BackgroundCompaction:
         """
         self._every_s = config.compact_every_s
         self._command = [
-            sys.executable, "-P", "-m", "router.cli", "log", "compact", "--config", str(path.absolute()), "--scheduled",
+            sys.executable, "-P", "-c", _START, "log", "compact", "--config", str(path.absolute()), "--scheduled",
             "--memory-limit", MEMORY_LIMIT,
         ]  # fmt: skip
         self._task: asyncio.Task[None] | None = None
