@@ -10,13 +10,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 from loadtests.fake_backend import BackendThread
-from policies.traffic import decisions, shadows
+from policies.record import ShadowRecord
+from policies.traffic import decisions, read, shadows
 from router.quality.sampling import uniform
 from tests.workers.test_workers import eventually
 
@@ -106,3 +108,36 @@ def test_workers_share_one_budget_and_every_draw_has_its_record(
     counted = re.search(r'^router_shadow_cost_usd_total\{asked="teacher"\} (\S+)$', text, re.MULTILINE)
     assert counted
     assert float(counted[1]) == pytest.approx(spent_usd)
+
+
+def test_killed_worker_loses_no_answered_request_and_doubles_no_shadow(
+    serving: tuple[subprocess.Popen[bytes], str], tmp_path: Path
+) -> None:
+    _, url = serving
+    ids: list[str] = []
+
+    def say() -> None:
+        body = {"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+        with suppress(httpx.HTTPError):  # the one that is killed answers no more
+            response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30)
+            if response.status_code == 200:
+                ids.append(response.headers["x-router-decision-id"])
+
+    for number in range(60):
+        if number in (20, 40):
+            process, _ = serving
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            workers = [pid for pid in map(int, children) if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            os.kill(workers[0], signal.SIGKILL)
+        say()
+    log = tmp_path / "traffic"
+    kept = {record.decision_id for record in decisions(log)}
+    assert set(ids) <= kept
+    reading = read(log)
+    found = [record for record in reading if isinstance(record, ShadowRecord)]
+    assert not reading.damage
+    assert not reading.doubled
+    shadowed = [record.decision_id for record in found]
+    assert len(shadowed) == len(set(shadowed))
+    assert set(shadowed) <= kept
+    assert len(shadowed) > len(kept) // 3
