@@ -2,7 +2,7 @@
 
     from policies.traffic import decisions, read
 
-    reading = read(Path("traffic"))             # or kind="decisions" | "feedback" | "shadows" | "annotations" (the last two)
+    reading = read(Path("traffic"))             # or kind="decisions" | "feedback" | "shadows" | "annotations" (both)
     for record in reading:                      # DecisionRecord | FeedbackRecord | ShadowRecord, each exactly once
         ...
     reading.damage                              # what could not be read, by file and line; reading went on behind it
