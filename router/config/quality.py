@@ -154,6 +154,8 @@ class QualityConfig(Table):
     def warnings(self, student: StudentConfig, teacher: TeacherConfig) -> tuple[str, ...]:
         """What is valid and may mislead."""
         found = []
+        if self.graders and not self.shadow.enabled:
+            found.append("quality.graders: nothing is graded while all shares of quality.shadow are 0")
         if self.shadow.enabled and not self.graders:
             found.append("quality.graders: there are none, so shadow answers are kept ungraded")
         priced = teacher.price_usd_per_1m_input_tokens is not None

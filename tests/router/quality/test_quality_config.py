@@ -56,6 +56,7 @@ def test_mistake_is_refused_by_its_key(text: str, problem: str) -> None:
     ("text", "warning"),
     [
         (PRICED + SHADOW, "quality.graders: there are none"),
+        (PRICED + EXACT, "nothing is graded while all shares"),
         (BASE + SHADOW + EXACT, "the teacher's price is unknown"),
         (PRICED + JUDGED.format("http://127.0.0.1:3/v1", "m"), "the judge's price is unknown"),
         (PRICED + JUDGED.format("http://127.0.0.1:2/v1", "teacher"), "the judge is the teacher itself"),
