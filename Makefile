@@ -64,6 +64,8 @@ fast-tests:
 	$(PYTEST)
 
 system-tests: install ## the tests that start, kill or flood whole processes: workers, faults, crashes, soak
+	@command -v chromium >/dev/null || apt-get install -y -qq chromium >/dev/null \
+		|| echo "chromium is missing: the tests of the console are skipped"
 	$(PYTEST) -m system
 
 slow-tests: install-semantic install-serving install-train install-quantize ## the tests with real models
