@@ -19,12 +19,12 @@ from policies.drift_summaries import BINS, PROJECTION_BINS, Stream, Summary
 from policies.grading import is_refusal
 from policies.record import DecisionRecord
 
-TURN_CHARS = 2000
+TURN_CHARS = 600
 OPENING_CHARS = 400
 """Of the answer; a refusal shows in its first words."""
 JSON_CHARS = 64 * 1024
 """Longer answers are not checked."""
-PIECES = 96
+PIECES = 64
 """Of words, of the last user turn."""
 WORD_DIRECTIONS = 16
 EMBEDDING_DIRECTIONS = 8
@@ -100,7 +100,7 @@ class Digester:
     """Counts samples. One instance a thread."""
 
     def __init__(self) -> None:
-        self._pieces: dict[str, int] = {}
+        self._pieces: dict[str, tuple[int, ...]] = {}
         self._rows: dict[int, list[list[float]]] = {}
 
     def add(self, sample: Sample, summary: Summary) -> None:
@@ -163,17 +163,17 @@ class Digester:
         pieces = _PIECE.findall(turn.casefold())[:PIECES]
         if not pieces:
             return ()
-        bits = [self._bits(piece) for piece in pieces]
-        scale = math.sqrt(len(bits))
-        return [(2 * sum(each >> j & 1 for each in bits) - len(bits)) / scale for j in range(WORD_DIRECTIONS)]
+        scale = math.sqrt(len(pieces))
+        return [sum(signs) / scale for signs in zip(*map(self._signs, pieces), strict=True)]
 
-    def _bits(self, piece: str) -> int:
+    def _signs(self, piece: str) -> tuple[int, ...]:
         found = self._pieces.get(piece)
         if found is None:
             if len(self._pieces) >= _KEPT_PIECES:
                 self._pieces.clear()
             digest = hashlib.blake2b(piece.encode("utf-8", "replace"), digest_size=2).digest()
-            found = self._pieces[piece] = int.from_bytes(digest)
+            bits = int.from_bytes(digest)
+            found = self._pieces[piece] = tuple(2 * (bits >> j & 1) - 1 for j in range(WORD_DIRECTIONS))
         return found
 
 
