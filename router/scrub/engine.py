@@ -16,6 +16,8 @@ from router.scrub.patterns import PATTERNS, PRIVATE_KEY_BODY, PRIVATE_KEY_MARKER
 if TYPE_CHECKING:
     from router.scrub.checks import Span
 
+AT_ONCE_BYTES = 4_096
+"""Under a millisecond of searching: the time that one record may take from all other requests."""
 MAX_PATTERN_CHARS = 1_000
 MAX_CANDIDATES = 20_000
 """Places that look like something at first, in one record. To check texts made of nothing else would take too long."""
@@ -35,6 +37,7 @@ class BuiltInEngine:
 
     def __init__(self, kinds: Collection[Kind], custom: Mapping[str, str]) -> None:
         """Raises: PatternError: naming the pattern; ImportError: google-re2 is not installed."""
+        self.at_once_bytes = AT_ONCE_BYTES
         self.kinds: frozenset[str] = frozenset(kinds) | frozenset(custom)
         self._searches: list[tuple[str, Callable[[bytes], Iterator[Span | None]]]] = []
         for name, regex in custom.items():

@@ -20,6 +20,8 @@ class Engine(Protocol):
 
     kinds: frozenset[str]
     """Every kind that it may find."""
+    at_once_bytes: int
+    """Records up to this size may be searched on the event loop: a thread would cost more."""
 
     def find(self, data: bytes) -> list[Finding]:
         """
@@ -36,6 +38,7 @@ class Engines:
 
     def __init__(self, engines: Iterable[Engine]) -> None:
         self._engines = tuple(engines)
+        self.at_once_bytes = min(engine.at_once_bytes for engine in self._engines)
         self.kinds: frozenset[str] = frozenset().union(*(engine.kinds for engine in self._engines))
 
     def find(self, data: bytes) -> list[Finding]:

@@ -24,6 +24,7 @@ class PresidioEngine:
     def __init__(self, config: PresidioConfig) -> None:
         """Raises: ImportError; OSError: the spaCy model is not installed; ValueError: an entity that nothing finds."""
         self.kinds: frozenset[str] = frozenset(entity.lower() for entity in config.entities)
+        self.at_once_bytes = 0
         self._config = config
         self._analyzer = _analyzer(config)
         known = set(self._analyzer.get_supported_entities(config.language))
@@ -62,20 +63,17 @@ def best_first(results: Iterable[Any]) -> list[Any]:
 
 
 def _analyzer(config: PresidioConfig) -> Any:
-    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry  # noqa: PLC0415 - heavy, and an extra
+    import spacy  # noqa: PLC0415 - heavy, and an extra
+    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry  # noqa: PLC0415
     from presidio_analyzer.nlp_engine import SpacyNlpEngine  # noqa: PLC0415
 
     logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)
-    models = [{"lang_code": config.language, "model_name": config.spacy_model or "blank"}]
-    engine = SpacyNlpEngine(models=models)
-    if config.spacy_model:
-        import spacy  # noqa: PLC0415
-
-        engine.nlp = {config.language: spacy.load(config.spacy_model)}  # a missing one is an error, not a download
-    else:
-        import spacy  # noqa: PLC0415
-
-        engine.nlp = {config.language: spacy.blank(config.language)}
+    engine = SpacyNlpEngine(models=[{"lang_code": config.language, "model_name": config.spacy_model or "blank"}])
+    # Presidio would download a model that is missing; spaCy says so.
+    loaded = spacy.load(config.spacy_model) if config.spacy_model else spacy.blank(config.language)
+    engine.nlp = {config.language: loaded}
     registry = RecognizerRegistry(supported_languages=[config.language])
     registry.load_predefined_recognizers(languages=[config.language], nlp_engine=engine)
+    # It downloads the list of public suffixes when it is first used; the built-in engine finds addresses.
+    registry.remove_recognizer("EmailRecognizer")
     return AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=[config.language])

@@ -25,9 +25,6 @@ from router.traffic_log import TrafficLog
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE_BYTES = 4_096
-"""About a millisecond of searching: the time that one record may take from all other requests."""
-
 
 class ScrubbedLog(TrafficLog):
     """`TrafficLog` behind an engine."""
@@ -54,7 +51,7 @@ class ScrubbedLog(TrafficLog):
 
     async def append(self, payload: bytes) -> bool:
         """As of `TrafficLog`; also False when nothing of a judgement is left that may be written."""
-        if len(payload) <= AT_ONCE_BYTES:
+        if len(payload) <= self._engine.at_once_bytes:
             return await self._write(payload, self._result(payload))
         # A client that leaves cancels its request, and must not cancel its record with it.
         task = asyncio.create_task(self._append_later(payload))

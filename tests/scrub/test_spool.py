@@ -15,9 +15,9 @@ from policies.traffic import read
 from router.config import LogConfig
 from router.config.scrub import ScrubConfig
 from router.metrics import Metrics
-from router.scrub.engine import BuiltInEngine, TooMuchWork
+from router.scrub.engine import AT_ONCE_BYTES, BuiltInEngine, TooMuchWork
 from router.scrub.findings import Engine, Finding
-from router.scrub.spool import AT_ONCE_BYTES, ScrubbedLog
+from router.scrub.spool import ScrubbedLog
 from tests.traffic_records import decision, judgement
 
 ADDRESS = "ann@example.org"
@@ -28,6 +28,7 @@ class HeldEngine:
     """Searches when it is told to."""
 
     kinds = frozenset({"email"})
+    at_once_bytes = AT_ONCE_BYTES
 
     def __init__(self) -> None:
         self.began, self.may_go_on = threading.Event(), threading.Event()
@@ -41,6 +42,7 @@ class HeldEngine:
 
 class BrokenEngine:
     kinds = frozenset({"email"})
+    at_once_bytes = AT_ONCE_BYTES
 
     def __init__(self, error: type[Exception]) -> None:
         self._error = error
