@@ -1,4 +1,4 @@
-"""A traffic log out of a random generator, for measuring replay: as many records as wanted, with drafts and shadows.
+"""A traffic log out of a random generator, for measuring replay: any number of records, with drafts and shadows.
 
     python -m loadtests.replay_log traffic --records 1000000
 
@@ -9,6 +9,7 @@ either model was shadowed and graded.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import zlib
@@ -19,16 +20,22 @@ from typing import Any
 import click
 import msgspec
 
+from policies.long_reasoning import LongReasoning
+
 START_S = 1_793_000_000.0
-SEGMENT_RECORDS = 50_000
+SEGMENT_RECORDS = 20_000
 STUDENT_USD = (0.02e-6, 0.04e-6)
 TEACHER_USD = (2.5e-6, 10.0e-6)
 CALIBRATOR = (4.0, 2.2)
 """Slope and intercept of P(the student is right) over the mean logprob."""
-THRESHOLD = 0.35
+THRESHOLD, REASONING_THRESHOLD = 0.35, 0.6
+TEXTS = 500
 STUDENT_SHARE_DRAWN = 0.05
 TEACHER_SHARE_DRAWN = 0.10
-WORDS = ["please", "explain", "compare", "the", "contract", "clause", "of", "delivery", "and", "payment", "for", "our", "customer", "in", "the", "second", "quarter", "with", "numbers", "and", "steps", "so", "that", "everybody", "understands"]  # fmt: skip
+SENTENCE = (
+    "please explain compare the contract clause of delivery and payment for our customer in the second quarter with "
+    "numbers and steps so that everybody understands"
+)
 
 
 def _sigmoid(value: float) -> float:
@@ -42,7 +49,10 @@ class Generator:
         self._random = random.Random(seed)  # noqa: S311 - a simulation
         self._days = days
         self._capture = capture
-        self._text = (" ".join(self._random.choices(WORDS, k=max(1, text_bytes // 6))))[:text_bytes]
+        words = SENTENCE.split()
+        scorer = LongReasoning()._fitted.scorer
+        texts = (" ".join(self._random.choices(words, k=max(1, text_bytes // 6)))[:text_bytes] for _ in range(TEXTS))
+        self._texts = [(text, scorer.score(text)) for text in texts]
 
     def rows(self, count: int) -> Iterator[dict[str, Any]]:
         """Decision records, each followed by its shadow, if it has one."""
@@ -58,7 +68,7 @@ class Generator:
         difficulty = dice.random()
         tokens = int(dice.lognormvariate(5.5, 0.8))
         output = int(dice.lognormvariate(4.6, 0.5))
-        multi_step = min(1.0, max(0.0, dice.gauss(0.15 + 0.5 * difficulty, 0.15)))
+        text, multi_step = dice.choice(self._texts)
         confidence = min(1.0, max(0.0, dice.gauss(0.95 - 0.35 * difficulty, 0.12)))
         votes: list[dict[str, Any]] = [_vote("long_context", None, "fits", 0.0, 0.5)]
         decision = {"route": "student", "reason": "default", "policy": "default", "version": "file-generated"}
@@ -67,11 +77,11 @@ class Generator:
             decision |= {"route": "teacher", "reason": "low_confidence", "policy": "retrieval_confidence"}
         else:
             votes.append(_vote("retrieval_confidence", None, "confident", 1 - confidence, 0.45))
-            if multi_step > 0.6:
-                votes.append(_vote("long_reasoning", "teacher", "multi_step", multi_step, 0.6))
+            if multi_step > REASONING_THRESHOLD:
+                votes.append(_vote("long_reasoning", "teacher", "multi_step", multi_step, REASONING_THRESHOLD))
                 decision |= {"route": "teacher", "reason": "multi_step", "policy": "long_reasoning"}
             else:
-                votes.append(_vote("long_reasoning", None, "single_step", multi_step, 0.6))
+                votes.append(_vote("long_reasoning", None, "single_step", multi_step, REASONING_THRESHOLD))
         logprob = -abs(dice.gauss(0.1 + 0.9 * difficulty * difficulty, 0.15))
         full = self._capture == "full"
         record: dict[str, Any] = {
@@ -86,7 +96,7 @@ class Generator:
             "features": {
                 "prompt_bytes": tokens * 4, "message_count": dice.randint(1, 5), "approx_prompt_tokens": tokens,
                 "requested_output_tokens": 512, "student_window_tokens": 8192,
-                "last_user_turn": self._text[: tokens * 2] if full else "",
+                "last_user_turn": text if full else "",
                 "chunks": [{"text": "", "score": round(confidence * part, 4)} for part in (1.0, 0.9, 0.7)],
                 "retrieval_attempted": True, "tenant": "default", "tags": {"team": dice.choice(("docs", "support"))},
             },
@@ -96,8 +106,8 @@ class Generator:
         record["tags"] = record["features"]["tags"]
         self._answer(record, tokens, output, logprob)
         if full:
-            record["request"] = '{"model":"auto","messages":[{"role":"user","content":"' + self._text + '"}]}'
-            record["completion"] = self._text[: output * 4]
+            record["request"] = '{"model":"auto","messages":[{"role":"user","content":"' + text + '"}]}'
+            record["completion"] = text[: output * 4]
         return record, difficulty, logprob
 
     def _answer(self, record: dict[str, Any], tokens: int, output: int, logprob: float) -> None:
@@ -166,17 +176,12 @@ def write(folder: Path, count: int, *, seed: int = 0, days: float = 30.0, captur
     folder.mkdir(parents=True, exist_ok=True)
     encode = msgspec.json.Encoder().encode
     rows = Generator(seed, days=days, capture=capture).rows(count)
-    number = written = 0
-    file = (folder / f"generated-{number:06d}.seg").open("wb")
-    for row in rows:
-        payload = encode(row)
-        file.write(b"%08x %s\n" % (zlib.crc32(payload), payload))
-        written += 1
-        if written % SEGMENT_RECORDS == 0:
-            file.close()
-            number += 1
-            file = (folder / f"generated-{number:06d}.seg").open("wb")
-    file.close()
+    number = 0
+    while lines := list(itertools.islice(rows, SEGMENT_RECORDS)):
+        payloads = (encode(line) for line in lines)
+        with (folder / f"generated-{number:06d}.seg").open("wb") as file:
+            file.writelines(b"%08x %s\n" % (zlib.crc32(payload), payload) for payload in payloads)
+        number += 1
 
 
 @click.command()

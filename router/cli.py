@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "trainer.commands:train",
     "tune": "trainer.tune.command:tune",
     "policy": "router.admin.commands:policy",
+    "replay": "router.replay.command:replay",
     "quality": "router.quality.commands:quality",
 }
 

@@ -75,8 +75,7 @@ def _ridge(x: Floats, y: Floats, weight: Floats) -> Floats:
     penalty = np.full(x.shape[1], RIDGE)
     penalty[0] = 0.0
     weighted = x * weight[:, None]
-    solution: Floats = np.linalg.solve(weighted.T @ x + np.diag(penalty), weighted.T @ y)
-    return solution
+    return np.asarray(np.linalg.solve(weighted.T @ x + np.diag(penalty), weighted.T @ y), np.float64)
 
 
 def _logistic(x: Floats, y: Floats, weight: Floats, start: Floats) -> Floats:

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from policies.base import PolicyConfigError, StudentDefaults
 from policies.chain import PolicyChain
-from policies.replay.replay import Replay, Selection, scorer_of
+from policies.replay.estimators import Estimator
+from policies.replay.replay import NothingToReplay, Replay, Selection, scorer_of
 from policies.replay.report import Report
-from policies.replay.source import Log, LogReader
+from policies.replay.source import Log, LogReader, Progress
 from policies.traffic import decisions
 from router.config import RoutingConfig
 from router.config_file import describe_problem
@@ -23,6 +24,10 @@ MAX_VALUES = 201
 
 class WrongQuestion(ValueError):
     """What was asked cannot be answered; the message names the key and the fix."""
+
+
+WRONG: tuple[type[Exception], ...] = (WrongQuestion,)
+EMPTY: tuple[type[Exception], ...] = (NothingToReplay,)
 
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,13 +52,19 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     until_s: float | None = None
     tags: dict[str, str] = {}
     sweep: Sweep | None = None
+    estimator: Estimator = "dr"
 
 
 class Session:
     """Answers questions about one log after the other. Not for several threads."""
 
-    def __init__(self, *, max_records: int | None = None) -> None:
+    def __init__(self, *, max_records: int | None = None, progress: Progress = lambda count: None) -> None:
+        """
+        Args:
+            max_records: of the newest that are looked at; None: all.
+        """
         self._max_records = max_records
+        self._progress = progress
         self._reader: tuple[object, LogReader] | None = None
         self._replay: tuple[object, Log, Replay] | None = None
 
@@ -99,9 +110,16 @@ class Session:
             tags=tuple(sorted(question.tags.items())),
             student=question.only_student,
         )
-        wanted = (source, selection)
+        wanted = (source, selection, question.estimator)
         if self._replay is None or self._replay[0] != wanted or self._replay[1] is not log:
-            made = Replay(log, active, selection, records=lambda: decisions(Path(question.folder)))
+            made = Replay(
+                log,
+                active,
+                selection,
+                estimator=question.estimator,
+                records=lambda: decisions(Path(question.folder)),
+                progress=self._progress,
+            )
             self._replay = wanted, log, made
         return self._replay[2]
 

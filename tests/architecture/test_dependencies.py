@@ -28,6 +28,8 @@ EXCEPTIONS = {
     ("router/reference.py", "trainer"),
     # Commands of serving read the same configuration file as the gateway.
     ("serving/target.py", "router"),
+    # A generated log has the scores that the policies would have recorded.
+    ("loadtests/replay_log.py", "policies"),
 }
 HEAVY = ("torch", "sentence_transformers", "transformers", "vllm", "openai", "sklearn")
 
