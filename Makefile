@@ -17,6 +17,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 SOAK_ARGS ?=
 FAULTS_ARGS ?=
+LOG_PROOF_ARGS ?=
 AUDIT_ARGS ?=
 FUZZ_S ?= 120
 SBOM_ARGS ?=
@@ -26,7 +27,7 @@ SEEDS ?= 1
 CLAIM_ARGS ?=
 
 .PHONY: help install install-semantic install-serving install-train install-quantize install-audit audit fuzz sbom \
-	demo check lint types fast-tests system-tests test slow-tests train-tests docs bench soak faults claim clean
+	demo check lint types fast-tests system-tests test slow-tests train-tests docs bench soak faults log-proof scrub-table claim clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -101,10 +102,16 @@ sbom: install-audit ## bills of materials (CycloneDX) of what is deployed, from 
 faults: install  ## faults played against Locum and the gateways that can be installed; writes docs/faults.md
 	$(BIN)/python -m loadtests.faults --json faults.json --page docs/faults.md $(FAULTS_ARGS)
 
+log-proof: install ## gateways killed 50 times under load, a full disk, damaged segments: is the traffic log complete?
+	$(BIN)/python -m loadtests.log_proof --json log_proof.json $(LOG_PROOF_ARGS)
+
+scrub-table: install ## what scrubbing finds and what it takes for personal by mistake; DATA=folder of public data sets
+	$(BIN)/python -m tests.scrub.table $(if $(DATA),--data "$(DATA)")
+
 claim: install install-serving ## the claim on real models: DATA=folder of BANKING77, COMPARE=1, SEEDS=3; resumable
 	@test -n "$(DATA)" || { echo "DATA must name a folder with BANKING77's train.csv and test.csv" >&2; exit 2; }
 	@$(BIN)/python -m trainer.claim "$(DATA)" $(if $(COMPARE),--compare) --seeds $(SEEDS) --page docs/claim.md $(CLAIM_ARGS)
 
 clean:           ## remove the environments and what runs leave behind; the model cache stays
-	rm -rf .venv .venv-* .cache sbom traffic claim demo.json bench.json soak.json faults.json build dist
+	rm -rf .venv .venv-* .cache sbom traffic claim demo.json bench.json soak.json faults.json log_proof.json build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -21,7 +21,7 @@ ANSWERS_BETWEEN = 15
 """So many at least from one kill to the next, so that each comes under load."""
 LONGEST_WAIT_S = 1.0
 """And a random time up to this."""
-TARGETS: tuple[Target, ...] = ("worker",) * 5 + ("parent", "parent") + ("all",) * 3
+TARGETS: tuple[Target, ...] = ("worker",) * 6 + ("parent", "parent") + ("all", "all")
 """The shares."""
 VERIFY_EVERY = 10
 LEAST_LINES = 4
