@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 # Containers often forbid byte code: every process of a test would compile all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
-PYTHON ?= python3.11
+PYTHON ?=
 ENV := PYTHON=$(PYTHON) bash deploy/install/env.sh
 BIN := .venv/bin
 # Tests wait for sockets and processes half of their time: more of them than cores, so that no core waits with them.

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def describe_environment(system_cores: set[int], load_cores: set[int]) -> dict[s
         "hardware": f"{_cpu_model()}, {os.cpu_count()} cores, {_memory_gb():.0f} GB",
         "cores": f"system under test on {sorted(system_cores)}, backend and generator on {sorted(load_cores)}",
         "load average at start": ", ".join(f"{value:.2f}" for value in os.getloadavg()),
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()} in {sys.base_prefix}, built with {platform.python_compiler()}",
         "packages": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
         "tools": f"{_first_line('nginx', '-v')}; {_first_line('wrk', '-v')}",
         "commit": _commit(),

@@ -10,7 +10,8 @@
 #   deploy/install/env.sh audit      .venv-audit: pip-audit, the SBOM generator, the API fuzzer
 #
 # Variables:
-#   PYTHON              the interpreter to build on (default: python3.11, else python3)
+#   PYTHON              the interpreter to build on (default: for .venv the Python 3.11 here that is fastest, see
+#                       fastest_python.py; else python3.11 or python3)
 #   LOCUM_SERVING       cpu | gpu (default: gpu where nvidia-smi works). The GPU environment is not locked: its
 #                       versions follow the driver.
 #   LOCUM_TORCH         cpu | gpu: the same for train and quantize
@@ -73,13 +74,16 @@ fi
 up_to_date && exit 0 # another run has done it meanwhile
 
 python=${PYTHON:-$(command -v python3.11 || command -v python3 || true)}
+if [ -z "${PYTHON:-}" ] && [ "$venv" = .venv ] && [ -n "$python" ] && [ ! -x "$venv/bin/python" ]; then
+  python=$("$python" deploy/install/fastest_python.py)
+fi
 [ -n "$python" ] || { echo "Python 3.11 is needed; set PYTHON to its interpreter" >&2 && exit 2; }
 if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
   echo "$python is not Python 3.11, for which the lock files are made; set PYTHON" >&2
   exit 2
 fi
 if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
-  echo "creating $venv"
+  echo "creating $venv with $python"
   rm -rf "$venv"
   "$python" -m venv "$venv"
 fi
