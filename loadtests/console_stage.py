@@ -191,7 +191,7 @@ class Stage:
             if chance.random() < 0.4:
                 score = round(min(1.0, 0.35 + chance.random()), 2)
                 router["retrieved_chunks"] = [{"id": "c1", "text": "A piece of the manual.", "score": score}]
-            answer = self.ask(f"{directive} {text}", router=router, stream=chance.random() < 0.3)
+            answer = self.ask(f"{directive} {text}", router=router, stream=number % 50 == 0)
             if answer.status_code == 200 and chance.random() < 0.5:
                 good = chance.random() < (0.95 if answer.headers["x-router-route"] == "teacher" else 0.88)
                 self.judge(answer.headers["x-router-decision-id"], 1.0 if good else 0.0)
