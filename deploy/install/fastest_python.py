@@ -18,8 +18,7 @@ ROUNDS = 3
 WORTH_IT = 0.93
 """Of the time of the first one in PATH: below that another one is taken."""
 FOLDERS = ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin")
-PROBE = (
-    """
+PROBE = """
 import sys, time
 try:
     import ensurepip, ssl, venv
@@ -49,8 +48,6 @@ for _ in range(12):
     best = min(best, time.process_time() - began)
 print(best)
 """.replace("VERSION", repr(VERSION))
-    % VERSION
-)  # noqa: UP031 - braces are the probe's own
 
 
 def candidates() -> list[str]:
