@@ -22,6 +22,8 @@ FRAME_OVERHEAD_BYTES = 10
 """The checksum, the space and the line end around a record."""
 _PREFIX_BYTES = 9
 _MAY_START = re.compile(rb"[0-9a-f]{8} (?=\{|" + re.escape(MARK) + rb")")
+_ZEROS = bytes(16)
+"""Neither JSON nor a ciphertext has so many."""
 MAX_STARTS = 256
 """Places in one damaged line where a record may start; a bound on the work, far above what damage leaves."""
 
@@ -97,7 +99,7 @@ def _salvaged(line: bytes, found: Line, keyring: Keyring | None) -> Iterator[Lin
     frames = whole_frames(line)
     for start, end in frames:
         yield _opened(found.number, line[start + _PREFIX_BYTES : end], keyring)
-    damaged = found.fault == "unfinished" and (frames or b"\0" in line)
+    damaged = found.fault == "unfinished" and (frames or _ZEROS in line)
     yield Line(found.number, None, "format") if damaged else found
 
 

@@ -133,3 +133,13 @@ def test_cut_costs_the_last_record_and_is_no_damage(records: list[bytes], data: 
     assert [line.fault for line in lines if line.fault] == (
         ["unfinished"] if whole[end - 1 : end] != b"\n" and end else []
     )
+
+
+@given(payloads, st.integers(16, 200))
+def test_zeros_behind_the_last_record_are_damage_and_a_torn_ciphertext_is_not(records: list[bytes], size: int) -> None:
+    whole = b"".join(map(frame, records))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.seg"
+        for tail, fault in ((bytes(size), "format"), (b"0123abcd ~\x00\x01\x00\x00{\xff", "unfinished")):
+            path.write_bytes(whole + tail)
+            assert [line.fault for line in scan(path) if line.payload is None] == [fault]
