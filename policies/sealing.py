@@ -8,8 +8,8 @@ salts are equal, which for 2^48 writers has a probability below 2^-33. A fork wo
 by the process that writes. 2^64 records and 2^48 chunks are out of reach, and a key encrypts far less than the 2^32
 blocks for each message and the 2^64 in all that GCM allows.
 
-A sealed record is one line of text, so that a segment keeps its form (policies/segments.py): `~` and the base64 of
-key id (4 bytes) + salt (16) + counter (8) + ciphertext and tag. Each can be opened alone, damage stays where it is.
+A sealed record is one line, so that a segment keeps its form (policies/segments.py): `~` and key id (4 bytes) + salt
+(16) + counter (8) + ciphertext and tag, with line feeds escaped. Each can be opened alone, damage stays where it is.
 
 A sealed file is a header (magic, key id, salt, chunk size: 32 bytes) and chunks of 64 KiB, each with its tag; the nonce
 holds the chunk's number and whether it is the last one, so that chunks can neither be swapped nor the end be cut off.
@@ -110,10 +110,7 @@ class Keyring:
 
     def opened(self, sealed: bytes) -> bytes:
         """The record in a sealed line. Raises: SealError, Tampered."""
-        try:
-            data = binascii.a2b_base64(sealed[1:], strict_mode=True)
-        except binascii.Error as exc:
-            raise Tampered("not base64") from exc
+        data = unescaped(sealed[1:])
         if len(data) < _RECORD_PREFIX_BYTES + TAG_BYTES:
             raise Tampered("too short")
         prefix = data[:_RECORD_PREFIX_BYTES]
@@ -131,12 +128,22 @@ class RecordSealer:
         self._count = 0
 
     def __call__(self, payload: bytes) -> bytes:
-        """One line of text, without its line end."""
+        """One line, without its line end."""
         counter = self._count.to_bytes(8)
         self._count += 1
         prefix = self._prefix + counter
         sealed = self._cipher.encrypt(bytes(4) + counter, payload, prefix)
-        return MARK + binascii.b2a_base64(prefix + sealed, newline=False)
+        return MARK + escaped(prefix + sealed)
+
+
+def escaped(data: bytes) -> bytes:
+    """The data as one line: 1 % longer, where base64 would be a third longer and take four times as long."""
+    return data.replace(b"}", b"}]").replace(b"\n", b"}J")
+
+
+def unescaped(line: bytes) -> bytes:
+    """`}J` can only be a line feed: every other `}` is followed by `]`. Joining parts is faster than replacing pairs."""
+    return b"}".join(b"\n".join(line.split(b"}J")).split(b"}]"))
 
 
 class SealedWriter(io.RawIOBase):

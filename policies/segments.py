@@ -1,7 +1,7 @@
 """Segments: append-only files of records, one checksummed line each. The format, and how it is read.
 
 A line is `<crc32 of the rest, 8 hex digits> <rest>\\n`; the rest is the record's JSON, or that JSON encrypted to one
-line of text (policies/sealing.py). The writer (router/segments.py) only appends. A crash, or a reader that comes while
+line (policies/sealing.py). The writer (router/segments.py) only appends. A crash, or a reader that comes while
 a gateway is writing, can leave the last line without its line end: that is no damage, its answer never went out.
 Everything else that is not such a line was damaged later and is reported. Damage to a line end joins two lines, blocks
 may be swapped or zeroed: whole records are looked for inside a damaged line as well, so that it costs no other record.

@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
 from policies.compacted import fsync_folder
 from policies.record import AnyRecord, DecisionRecord, ShadowRecord, decode_any
 from policies.sealing import Keyring, SealError
-from policies.segments import payload_of
+from policies.segments import payload_of, whole_frames
 from policies.survey import TrafficError
 from router.segments import ask_to_rotate
 
@@ -102,23 +102,29 @@ def rewrite_segments(folder: Path, names: Collection[str], keyring: Keyring | No
     return done
 
 
+class _Fate(NamedTuple):
+    """What becomes of a line."""
+
+    stays: bytes
+    removed: tuple[str, ...] = ()
+    unreadable: bool = False
+
+
 def _rewrite(path: Path, file: BinaryIO, keyring: Keyring | None, doomed: Doomed, done: Rewritten) -> None:
     """Two passes, so that a segment that holds nothing of it is not written again."""
-    going: set[int] = set()
+    changed: dict[int, bytes] = {}
     number = 0
     for number, line in enumerate(file, start=1):
-        found = _fate(line, keyring, doomed)
-        if found is None:
-            continue
-        if found == "unreadable":
-            done.unreadable[path.name] += 1
-            continue
-        going.add(number)
-        done.removed[found] += found != "torn"
-    if not going:
+        fate = _fate(line, keyring, doomed)
+        done.removed.update(fate.removed)
+        done.unreadable[path.name] += fate.unreadable
+        if fate.stays != line:
+            changed[number] = fate.stays
+    done.unreadable += Counter()  # without zeros
+    if not changed:
         return
     done.segments.append(path.name)
-    if len(going) == number:
+    if len(changed) == number and not any(changed.values()):
         path.unlink()
         return
     temporary = path.with_name(path.name + REWRITING)
@@ -126,8 +132,7 @@ def _rewrite(path: Path, file: BinaryIO, keyring: Keyring | None, doomed: Doomed
     with os.fdopen(descriptor, "wb") as target:
         file.seek(0)
         for at, line in enumerate(file, start=1):
-            if at not in going:
-                target.write(line)
+            target.write(changed.get(at, line))
         target.flush()
         os.fsync(target.fileno())
     times = os.fstat(file.fileno())
@@ -135,16 +140,32 @@ def _rewrite(path: Path, file: BinaryIO, keyring: Keyring | None, doomed: Doomed
     temporary.replace(path)
 
 
-def _fate(line: bytes, keyring: Keyring | None, doomed: Doomed) -> str | None:
-    """Why a line goes, `unreadable` for one that stays although nobody can read it, None for one that stays."""
-    if not line.endswith(b"\n"):
-        return "torn"  # a killed process left it: no answer went out for it
-    payload = payload_of(line, keyring)
-    if payload is not None:
-        try:
-            record = decode_any(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            payload = None
+def _fate(line: bytes, keyring: Keyring | None, doomed: Doomed) -> _Fate:
+    record = _record(line, keyring)
+    if record is not None:
+        return _Fate(b"", (kind_of(record),)) if doomed.record(record) else _Fate(line)
+    kept, pieces, removed, at = [], [], [], 0
+    for start, end in whole_frames(line):
+        pieces.append(line[at:start])
+        at, whole = end, line[start:end] + b"\n"
+        record = _record(whole, keyring)
+        if record is not None and doomed.record(record):
+            removed.append(kind_of(record))
         else:
-            return kind_of(record) if doomed.record(record) else None
-    return "damaged" if doomed.line(line) else "unreadable"
+            kept.append(whole)
+    rest = b"".join([*pieces, line[at:]]).strip(b"\0\n")
+    if not line.endswith(b"\n"):  # a killed process left it: no answer went out for it
+        return _Fate(b"".join(kept), tuple(removed))
+    if rest and doomed.line(rest):
+        return _Fate(b"".join(kept), (*removed, "damaged"))
+    if not removed:
+        return _Fate(line, unreadable=True)
+    return _Fate(b"".join(kept) + (rest + b"\n" if rest else b""), tuple(removed), bool(rest))
+
+
+def _record(line: bytes, keyring: Keyring | None) -> AnyRecord | None:
+    payload = payload_of(line, keyring)
+    try:
+        return decode_any(payload) if payload is not None else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

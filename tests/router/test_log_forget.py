@@ -184,6 +184,15 @@ def test_damaged_lines_that_name_the_person_go_and_others_are_reported(tmp_path:
     assert [record.decision_id for record in read(tmp_path)] == [decision_id(2)]
 
 
+def test_whole_records_inside_damaged_lines_are_told_apart(tmp_path: Path) -> None:
+    path = write_segment(tmp_path, "a", [of("bob", 1), of("ann", 2), of("bob", 3), of("ann", 4)])
+    path.write_bytes(path.read_bytes().replace(b"\n", b" ", 3))  # line ends are damaged: all four share one line
+    assert {record.decision_id for record in read(tmp_path)} >= {decision_id(1), decision_id(4)}
+    assert erase(tmp_path, Choice(subject="ann")).removed == {"decisions": 2}
+    assert not any(text in everything(tmp_path) for text in texts(2, 4))
+    assert {record.decision_id for record in read(tmp_path)} == {decision_id(1), decision_id(3)}
+
+
 def test_torn_tail_of_a_killed_process_is_cut_off(tmp_path: Path) -> None:
     path = write_segment(tmp_path, "a", [of("bob", 1), of("ann", 2)])
     path.write_bytes(path.read_bytes()[:-5])
