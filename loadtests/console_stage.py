@@ -182,7 +182,7 @@ class Stage:
         """Requests of all kinds, the same for a seed: retrieval, reasoning, sure and unsure drafts, failures."""
         chance = random.Random(seed)  # noqa: S311 - reproducible traffic, no secret
         for number in range(requests):
-            logprob = chance.choice((0.1, 0.2, 0.3, 0.5, 0.9, 1.6))
+            logprob = round(chance.uniform(0.02, 0.6) if chance.random() < 0.7 else chance.uniform(0.6, 2.5), 2)
             text = chance.choice(QUESTIONS if chance.random() < 0.25 else EASY)
             directive = f"[[fake-tokens-{chance.randint(10, 60)}-logprob-{logprob}-delay-{chance.random() / 50:.3f}]]"
             if number % 40 == 39:

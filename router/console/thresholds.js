@@ -13,9 +13,9 @@ const MEASURES = [
   ["student_share", "Student share", percent, 0, points],
   ["cost_usd_per_month", "Cost a month", usd, -1],
   ["cost_usd_per_request", "Cost a request", usd, -1],
-  ["all_teacher_usd_per_month", "All by the teacher, a month", usd, 0],
+  ["all_teacher_usd_per_month", "All by the teacher", usd, 0],
   ["quality", "Quality, 1 = good", (value) => value.toFixed(3), 1],
-  ["quality_loss", "Quality lost against all-teacher", (value) => value.toFixed(3), -1],
+  ["quality_loss", "Lost against all-teacher", (value) => value.toFixed(3), -1],
   ["latency_s", "Mean latency", seconds, -1],
 ];
 
@@ -101,7 +101,7 @@ export function thresholds(context, { signal }) {
   return [
     h("div", { class: "what-if" },
       panel("What if", h("p", { class: "muted" }, "Turn a value; nothing changes until you apply it."), conflictPlace, sliders,
-        h("div", { class: "actions" }, apply, reset)),
+        h("div", { class: "actions always" }, apply, reset)),
       panel("Predicted from the log",
         h("div", { class: "bar" }, choice("Logged requests", WINDOWS, state.length, (value) => { state.length = value; ask(); })),
         prediction)),
@@ -219,7 +219,7 @@ function difference(row) {
   if (Math.abs(delta) < 1e-12) return h("span", { class: "muted" }, "none");
   const apart = row.then.low > row.now.high || row.then.high < row.now.low;
   const kind = row.better === 0 || !apart ? "" : delta * row.better > 0 ? "better" : "worse";
-  return h("span", { class: `delta ${kind}` }, `${delta > 0 ? "+" : "−"}${row.apart(Math.abs(delta))}`, apart ? null : h("small", null, " within the intervals"));
+  return h("span", { class: `delta ${kind}` }, `${delta > 0 ? "+" : "−"}${row.apart(Math.abs(delta))}`, apart ? null : h("small", null, "intervals overlap"));
 }
 
 function sweeps(points, option, state) {
