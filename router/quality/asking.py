@@ -106,9 +106,16 @@ class OtherModels:
             record: of the request, as it was answered.
         """
         generation = self._generations.current
+        generation.enter()  # a student that is being replaced waits for this as for any other request
+        try:
+            return await self._ask(record, request, generation, route)
+        finally:
+            generation.leave()
+
+    async def _ask(self, record: DecisionRecord, request: ChatRequest, generation: Generation, route: Route) -> Asked:
         pool = generation.student if route == "student" else self._teacher
-        sound = [replica for replica in pool.replicas if replica.breaker.state == "closed"]
-        if not pool.exists or not sound:
+        usable = [replica for replica in pool.replicas if replica.breaker.allows()]
+        if not pool.exists or not usable:
             return Asked("skipped_unavailable", generation.bundle_id)
         obstacle = self._obstacle(pool, record) if route == "student" else None
         if obstacle is not None:
@@ -118,14 +125,12 @@ class OtherModels:
         if not await self._budget.reserve(record.decision_id, estimated_usd):
             return Asked("skipped_budget", generation.bundle_id)
         spent_usd: float | None = None
-        generation.enter()  # a student that is being replaced waits for this as for any other request
         try:
-            replica = min(sound, key=lambda each: each.inflight)
+            replica = min(usable, key=lambda each: each.inflight)
             asked = await self._call(replica, generation, ShadowRequest(request))
             spent_usd = 0.0 if asked.status == "error" and asked.cost_usd is None else asked.cost_usd
             return asked
         finally:
-            generation.leave()
             await self._budget.settle(record.decision_id, estimated_usd, spent_usd)
 
     def _obstacle(self, student: Pool, record: DecisionRecord) -> ShadowStatus | None:

@@ -214,7 +214,7 @@ def test_model_is_not_asked_while_its_breaker_is_open(
 ) -> None:
     gateway = start_gateway(
         teacher_model="fault-500",
-        rest=f"{STUDENT}[resilience.breaker]\nconsecutive_failures = 1\n[resilience.retries]\nmax_per_request = 0\n",
+        rest=f"{STUDENT}[resilience.breaker]\nconsecutive_failures = 1\nopen_s = 600.0\n[resilience.retries]\nmax_per_request = 0\n",
     )
     assert gateway.post({"model": "teacher", "messages": [{"role": "user", "content": "x"}]}).status_code == 503
     asked = chats(teacher)
