@@ -187,7 +187,7 @@ class Outcomes:
         """
         Args:
             access_log: write a line for each request to the process's own log.
-            observers: are told of every request whose record is in the log; they return at once and do not raise.
+            observers: are told of every request whose record is in the log; they return at once.
         """
         self._teacher = teacher
         self._metrics = metrics
@@ -237,7 +237,10 @@ class Outcomes:
             await state.permit.settle(tokens=tokens, cost_usd=spent_usd)
         if self._log is not None and record.capture != "none" and await self._log.append(payload):
             for observe in self._observers:
-                observe(state, record)
+                try:
+                    observe(state, record)
+                except Exception:  # whoever looks on, the client gets its answer
+                    logger.exception("an observer of answered requests failed")
 
     def _record(self, state: RequestState, now_s: float) -> DecisionRecord:
         request, evaluation = state.request, state.evaluation
