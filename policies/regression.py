@@ -84,8 +84,8 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     wrong: tuple[str, ...]
     failed: int = 0
     """Items without an answer: they count neither way."""
-    left_out: int = 0
-    """Items that the student was trained on."""
+    left_out: int | None = None
+    """Items that the student was trained on; None: nobody knows, its bundle does not say."""
 
     @property
     def score(self) -> Estimate | None:

@@ -61,6 +61,8 @@ def regression(path: Path, route: Route, file: Path | None, min_score: float | N
     elif score is None:
         click.echo(f"the {route} answered none of {done.failed} items")
     else:
+        if done.left_out:
+            click.echo(f"left out: {done.left_out} items that {done.model} was trained on", err=True)
         click.echo(
             f"{done.model}: {len(done.right)} of {score.n} right: {score.value:.3f} "
             f"({score.low:.3f} to {score.high:.3f} at 95 %), {done.failed} without an answer, {done.duration_s:.0f} s"
@@ -82,5 +84,8 @@ def _options(config: Config, file: Path | None) -> RegressionConfig:
 async def _round(config: Config, options: RegressionConfig, route: Route) -> Round:
     """Raises: RegressionError, ConfigError."""
     parts = Parts(config)
-    runner = Runner(options, generations=parts.generations, teacher=parts.teacher, metrics=parts.metrics)
+    registry = config.student.registry
+    runner = Runner(
+        options, generations=parts.generations, teacher=parts.teacher, metrics=parts.metrics, registry=registry
+    )
     return await runner.round(route)

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from policies.base import Route
+from policies.corpus import Corpus
 from policies.grading import is_right
 from policies.regression import Drop, Item, RegressionError, Round, drops, load_items
 from router.additions import NOTHING
@@ -60,9 +61,15 @@ class Runner:
         generations: Generations,
         teacher: Pool,
         metrics: Metrics,
+        registry: str | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
+        """
+        Args:
+            registry: folder of the bundles, which say what a student was trained on.
+        """
         self._config = config
+        self._registry = registry
         self._generations = generations
         self._teacher = teacher
         self._metrics = metrics
@@ -75,6 +82,10 @@ class Runner:
         pool = generation.student if route == "student" else self._teacher
         if not pool.exists or not pool.usable:
             raise RegressionError(f"the {route} cannot be asked now")
+        corpus = await asyncio.to_thread(self._corpus, generation.bundle_id)
+        apart = items if corpus is None else [item for item in items if not corpus.has(item.messages)]
+        if not apart:
+            raise RegressionError(f"{self._config.file}: {generation.bundle_id} was trained on all of its items")
         model = generation.bundle_id if route == "student" else self._teacher.config.model
         started_s, outcomes = time.time(), dict[str, bool | None]()
         generation.enter()
@@ -82,7 +93,7 @@ class Runner:
             async with self._connection(pool) as backend:
                 places = asyncio.Semaphore(self._config.max_concurrency)
                 async with asyncio.TaskGroup() as tasks:
-                    for item in items:
+                    for item in apart:
                         await places.acquire()
                         await self._wait_for_room(pool)
                         work = tasks.create_task(self._ask(backend, item, outcomes))
@@ -97,7 +108,16 @@ class Runner:
             right=tuple(name for name, right in outcomes.items() if right is True),
             wrong=tuple(name for name, right in outcomes.items() if right is False),
             failed=sum(right is None for right in outcomes.values()),
+            left_out=None if corpus is None else len(items) - len(apart),
         )
+
+    def _corpus(self, bundle_id: str) -> Corpus | None:
+        """What the student was trained on, where its bundle says so."""
+        try:
+            return Corpus.read(Path(self._registry) / bundle_id) if self._registry is not None else None
+        except OSError as exc:
+            logger.warning("regression: what %s was trained on cannot be read: %s", bundle_id, exc.strerror)
+            return None
 
     def _connection(self, pool: Pool) -> Backend:
         """To the model's first replica, beside the connections of live traffic."""
@@ -114,7 +134,12 @@ class Runner:
             waited_s += BUSY_WAIT_S
 
     async def _ask(self, backend: Backend, item: Item, outcomes: dict[str, bool | None]) -> None:
-        body = {"model": backend.route, "messages": item.messages, "temperature": 0, "max_tokens": self._config.max_output_tokens}
+        body = {
+            "model": backend.route,
+            "messages": item.messages,
+            "temperature": 0,
+            "max_tokens": self._config.max_output_tokens,
+        }
         right: bool | None = None
         try:
             reply = await fetch(
@@ -197,12 +222,13 @@ class Regression:
         """Who is to be asked now. A new student is asked at once."""
         student = self._student()
         of_student = [each for each in self.rounds if each.route == "student"]
-        since_teacher = next((n for n, each in enumerate(self.rounds) if each.route == "teacher"), None)
+        teacher_s = max((each.started_s for each in self.rounds if each.route == "teacher"), default=None)
         last = of_student[0] if of_student else None
         if last is not None and last.model == student and self._clock() < last.started_s + self._config.every_s:
             return []
         every = self._config.teacher_every_rounds
-        with_teacher = every > 0 and (since_teacher is None or since_teacher + 1 >= every)
+        without = sum(teacher_s is None or each.started_s > teacher_s for each in of_student)
+        with_teacher = every > 0 and (teacher_s is None or without + 1 >= every)
         return ["student", "teacher"] if with_teacher else ["student"]
 
     def drops(self) -> list[Drop]:

@@ -49,7 +49,12 @@ class QualityWatch:
         self.regression: Regression | None = None
         if quality.regression is not None:
             runner = Runner(
-                quality.regression, generations=generations, teacher=teacher, metrics=metrics, environ=environ
+                quality.regression,
+                generations=generations,
+                teacher=teacher,
+                metrics=metrics,
+                registry=config.student.registry,
+                environ=environ,
             )
             self.regression = Regression(
                 quality.regression, runner, store=store, metrics=metrics, folder=folder, student=student

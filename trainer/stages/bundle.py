@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import msgspec
 
+from policies import corpus
 from policies.bundle import BUNDLE_SCHEMA_VERSION, Bundle, Manifest, TeacherIdentity, Verdict
 from serving.bundles import write_bundle
 from serving.errors import RegistryError
@@ -26,6 +27,8 @@ from trainer.evaluation.served import context_window_tokens
 from trainer.recipe import Recipe
 from trainer.stage import Json, StageContext, StageError, Summary
 from trainer.stages import STAGE_NAMES
+from trainer.stages.split import TRAIN
+from trainer.tables import read_examples
 
 ADDED = "added.json"
 FUNNEL_STAGES = STAGE_NAMES[: STAGE_NAMES.index("split") + 1]
@@ -67,6 +70,7 @@ class BundleStage:
             for name in REPORTS:
                 _copy(context.inputs["gate"] / name, folder)
             _write_funnel(context, folder)
+            _write_prompts(context, folder)
             manifest = _manifest(context, before)
             written = write_bundle(folder, _bundle(context, calibrated, self._clock()), manifest)
             registry.root.mkdir(parents=True, exist_ok=True)
@@ -215,6 +219,14 @@ def _write_funnel(context: StageContext, folder: Path) -> None:
     finished = [(record, each) for record, each in records if record is not None]
     if finished:
         funnel.write(funnel.build(context.recipe.name, finished), folder)
+
+
+def _write_prompts(context: StageContext, folder: Path) -> None:
+    """Hashes of what was trained on, so that a gateway can tell whether a regression set is apart from it."""
+    table = context.inputs["split"] / TRAIN
+    if table.is_file():
+        rows = read_examples(table)
+        corpus.write(folder / corpus.FILE, (corpus.prompt_digest(msgspec.json.decode(row.messages)) for row in rows))
 
 
 def _current_manifest(registry: Registry) -> Manifest | None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from policies import calibration
+from policies import calibration, corpus
+from policies.corpus import Corpus
 from serving.registry import Registry
 from tests.trainer.evaluation.conftest import Run, replies, write_cases
 from tests.trainer.evaluation.fake_model import Script
@@ -48,6 +49,9 @@ def test_gate_passes_and_the_bundle_can_be_promoted_when_the_student_is_as_good(
     fitted = calibration.load(registry.folder(bundle_id) / "calibrator.json")
     assert fitted.n == 100 and fitted.student_model_sha256 == bundle.model_sha256
     assert bundle.cascade_threshold is not None
+    learned = Corpus.read(registry.folder(bundle_id))
+    assert learned is not None and learned.has([{"role": "user", "content": "something else  entirely."}])
+    assert corpus.FILE in manifest.files
 
 
 def test_bundle_has_no_calibrator_when_labels_are_too_few(run: Run) -> None:
