@@ -81,7 +81,7 @@ async def test_student_is_asked_at_once_then_on_schedule_and_after_each_promotio
         world.now_s += 101.0
         await replica.once()
     assert asked(replica)[2:] == ["student", "student", "student", "teacher", "student"]
-    world.student = "s-2"
+    world.student, world.now_s = "s-2", world.now_s + 1.0
     await replica.once()
     assert asked(replica)[-1] == "student"
     assert replica.rounds[0].model == "s-2"
