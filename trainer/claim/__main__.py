@@ -33,8 +33,12 @@ SIZES: dict[str, Size] = {"full": FULL, "small": SMALL}
 @click.argument("data", type=_FOLDER)
 @click.option("--work", type=_NEW_FOLDER, default=Path("claim"), show_default=True, help="Where the run lives.")
 @click.option("--size", type=click.Choice(sorted(SIZES)), default="full", show_default=True)
-@click.option("--compare", is_flag=True, help="Also train with plain CE and with renormalised top-K.")
-@click.option("--seeds", type=click.IntRange(1, 10), default=1, show_default=True)
+@click.option(
+    "--compare", is_flag=True, help="Also train with plain CE and with renormalised top-K, from the first seed."
+)
+@click.option("--seeds", type=click.IntRange(1, 10), default=1, show_default=True,
+    help="Students trained alike but for the seed: how much chance is in a figure.",
+)  # fmt: skip
 @click.option("--serving-python", help="Interpreter that has vLLM; default: .venv-serving.")
 @click.option("--page", "page_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the docs page here.")
 def claim(

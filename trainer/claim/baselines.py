@@ -72,16 +72,15 @@ class Baselines:
                 change(main, init="random", out=str(folder / "student-random")),
             ),
         ]
-        for seed in range(settings.seed, settings.seed + settings.seeds):
-            if seed != settings.seed:
-                name = f"decoupled-seed{seed}"
-                found.append(Variant(name, f"the student, seed {seed}", self._seeded(main, name, seed)))
-            if settings.compare:
-                for loss in ("ce", "renormalised"):
-                    name = f"{loss}-seed{seed}"
-                    spec = self._seeded(main, name, seed)
-                    spec = change(spec, hard_loss_weight=1.0) if loss == "ce" else change(spec, loss="renormalised")
-                    found.append(Variant(name, f"loss {loss}, seed {seed}", spec))
+        if settings.compare:
+            for loss in ("ce", "renormalised"):
+                name = f"{loss}-seed{settings.seed}"
+                spec = self._seeded(main, name, settings.seed)
+                spec = change(spec, hard_loss_weight=1.0) if loss == "ce" else change(spec, loss="renormalised")
+                found.append(Variant(name, f"loss {loss}, seed {settings.seed}", spec))
+        for seed in range(settings.seed + 1, settings.seed + settings.seeds):
+            name = f"decoupled-seed{seed}"
+            found.append(Variant(name, f"the student, seed {seed}", self._seeded(main, name, seed)))
         return found
 
     def _seeded(self, spec: TrainSpec, name: str, seed: int) -> TrainSpec:
