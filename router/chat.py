@@ -114,12 +114,12 @@ class ChatRequest:
 
     def capture(self, configured: CaptureLevel) -> CaptureLevel:
         """What the log may keep: the strictest of the configuration, `router.train` and OpenAI's `store`."""
-        levels: list[CaptureLevel] = [configured]
+        level = configured
         if self.directives.train is not None:
-            levels.append(self.directives.train)
+            level = strictest(level, self.directives.train)
         if self.body.values.get("store") is False:
-            levels.append("metadata")
-        return strictest(*levels)
+            level = strictest(level, "metadata")
+        return level
 
     def subject(self) -> str | None:
         """Whom the answer is for, as the client names them; the Messages dialect puts `metadata.user_id` in `user`."""

@@ -26,6 +26,13 @@ Field = tuple[str, str]
 """Kind and key of a claim."""
 
 
+@dataclass(slots=True)
+class Bucket:
+    level: float
+    at_s: float
+    per_minute: float
+
+
 class Take(msgspec.Struct, gc=False):
     """What one claim would find and take."""
 
@@ -35,8 +42,10 @@ class Take(msgspec.Struct, gc=False):
     """Before it is taken."""
     amount: float
     reset_s: float
-    there: float = 0.0
-    """The level of the bucket, or what was spent."""
+    bucket: Bucket | None = None
+    """Of a rate."""
+    spent: float = 0.0
+    """Of a budget, and in which window."""
     window: int = 0
 
 
@@ -50,13 +59,6 @@ class Held(msgspec.Struct, frozen=True, gc=False):
 
 
 NEVER_CLAIMED = Held(0.0)
-
-
-@dataclass(slots=True)
-class Bucket:
-    level: float
-    at_s: float
-    per_minute: float
 
 
 @dataclass(slots=True)
@@ -163,7 +165,8 @@ class Ledger:
     def _examine(self, claim: Claim, holder: str, holding: Holding | None, now_s: float) -> Take:
         ours = holding is not None and field_of(claim) in holding.claims
         if isinstance(claim, Rate):
-            return self._examine_rate(claim, 0.0 if ours else claim.amount, ours, now_s)
+            bucket = self._bucket(claim, now_s)
+            return _examined(claim, bucket, 0.0 if ours else claim.amount, ours)
         if isinstance(claim, Budget):
             window = window_at(now_s, claim.resets)
             spent = self._spent_in(claim, window.number)
@@ -172,29 +175,25 @@ class Ledger:
             admitted = ours or (left > claim.limit * TOLERANCE and amount <= left + claim.limit * TOLERANCE)
             wait_s = math.inf if amount > claim.limit or claim.limit <= 0 else window.end_s - now_s
             rest_s = window.end_s - now_s
-            return Take(admitted, 0.0 if admitted else wait_s, left, amount, rest_s, spent, window.number)
+            return Take(admitted, 0.0 if admitted else wait_s, left, amount, rest_s, None, spent, window.number)
         places = self._places(claim.key, now_s)
         ours = ours or holder in places
         left = claim.limit - len(places)
         wait_s = SLOT_RETRY_S if claim.limit > 0 else math.inf
         return Take(ours or left >= 1, 0.0 if ours or left >= 1 else wait_s, left, 0.0 if ours else 1.0, 0.0)
 
-    def _examine_rate(self, claim: Rate, amount: float, ours: bool, now_s: float) -> Take:
-        level = self._level(claim, now_s)
-        missing = amount - level
-        admitted = ours or missing <= claim.per_minute * TOLERANCE
-        wait_s = missing * 60 / claim.per_minute if amount <= claim.per_minute > 0 else math.inf
-        full_s = (claim.per_minute - level + amount) * 60 / claim.per_minute if claim.per_minute > 0 else 0.0
-        return Take(admitted, 0.0 if admitted else wait_s, level, amount, full_s, level)
-
     def _take(self, claim: Claim, found: Take, holder: str, now_s: float) -> Held:
-        if isinstance(claim, Rate):
-            self._set_level(claim, found.there - claim.amount, now_s)
-            return Held(claim.amount)
+        if found.bucket is not None:
+            found.bucket.level -= found.amount
+            return Held(found.amount)
         if isinstance(claim, Budget):
-            self._spent[claim.resets, claim.key] = (found.window, found.there + claim.amount)
+            self._spent[claim.resets, claim.key] = (found.window, found.spent + claim.amount)
             return Held(claim.amount, found.window)
-        self._slots.setdefault(claim.key, Places()).take(holder, now_s + claim.ttl_s)
+        assert isinstance(claim, Slots)  # noqa: S101 - a rate has a bucket
+        places = self._slots.get(claim.key)
+        if places is None:
+            places = self._slots[claim.key] = Places()
+        places.take(holder, now_s + claim.ttl_s)
         return Held(1.0, ttl_s=claim.ttl_s)
 
     def _correct(self, adjust: Adjust, held: Held, holder: str, now_s: float) -> None:
@@ -204,27 +203,26 @@ class Ledger:
             return
         surplus = held.amount - adjust.actual_amount
         if isinstance(claim, Rate):
-            self._set_level(claim, min(claim.per_minute, self._level(claim, now_s) + surplus), now_s)
+            if surplus:
+                bucket = self._bucket(claim, now_s)
+                bucket.level = min(claim.per_minute, bucket.level + surplus)
             return
         window = window_at(now_s, claim.resets).number
         if held.window in (None, window):  # one that is over does not matter any more
             self._spent[claim.resets, claim.key] = (window, max(0.0, self._spent_in(claim, window) - surplus))
 
-    def _level(self, claim: Rate, now_s: float) -> float:
+    def _bucket(self, claim: Rate, now_s: float) -> Bucket:
+        """The bucket of a rate, filled up to now."""
         bucket = self._buckets.get(claim.key)
         if bucket is None:
-            return claim.per_minute
-        level = bucket.level
+            bucket = self._buckets[claim.key] = Bucket(claim.per_minute, now_s, claim.per_minute)
+            return bucket
+        per_minute = bucket.per_minute = claim.per_minute
         if now_s > bucket.at_s:
-            level += (now_s - bucket.at_s) * claim.per_minute / 60
-        return level if level < claim.per_minute else claim.per_minute
-
-    def _set_level(self, claim: Rate, level: float, now_s: float) -> None:
-        bucket = self._buckets.get(claim.key)
-        if bucket is None:
-            self._buckets[claim.key] = Bucket(level, now_s, claim.per_minute)
-        else:
-            bucket.level, bucket.at_s, bucket.per_minute = level, now_s, claim.per_minute
+            bucket.level += (now_s - bucket.at_s) * per_minute / 60
+            bucket.at_s = now_s
+        bucket.level = min(bucket.level, per_minute)
+        return bucket
 
     def _spent_in(self, claim: Budget, window: int) -> float:
         then, spent = self._spent.get((claim.resets, claim.key), (window, 0.0))
@@ -260,6 +258,16 @@ class Ledger:
         }
         self._holdings = {holder: holding for holder, holding in self._holdings.items() if holding.expires_s > now_s}
         self._slots = {key: places for key, places in self._slots.items() if self._places(key, now_s)}
+
+
+def _examined(claim: Rate, bucket: Bucket, amount: float, ours: bool) -> Take:
+    level, per_minute = bucket.level, claim.per_minute
+    admitted = ours or amount - level <= per_minute * TOLERANCE
+    wait_s = 0.0
+    if not admitted:
+        wait_s = (amount - level) * 60 / per_minute if amount <= per_minute > 0 else math.inf
+    full_s = (per_minute - level + amount) * 60 / per_minute if per_minute > 0 else 0.0
+    return Take(admitted, wait_s, level, amount, full_s, bucket)
 
 
 def field_of(claim: Claim) -> Field:

@@ -154,6 +154,13 @@ async def test_spent_budget_admits_nothing_when_the_amount_is_unknown(shared: Se
     assert not (await shared.store.admit([Budget("dimes", 1, 0.0, "day")], holder="zero")).admitted
 
 
+async def test_small_amounts_are_not_lost_when_the_budget_is_huge(shared: Setup) -> None:
+    for number in range(3):
+        assert (await shared.store.admit([Budget("usd", 1e9, 1e-8, "day")], holder=str(number))).admitted
+    verdict = await shared.store.admit([Budget("usd", 1e-7, 0.0, "day")], holder="small")
+    assert verdict.remaining == pytest.approx((7e-8,))
+
+
 async def test_slot_comes_free_when_it_is_settled(shared: Setup) -> None:
     assert (await shared.store.admit([SLOT], holder="a")).remaining == (1.0,)
     assert (await shared.other.admit([SLOT], holder="b")).remaining == (0.0,)
