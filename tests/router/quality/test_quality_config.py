@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from router.app import Parts
 from router.commands import check
 from router.config import ConfigError
 from router.config_file import parse
@@ -76,3 +77,12 @@ def test_sound_configuration_has_no_warning_and_names_the_judges_key() -> None:
     config = parse(PRICED + SHADOW + JUDGED.format("http://127.0.0.1:2/v1", "another") + priced)
     assert config.quality.warnings(config.student, config.teacher) == ()
     assert ("quality.judge.api_key_env", "JUDGE_KEY") in config.secret_env_names()
+
+
+def test_gateway_does_not_start_when_a_grader_lacks_what_it_needs(tmp_path: Path) -> None:
+    embedding = f'[[quality.graders]]\ntype = "embedding"\n[encoder]\nmodel = "{tmp_path}"\n'
+    with pytest.raises(ConfigError, match=r"quality\.graders: embedding needs the encoder"):
+        Parts(parse(PRICED + SHADOW + embedding), {})
+    schema = f'[[quality.graders]]\ntype = "json_schema"\nschema_file = "{tmp_path}/none.json"\n'
+    with pytest.raises(ConfigError, match=r"quality\.graders\.schema_file: .*none.json cannot be used"):
+        Parts(parse(PRICED + SHADOW + schema), {})
