@@ -203,8 +203,8 @@ class Parts:
     def _announce(self, generation: Generation) -> None:
         self.metrics.student_info.info({"student": generation.bundle_id})
         chain = generation.decider.chain
-        for policy in (*chain.policies, *chain.reviewers):
-            self.metrics.policy_errors.labels(policy.name)  # at zero, so that the first error is a rise
+        for name in (*(each.name for each in chain.policies), *(each.name for each in chain.reviewers)):
+            self.metrics.policy_errors.labels(name)  # at zero, so that the first error is a rise
 
 
 def build_app(
