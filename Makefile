@@ -24,10 +24,11 @@ SBOM_ARGS ?=
 DATA ?=
 COMPARE ?=
 SEEDS ?= 1
+RECORDS ?= 1000000
 CLAIM_ARGS ?=
 
 .PHONY: help install install-semantic install-serving install-train install-quantize install-audit audit fuzz sbom \
-	demo check lint types fast-tests system-tests test slow-tests train-tests docs bench soak faults log-proof scrub-table claim clean
+	demo check lint types fast-tests system-tests test slow-tests train-tests docs bench replay-bench soak faults log-proof scrub-table claim clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -98,6 +99,9 @@ fuzz: install install-audit ## schemathesis against a running gateway, for FUZZ_
 
 sbom: install-audit ## bills of materials (CycloneDX) of what is deployed, from the locks, in sbom/
 	@bash deploy/audit/sbom.sh $(SBOM_ARGS)
+
+replay-bench: install ## replay on a generated log of RECORDS (a million): seconds and records a second
+	$(BIN)/python -m loadtests.replay_bench --records $(RECORDS)
 
 faults: install  ## faults played against Locum and the gateways that can be installed; writes docs/faults.md
 	$(BIN)/python -m loadtests.faults --json faults.json --page docs/faults.md $(FAULTS_ARGS)

@@ -30,7 +30,7 @@ CALIBRATOR = (4.0, 2.2)
 """Slope and intercept of P(the student is right) over the mean logprob."""
 THRESHOLD, REASONING_THRESHOLD = 0.35, 0.6
 TEXTS = 500
-STUDENT_SHARE_DRAWN = 0.05
+STUDENT_SHARE_DRAWN = 0.10
 TEACHER_SHARE_DRAWN = 0.10
 SENTENCE = (
     "please explain compare the contract clause of delivery and payment for our customer in the second quarter with "
@@ -171,11 +171,13 @@ def _vote(policy: str, route: str | None, reason: str, score: float, threshold: 
     return {"policy": policy, "route": route, "reason": reason, "score": score, "threshold": threshold}
 
 
-def write(folder: Path, count: int, *, seed: int = 0, days: float = 30.0, capture: str = "full") -> None:
+def write(
+    folder: Path, count: int, *, seed: int = 0, days: float = 30.0, capture: str = "full", text_bytes: int = 1500
+) -> None:
     """Segments as a gateway writes them (policies/segments.py)."""
     folder.mkdir(parents=True, exist_ok=True)
     encode = msgspec.json.Encoder().encode
-    rows = Generator(seed, days=days, capture=capture).rows(count)
+    rows = Generator(seed, days=days, capture=capture, text_bytes=text_bytes).rows(count)
     number = 0
     while lines := list(itertools.islice(rows, SEGMENT_RECORDS)):
         payloads = (encode(line) for line in lines)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +83,34 @@ def test_replay_refuses_a_document_that_put_would_refuse(gateway: RunningGateway
 def test_replay_says_so_when_there_is_no_traffic(gateway: RunningGateway) -> None:
     answer = ask(gateway, "POST", "replay", json={})
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "no_traffic")
+
+
+def test_replay_never_holds_the_gateway_up(gateway: RunningGateway) -> None:
+    serve(gateway, [0.2, 0.9])
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(ask, gateway, "POST", "replay", json={})
+        served = 0
+        while not asked.done():  # reading and estimating takes a new process seconds, a health check milliseconds
+            assert httpx.get(f"{gateway.origin}/healthz", trust_env=False, timeout=60).status_code == 200
+            served += 1
+    assert asked.result().status_code == 200
+    assert served >= 5
+
+
+def test_replay_goes_on_when_its_process_was_killed(gateway: RunningGateway) -> None:
+    serve(gateway, [0.2, 0.9])
+    assert ask(gateway, "POST", "replay", json={}).status_code == 200
+    for process in children(os.getpid(), "router.replay.worker"):
+        os.kill(process, signal.SIGKILL)
+    for _ in range(100):
+        if ask(gateway, "POST", "replay", json={}).status_code == 200:
+            return
+        time.sleep(0.1)
+    raise AssertionError("replay never came back")
+
+
+def children(parent: int, name: str) -> list[int]:
+    """Process ids of the children that have this in their command line."""
+    command = ["ps", "-o", "pid=,args=", "--ppid", str(parent)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if name in line]
