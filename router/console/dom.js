@@ -72,7 +72,10 @@ export function failure(error, retry) {
   return note("error", h("p", null, error.message), retry && h("button", { type: "button", onclick: retry }, "Try again"));
 }
 
-/** Fill `place` with what `load` resolves to; the last call wins. Loading shows only where nothing stands yet. */
+/**
+ * Fill `place` with what `load` resolves to; the last call wins. Loading shows only where nothing stands yet. A place
+ * that is `pending` stays busy: another call is coming.
+ */
 export async function fill(place, load, render) {
   const turn = (place.turn = (place.turn ?? 0) + 1);
   place.setAttribute("aria-busy", "true");
@@ -87,7 +90,7 @@ export async function fill(place, load, render) {
     if (error.name === "AbortError" || error.signedOut) return;
     if (turn === place.turn) place.replaceChildren(failure(error, () => fill(place, load, render)));
   } finally {
-    if (turn === place.turn) place.removeAttribute("aria-busy");
+    if (turn === place.turn && !place.pending) place.removeAttribute("aria-busy");
   }
 }
 

@@ -63,10 +63,13 @@ export function thresholds(context, { signal }) {
   let timer = null;
   function ask(wait = 0) {
     clearTimeout(timer);
+    prediction.pending = true;
+    prediction.setAttribute("aria-busy", "true");
     timer = setTimeout(predict, wait);
   }
 
   async function predict() {
+    prediction.pending = false;
     const option = state.options.find((each) => each.key === state.active);
     await fill(prediction, () => context.api.post("replay", {
       ...(state.changed.size ? { document: candidate(state) } : {}),

@@ -73,6 +73,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def chromium() -> Iterator[Browser]:
     try:
         with browser() as running:
+            from playwright.sync_api import expect
+
+            expect.set_options(timeout=WAIT_MS)
             yield running
     except NoBrowser as exc:
         pytest.skip(str(exc))
