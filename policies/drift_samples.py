@@ -22,7 +22,7 @@ from policies.record import DecisionRecord
 TURN_CHARS = 600
 OPENING_CHARS = 400
 """Of the answer; a refusal shows in its first words."""
-JSON_CHARS = 64 * 1024
+JSON_CHARS = 16 * 1024
 """Longer answers are not checked."""
 PIECES = 64
 """Of words, of the last user turn."""

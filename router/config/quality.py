@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
+from policies.regression import RegressionError, load_items
 from router.addresses import plain_http_url
 from router.config.backends import StudentConfig, TeacherConfig
 from router.config.base import EnvName, ModelName, Price, Seconds, Table, TokenPrices, WrongKey
@@ -154,6 +156,11 @@ class QualityConfig(Table):
     def warnings(self, student: StudentConfig, teacher: TeacherConfig) -> tuple[str, ...]:
         """What is valid and may mislead."""
         found = []
+        if self.regression is not None:
+            try:
+                load_items(Path(self.regression.file), self.regression.max_items)
+            except RegressionError as exc:
+                found.append(f"quality.regression.file: {exc}")
         if self.graders and not self.shadow.enabled:
             found.append("quality.graders: nothing is graded while all shares of quality.shadow are 0")
         if self.shadow.enabled and not self.graders:

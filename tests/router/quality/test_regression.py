@@ -172,3 +172,12 @@ async def test_gateways_behind_the_student_learn_what_the_items_are_for(student:
     headers = dict(received[0].headers)
     assert headers[b"x-router-purpose"] == b"eval"
     assert headers[b"x-router-train"] == b"none"
+
+
+def test_check_warns_of_a_set_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    base = '[student]\nbase_url = "http://127.0.0.1:9/v1"\n[teacher]\nbase_url = "http://127.0.0.1:9/v1"\n'
+    config = parse(f'{base}[quality.regression]\nfile = "{path}"')
+    assert f"quality.regression.file: {path}: cannot be read" in "\n".join(config.warnings())
+    write_items(path, 1)
+    assert "quality.regression" not in "\n".join(config.warnings())
