@@ -63,12 +63,14 @@ def compact(
     progress: Progress,
     memory_limit: str = "2GB",
     threads: int | None = None,
+    lock_wait_s: float = 0.0,
     now: Callable[[], float] = time.time,
 ) -> Compaction:
     """Compact a traffic folder. Gateways may write and others may read meanwhile.
 
     Args:
         threads: that DuckDB may use; default: one a core.
+        lock_wait_s: for another compaction or an erasure to end.
     Raises:
         TrafficError: the folder cannot be read, or another compaction is under way.
         OSError: the disk is full, say; the log is as it was.
@@ -77,7 +79,7 @@ def compact(
     survey(log)
     with as_traffic_errors(log.path):  # what is wrong with the keys is told before anything is done
         _ = log.keyring
-    with sole_writer(log):
+    with sole_writer(log, wait_s=lock_wait_s):
         for _ in range(MAX_CONFLICTS):
             try:
                 return _compacted(log, progress, memory_limit, threads, now())

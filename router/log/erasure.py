@@ -35,7 +35,7 @@ from policies.tombstones import (
 from policies.traffic import Reading, TrafficError
 from router.log.cleaning import clean_part
 from router.log.segment_rewriting import Doomed, Rewritten, rewrite_segments, rotate
-from router.log.workspace import Progress, Workspace, sole_writer, sweep
+from router.log.workspace import LOCK_WAIT_S, Progress, Workspace, sole_writer, sweep
 
 MAX_CONFLICTS = 5
 _POLL_S = 0.1
@@ -91,6 +91,7 @@ def forget(
     progress: Progress,
     memory_limit: str = "2GB",
     wait_s: float = 15.0,
+    lock_wait_s: float = LOCK_WAIT_S,
     drop_damaged: bool = False,
     now: Callable[[], float] = time.time,
 ) -> Erasure:
@@ -98,6 +99,7 @@ def forget(
 
     Args:
         wait_s: for gateways to let go of their segments, and for queries to end.
+        lock_wait_s: for a compaction that is under way to end.
         drop_damaged: also remove lines that cannot be read, since nobody can tell whose they are.
     Raises:
         TrafficError: the log or its keys cannot be used; nothing was erased. OSError.
@@ -108,7 +110,8 @@ def forget(
     with as_traffic_errors(folder):
         _ = log.keyring
         keys = subject_keys(log.storage.subject_key_env, log.environ)
-    with sole_writer(log, everywhere=True):
+    progress("waiting for a compaction that may be under way")
+    with sole_writer(log, wait_s=lock_wait_s, everywhere=True):
         ledger = ledger_of(log)
         if choice:
             progress("looking for the records")

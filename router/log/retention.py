@@ -23,7 +23,7 @@ from policies.stores import Conflict
 from policies.survey import Part, as_traffic_errors, open_folder, survey
 from policies.traffic import Reading, TrafficError
 from router.log.segment_rewriting import Doomed, rewrite_segments
-from router.log.workspace import Progress, Workspace, publish, sole_writer, sweep
+from router.log.workspace import LOCK_WAIT_S, Progress, Workspace, publish, sole_writer, sweep
 
 MAX_CONFLICTS = 5
 
@@ -52,18 +52,19 @@ def prune(
     progress: Progress,
     memory_limit: str = "2GB",
     threads: int | None = None,
+    lock_wait_s: float = LOCK_WAIT_S,
     now: Callable[[], float] = time.time,
 ) -> Pruned:
     """Remove what is older than a moment. Gateways may write and others may read meanwhile.
 
     Raises:
-        TrafficError: the log or its keys cannot be used, or a compaction is under way. OSError.
+        TrafficError: the log or its keys cannot be used, or a compaction does not end. OSError.
     """
     log = open_folder(folder)
     done = Pruned(before_s)
     with as_traffic_errors(folder):
         _ = log.keyring
-    with sole_writer(log, everywhere=True), Workspace.opened(log, memory_limit, threads) as space:
+    with sole_writer(log, wait_s=lock_wait_s, everywhere=True), Workspace.opened(log, memory_limit, threads) as space:
         progress("looking for old records")
         old = _old_ids(space, log, before_s)
         progress("removing them")

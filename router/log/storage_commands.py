@@ -51,13 +51,15 @@ def compact_command(
     """
     from router.log.compaction import compact  # noqa: PLC0415 - not for every command
     from router.log.segment_rewriting import rotate as ask_for_new_segments  # noqa: PLC0415
+    from router.log.workspace import LOCK_WAIT_S  # noqa: PLC0415
 
     path, settings = _described(folder, config)
     threads = 1 if scheduled else None
     if rotate or scheduled:
         ask_for_new_segments(path, [entry.name for entry in path.glob("*.seg")], ROTATION_WAIT_S)
     progress = _quiet if scheduled else say
-    done = compact(path, progress=progress, memory_limit=memory_limit, threads=threads)
+    lock_wait_s = LOCK_WAIT_S if scheduled else 0.0
+    done = compact(path, progress=progress, memory_limit=memory_limit, threads=threads, lock_wait_s=lock_wait_s)
     if as_json:
         click.echo(json.dumps(_compacted_json(done), indent=2))
     else:
@@ -133,9 +135,7 @@ def _tell_pruned(done: Pruned) -> None:
 @click.option("--session", help="A conversation.")
 @click.option("--decision-id", "decision_ids", multiple=True, help="One record; may be repeated.")
 @click.option("--resume", is_flag=True, help="Go on with erasures that were begun, and choose nothing new.")
-@click.option(
-    "--drop-damaged", is_flag=True, help="Also remove lines that cannot be read: nobody knows whose."
-)
+@click.option("--drop-damaged", is_flag=True, help="Also remove lines that cannot be read: nobody knows whose.")
 @click.option("--runs", type=click.Path(path_type=Path), help="Folder of training runs to look through: who used them?")
 @click.option("--wait-s", default=15.0, show_default=True, help="For gateways to let go of segments, queries to end.")
 @MEMORY

@@ -41,15 +41,19 @@ ROW_GROUP_ROWS = 8192
 ZSTD_LEVEL = 6
 GRACE_S = 3600.0
 """How long a file in a store outlives the manifest that named it: queries that began before may take this long."""
+LOCK_WAIT_S = 600.0
+"""How long people's commands wait for a compaction under way."""
+_POLL_S = 0.1
 _NEW = "locumnew"
 Progress = Callable[[str], None]
 
 
 @contextmanager
-def sole_writer(log: LogFolder, *, everywhere: bool = False) -> Iterator[None]:
+def sole_writer(log: LogFolder, *, wait_s: float = 0.0, everywhere: bool = False) -> Iterator[None]:
     """One compaction or erasure at a time. Raises: TrafficError, OSError.
 
     Args:
+        wait_s: for another one to end; one that a gateway does by itself gets little of a busy machine's time.
         everywhere: nobody compacts into other instances' folders meanwhile, either. In a store that is no folder the
             manifests see to that.
     """
@@ -58,12 +62,20 @@ def sole_writer(log: LogFolder, *, everywhere: bool = False) -> Iterator[None]:
         for root in sorted({log.local.root} | {store.root for store in stores if isinstance(store, FolderStore)}):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             (root / LOCK).touch()
-            file = stack.enter_context((root / COMPACTING).open("wb"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                raise TrafficError(f"{root} is being compacted by another process; wait for it to end") from exc
+            _lock(stack.enter_context((root / COMPACTING).open("wb")), root, time.monotonic() + wait_s)
         yield
+
+
+def _lock(file: BinaryIO, root: Path, deadline_s: float) -> None:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            if time.monotonic() >= deadline_s:
+                raise TrafficError(f"{root} is being compacted by another process; wait for it to end") from exc
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 class Workspace:

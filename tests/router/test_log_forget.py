@@ -7,6 +7,7 @@ import io
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,22 @@ def test_subjects_are_found_under_every_key(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv("SUBJECTS")
     with pytest.raises(TrafficError, match=r"log\.subject_key_env: the environment variable SUBJECTS is not set"):
         list(read(tmp_path))
+
+
+def test_compaction_that_is_under_way_is_waited_for(tmp_path: Path) -> None:
+    import fcntl
+
+    write_segment(tmp_path, "a", [of("ann", 1)])
+    compact(tmp_path, progress=quiet)
+    with (tmp_path / FOLDER / "compacting").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TrafficError, match="another process"):
+            erase(tmp_path, Choice(subject="ann"), lock_wait_s=0.0)
+        with ThreadPoolExecutor(1) as other:
+            erasing = other.submit(erase, tmp_path, Choice(subject="ann"))
+            assert not erasing.done()
+            fcntl.flock(held, fcntl.LOCK_UN)
+            assert erasing.result().complete
 
 
 def test_training_runs_that_used_the_records_are_named(tmp_path: Path) -> None:
