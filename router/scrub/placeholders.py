@@ -11,6 +11,8 @@ from collections import Counter
 from router.scrub.findings import Engine, Finding, apart
 
 NUL = b"\0"
+LONG_CHARS = 200
+"""Short texts keep their neighbours: a key says what its value is."""
 
 
 class Text:
@@ -44,11 +46,16 @@ class Sheet:
 
     def __init__(self) -> None:
         self._texts: list[Text] = []
+        self._long: dict[str, Text] = {}
 
     def text(self, text: str) -> Text:
-        """Put a text on the sheet."""
+        """Put a text on the sheet. A long one comes there once: the last user turn is a part of the request, too."""
+        if (known := self._long.get(text)) is not None:
+            return known
         made = Text(text)
         self._texts.append(made)
+        if len(text) >= LONG_CHARS:
+            self._long[text] = made
         return made
 
     def scrub(self, engine: Engine) -> Counter[str]:

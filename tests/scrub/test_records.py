@@ -11,6 +11,7 @@ import pytest
 from policies.base import Chunk, RequestFeatures
 from policies.record import AnyRecord, DecisionRecord, Draft, FeedbackRecord, ShadowRecord, TokenIds, encode
 from router.scrub.engine import BuiltInEngine
+from router.scrub.findings import Finding
 from router.scrub.patterns import PATTERNS
 from router.scrub.records import scrubbed, without_texts
 from tests.traffic_records import decision, judgement, shadow
@@ -139,3 +140,19 @@ def test_nothing_that_a_client_wrote_is_left_without_texts() -> None:
             assert reduced.decision_id == record.decision_id
             assert reduced.usage == record.usage
     assert without_texts(decision(1)).capture == "metadata"  # type: ignore[union-attr]
+
+
+def test_long_text_is_searched_once_and_replaced_wherever_it_stands() -> None:
+    searched: list[int] = []
+
+    class Engine(BuiltInEngine):
+        def find(self, data: bytes) -> list[Finding]:
+            searched.append(len(data))
+            return super().find(data)
+
+    text = f"{ADDRESS} " + "words " * 500
+    request = json.dumps({"messages": [{"role": "user", "content": text}]})
+    clean, counts = scrubbed(decision(1, request=request, features=features(text)), Engine(list(PATTERNS), {}))
+    assert searched[0] < 2 * len(text)
+    assert ADDRESS not in encode(clean).decode()
+    assert counts["email"] == 1
