@@ -56,8 +56,8 @@ class Console:
         self._page = PAGE if is_open else CLOSED_PAGE
 
     def add_to(self, app: FastAPI) -> None:
-        app.add_api_route("/admin/console", self.page, methods=["GET", "HEAD"])
-        app.add_api_route("/admin/console/{name}", self.asset, methods=["GET", "HEAD"])
+        app.add_api_route("/admin/console", self.page, methods=["GET"])
+        app.add_api_route("/admin/console/{name}", self.asset, methods=["GET"])
 
     async def page(self, request: Request) -> Response:
         """The page; without an admin key in the configuration, one that says how to set it."""

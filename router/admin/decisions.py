@@ -45,7 +45,7 @@ class DecisionEndpoints:
 
     def add_to(self, app: FastAPI) -> None:
         app.add_api_route("/admin/decisions", self.list, methods=["GET"])
-        app.add_api_route("/admin/decisions/{decision_id}", self.get, methods=["GET"])
+        app.add_api_route("/admin/decisions/{id}", self.get, methods=["GET"])
 
     async def list(self, request: Request) -> Response:
         """A page of them; `next_cursor` leads to the next one, also where a filter found little in the time."""
@@ -57,14 +57,15 @@ class DecisionEndpoints:
         page = await self._read(lambda: log.page(wanted, limit=limit, after=after))
         return answer({**msgspec.to_builtins(page), "texts_searched": self._show_texts})
 
-    async def get(self, decision_id: str, request: Request) -> Response:
+    async def get(self, request: Request) -> Response:
         """One, with its votes, judgements and shadow answers. `position`, from the list, finds it at once."""
         actor = await self._admin.door.enter(request)
         log = self._opened()
         position = _position(request, "position")
-        decided = await self._read(lambda: log.find(decision_id[:64], position))
+        decision_id = request.path_params["id"][:64]
+        decided = await self._read(lambda: log.find(decision_id, position))
         if decided is None:
-            missing = InvalidRequest(f"There is no decision {decision_id[:64]} in the log.", code="decision_not_found")
+            missing = InvalidRequest(f"There is no decision {decision_id} in the log.", code="decision_not_found")
             missing.status = 404
             raise missing
         shown = self._show_texts and decided.record.capture == "full"
