@@ -76,9 +76,9 @@ def flywheel() -> Dashboard:
                 ),
                 chart(
                     "Regression set",
-                    "Mean score of the student on the scheduled set.",
+                    "Mean score on the scheduled set; the teacher is asked less often.",
                     "percentunit",
-                    (f"min ({selector('router_regression_score')})", "score"),
+                    (f"min by (route) ({selector('router_regression_score')})", "{{route}}"),
                     width=8,
                     top=1,
                 ),
