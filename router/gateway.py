@@ -97,7 +97,7 @@ class Gateway:
         self._inflight += 1
         self._metrics.add_inflight(1)
         try:
-            with TimeLimit.of(self._server.body_timeout_s) as limit:
+            with TimeLimit(self._server.body_timeout_s) as limit:
                 await self._serve(exchange, state, limit)
         except LocumError as error:
             await self._end_with(error, exchange, state)

@@ -58,7 +58,7 @@ async def open_stream(
     asked = request.outgoing(backend.config, added)
     answer: Answer | None = None
     try:
-        with TimeLimit.of(limit_s):
+        with TimeLimit(limit_s):
             answer = await backend.post(asked.api.path, asked.body, headers)
             if answer.status in REFUSALS_OF_OPTIONS and added != NOTHING:
                 logger.info(

@@ -51,7 +51,7 @@ async def fetch(
     """
     asked = request.outgoing(backend.config, added)
     try:
-        with TimeLimit.of(limit_s):
+        with TimeLimit(limit_s):
             answer = await backend.post(asked.api.path, asked.body, headers)
             try:
                 body = await answer.body(limit_bytes)

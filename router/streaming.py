@@ -118,7 +118,7 @@ class Stream:
         idle_timeout_s = self._backend.config.idle_timeout_s
         state.first_event_s = state.last_event_s = last_s = clock()
         visible, last = self._absorb(self._peeked, state)
-        idle = TimeLimit(last_s + idle_timeout_s)
+        idle = TimeLimit(idle_timeout_s)
         gaps = metrics.gaps(self._backend.route)
         splitter, is_ordinary = self._splitter, self._is_ordinary
 

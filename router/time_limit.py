@@ -14,31 +14,30 @@ LONG_S = 3600.0
 
 
 class TimeLimit:
-    """`with TimeLimit(at_s):` raises TimeoutError at its end when the block took longer; the task is cancelled for it.
+    """`with TimeLimit(limit_s):` cancels its task when the block takes longer, and raises TimeoutError at its end.
 
-    Args:
-        at_s: in the event loop's time.
+    Attributes:
+        at_s: the end of the time, by the event loop's clock. To be set where the new end is later than the one before;
+            else see `move_to`.
     """
 
     __slots__ = ("_cancelling", "_expired", "_loop", "_task", "_timer", "at_s")
 
-    def __init__(self, at_s: float) -> None:
-        self.at_s = at_s
-        """To be set where the new end is later than the one before; else see `move_to`."""
+    def __init__(self, limit_s: float) -> None:
+        """
+        Args:
+            limit_s: from now on, not from the beginning of the block.
+        """
+        self._loop = asyncio.get_running_loop()
         self._expired = False
-
-    @classmethod
-    def of(cls, limit_s: float) -> TimeLimit:
-        """From now on."""
-        return cls(asyncio.get_running_loop().time() + limit_s)
+        self.at_s = self._loop.time() + limit_s
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - only a task can be cancelled
         self._task = task
         self._cancelling = task.cancelling()
-        self._loop = asyncio.get_running_loop()
-        self._set_timer()
+        self._timer = self._loop.call_at(self.at_s, self._look)
         return self
 
     def move_to(self, at_s: float) -> None:

@@ -114,7 +114,7 @@ class Embeddings:
         self._inflight += 1
         self._metrics.add_inflight(1)
         try:
-            with TimeLimit.of(self._server.body_timeout_s) as limit:
+            with TimeLimit(self._server.body_timeout_s) as limit:
                 await self._serve(exchange, state, limit)
         except LocumError as error:
             await self._end_with(error, exchange, state)

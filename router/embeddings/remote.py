@@ -84,7 +84,7 @@ class RemoteModel:
         limit_s = deadline.cut(backend.config.request_timeout_s)
         body = request.forwarded(backend.config.model)
         try:
-            with TimeLimit.of(limit_s):
+            with TimeLimit(limit_s):
                 answer = await backend.post(PATH, body, headers)
                 try:
                     content = await answer.body(self._max_response_bytes)

@@ -14,23 +14,23 @@ async def forever() -> None:
 
 
 async def test_block_ends_in_a_timeout_when_it_takes_too_long() -> None:
-    with pytest.raises(TimeoutError), TimeLimit.of(0.0):
+    with pytest.raises(TimeoutError), TimeLimit(0.0):
         await forever()
     task = asyncio.current_task()
     assert task is not None and task.cancelling() == 0
 
 
 async def test_inner_limit_ends_only_its_own_block() -> None:
-    with TimeLimit.of(60.0):
-        with pytest.raises(TimeoutError), TimeLimit.of(0.0):
+    with TimeLimit(60.0):
+        with pytest.raises(TimeoutError), TimeLimit(0.0):
             await forever()
         await asyncio.sleep(0)
 
 
 async def test_outer_limit_is_told_apart_when_the_inner_one_is_later() -> None:
-    with pytest.raises(TimeoutError) as outer, TimeLimit.of(0.0):
+    with pytest.raises(TimeoutError) as outer, TimeLimit(0.0):
         try:
-            with TimeLimit.of(60.0):
+            with TimeLimit(60.0):
                 await forever()
         except TimeoutError:
             pytest.fail("the inner limit has not passed")
@@ -39,7 +39,7 @@ async def test_outer_limit_is_told_apart_when_the_inner_one_is_later() -> None:
 
 async def test_cancellation_from_outside_stays_one() -> None:
     async def bounded() -> None:
-        with TimeLimit.of(60.0):
+        with TimeLimit(60.0):
             await forever()
 
     task = asyncio.create_task(bounded())
@@ -51,7 +51,7 @@ async def test_cancellation_from_outside_stays_one() -> None:
 
 async def test_cancellation_from_outside_stays_one_when_the_time_is_over_as_well() -> None:
     async def bounded() -> None:
-        with TimeLimit.of(0.0):
+        with TimeLimit(0.0):
             await forever()
 
     task = asyncio.create_task(bounded())
@@ -63,9 +63,9 @@ async def test_cancellation_from_outside_stays_one_when_the_time_is_over_as_well
 
 async def test_limit_holds_from_its_new_moment_when_it_is_moved() -> None:
     loop = asyncio.get_running_loop()
-    with TimeLimit.of(0.0) as limit:
+    with TimeLimit(0.0) as limit:
         limit.move_to(loop.time() + 60.0)
         await asyncio.sleep(0.02)  # the timer fires and goes to sleep again
-    with pytest.raises(TimeoutError), TimeLimit.of(60.0) as limit:
+    with pytest.raises(TimeoutError), TimeLimit(60.0) as limit:
         limit.move_to(loop.time())
         await forever()
