@@ -60,6 +60,7 @@ def test_harm_changes_a_segment(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.timeout(400)
 async def test_every_damage_is_found_and_costs_no_record_that_it_spared(tmp_path: Path) -> None:
     segments = [
         write_segment(tmp_path, str(place), [decision(place * 100 + number) for number in range(12)])
