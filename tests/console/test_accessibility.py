@@ -13,7 +13,7 @@ from tests.console.conftest import MakeOperator, Operator
 pytest.importorskip("playwright", reason="no Playwright: pip install playwright")
 from playwright.sync_api import Page, expect
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 VIEWS = ("Overview", "Thresholds", "Decisions", "Quality", "Students", "Policy")
 

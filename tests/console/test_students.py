@@ -17,7 +17,7 @@ from playwright.sync_api import expect
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 KEY = "admin-key-0123456789"
 AUTH = '[auth]\nkeys_env = "KEYS"\nadmin_key_env = "ADMIN"\n[admin]\ndir = "{folder}/admin"'
