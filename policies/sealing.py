@@ -142,7 +142,7 @@ def escaped(data: bytes) -> bytes:
 
 
 def unescaped(line: bytes) -> bytes:
-    """`}J` can only be a line feed: every other `}` is followed by `]`. Joining parts is faster than replacing pairs."""
+    """`}J` can only be a line feed: every other `}` is followed by `]`. Joining parts beats replacing pairs."""
     return b"}".join(b"\n".join(line.split(b"}J")).split(b"}]"))
 
 
