@@ -112,7 +112,9 @@ async def send(cases: Sequence[Case], plan: Plan, path: Path, progress: Progress
     return done
 
 
-async def wait_for_student(base_url: str, bundle_id: str, *, timeout_s: float, interval_s: float = 1.0) -> None:
+async def wait_for_student(
+    base_url: str, bundle_id: str, *, timeout_s: float, interval_s: float = 1.0, api_key: str = ""
+) -> None:
     """Until the gateway answers with this bundle: one that has just started would send all to the teacher.
 
     Raises:
@@ -120,6 +122,8 @@ async def wait_for_student(base_url: str, bundle_id: str, *, timeout_s: float, i
     """
     body = {"model": "student", "messages": [{"role": "user", "content": "ready?"}], "max_tokens": 1}
     headers = {"x-router-purpose": "eval", "x-router-train": "none"}
+    if api_key:
+        headers["authorization"] = f"Bearer {api_key}"
     deadline_s, seen = time.monotonic() + timeout_s, ""
     async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
         while True:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from serving.demo.settings import free_port
 from serving.demo.stack import CHILD_STOP_TIMEOUT_S, fresh_log, gateway_command, locum_command
@@ -23,6 +24,7 @@ from trainer.stage import Progress
 
 WINDOW_TOKENS = 512
 START_TIMEOUT_S = 600.0
+EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 class CommandFailed(RuntimeError):
@@ -81,14 +83,28 @@ async def running_gateway(settings: Settings, teacher_url: str, progress: Progre
     port = free_port()
     config = settings.work / "locum.toml"
     config.write_text(gateway_toml(settings, teacher_url, port), encoding="utf-8")
+    async with served(config, port, progress) as url:
+        yield url
+
+
+@asynccontextmanager
+async def served(
+    config: Path, port: int, progress: Progress, secrets: Mapping[str, str] = EMPTY, api_key: str | None = None
+) -> AsyncIterator[str]:
+    """`locum serve` with a configuration that listens on `port`; its log lies beside the file. Yields its URL.
+
+    Args:
+        secrets: variables of its environment that the configuration names.
+        api_key: where it asks for one, the key to look with whether it is there.
+    """
     url = f"http://127.0.0.1:{port}"
     process = Supervisor(
         "gateway",
-        gateway_command(config, os.environ),
+        gateway_command(config, {**os.environ, **secrets}),
         Timing(startup_timeout_s=START_TIMEOUT_S, shutdown_timeout_s=CHILD_STOP_TIMEOUT_S, max_restarts=0),
         Runtime(
-            launcher=GuardedLauncher(log_file=fresh_log(settings.work, "gateway")),
-            probe=HttpProbe(f"{url}/v1", model="auto"),
+            launcher=GuardedLauncher(log_file=fresh_log(config.parent, "gateway")),
+            probe=HttpProbe(f"{url}/v1", model="auto", api_key=api_key),
             observer=_observer("gateway", progress),
         ),
     )
