@@ -24,6 +24,7 @@ from trainer.stage import Progress
 
 JUDGED_ONE_IN = 4
 """People look at every fourth answer."""
+MAX_FELL_BACK = 0.05
 QUIET_S = 10.0
 """Without a new shadow answer for so long, all of them are there."""
 SHADOWS_TIMEOUT_S = 600.0
@@ -70,6 +71,12 @@ class Session:
         await self._judge(name, cases, answers)
         traffic = self.gateway.traffic
         records = await asyncio.to_thread(records_of, traffic, answers)
+        failed = sum(record.fallback_cause is not None for record in records)
+        if failed > MAX_FELL_BACK * len(records):
+            raise CommandFailed(
+                f"{failed} of {len(records)} answers came from the other model because the chosen one failed: that is "
+                "no traffic to judge a threshold by; see gateway.log, student.log and teacher.log"
+            )
         quality = await locum(
             "log", "quality", str(traffic), "--json", *(["--since", _moment(since_s)] if since_s else [])
         )

@@ -108,6 +108,7 @@ def student_of(registry: Path, settings: Settings) -> str:
     lines = [
         "[student]",
         f"registry = {json.dumps(str(registry))}",
+        "first_token_timeout_s = 60.0",
         *STUDENT_PRICES,
         "",
         "[student.vllm]",
@@ -148,6 +149,7 @@ base_url = {json.dumps(teacher_url)}
 model = "teacher"
 distillation = "allowed"
 context_window_tokens = {WINDOW_TOKENS}
+first_token_timeout_s = 120.0
 price_usd_per_1m_input_tokens = {TEACHER_USD_PER_1M_INPUT}
 price_usd_per_1m_output_tokens = {TEACHER_USD_PER_1M_OUTPUT}
 
