@@ -44,7 +44,7 @@ class HttpError(Exception):
 class Response:
     """One answer. `read` gives its body as it arrives; `close` gives up what has not come yet."""
 
-    __slots__ = ("_buffered", "_chunks", "_connection", "_error", "_sink", "_waiter", "ended", "headers", "status")
+    __slots__ = ("_buffered", "_chunks", "_connection", "_error", "_waiter", "ended", "headers", "sink", "status")
 
     def __init__(self, connection: Connection) -> None:
         self.status = 0
@@ -55,7 +55,8 @@ class Response:
         self._buffered = 0
         self._error: HttpError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._sink: Sink | None = None
+        self.sink: Sink | None = None
+        """Who is offered what arrives; see `divert`."""
 
     async def read(self) -> bytes:
         """All bytes that have arrived, at least one; empty at the end. Raises: HttpError."""
@@ -77,7 +78,7 @@ class Response:
         """Offer what arrives to `sink` first, from now on until it does not take something: that and the rest are
         for `read`. Nothing is offered behind bytes that wait to be read."""
         if not self._chunks:
-            self._sink = sink
+            self.sink = sink
 
     @property
     def finished(self) -> bool:
@@ -115,10 +116,6 @@ class Response:
 
     def feed(self, data: bytes) -> bool:
         """Returns False when the consumer lags behind and reading should pause."""
-        if self._sink is not None:
-            if self._sink(data):
-                return True
-            self._sink = None
         self._chunks.append(data)
         self._buffered += len(data)
         self._wake()
@@ -225,7 +222,14 @@ class Connection(asyncio.Protocol):
             self._response.begin(status, self._headers)
 
     def on_body(self, data: bytes) -> None:
-        if self._response is not None and not self._response.feed(data) and self.open:
+        response = self._response
+        if response is None:
+            return
+        if response.sink is not None:
+            if response.sink(data):
+                return
+            response.sink = None
+        if not response.feed(data) and self.open:
             self._paused = True
             cast(asyncio.Transport, self._transport).pause_reading()
 

@@ -133,7 +133,8 @@ class Stream:
             gaps.add(now_s - last_s)
             state.last_event_s = last_s = now_s
             idle.at_s = now_s + idle_timeout_s
-            self._note_ordinary(data, state)
+            state.streamed_events += data.count(b"\ndata:") + data.startswith(b"data:")
+            self._capture(data)
             return True
 
         try:
@@ -158,17 +159,12 @@ class Stream:
             ) from exc
         return visible
 
-    def _note_ordinary(self, block: bytes, state: RequestState) -> None:
-        """It goes to the client as it is."""
-        state.streamed_events += block.count(b"\ndata:") + block.startswith(b"data:")
-        self._capture(block)
-
     def _absorb(self, block: bytes, state: RequestState) -> Step:
         """Note what the frames say. Raises: BackendBroken for an error event."""
-        if self._is_ordinary(block):
-            self._note_ordinary(block, state)
-            return Step(block, last=False)
         state.streamed_events += block.count(b"\ndata:") + block.startswith(b"data:")
+        if self._is_ordinary(block):
+            self._capture(block)
+            return Step(block, last=False)
         self._unsent = visible = []
         for frame in frames_of(block):
             if self._is_ordinary(frame):

@@ -243,3 +243,79 @@ async def test_closed_client_opens_no_connection_when_requests_still_wait_for_a_
             with pytest.raises(HttpError):
                 await asyncio.wait_for(request, 5)
     assert connections == 1
+
+
+def parts_on_demand(*parts: bytes) -> tuple[Handler, asyncio.Event]:
+    """A chunked answer, whose parts come one by one, each when the event is set."""
+    ask = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for part in parts:
+            await ask.wait()
+            ask.clear()
+            writer.write(b"%x\r\n%b\r\n" % (len(part), part))
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        await reader.read()
+
+    return handle, ask
+
+
+async def test_sink_takes_what_arrives_until_it_refuses_something() -> None:
+    handler, ask = parts_on_demand(b"one", b"two", b"three", b"four")
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> bool:
+        ask.set()
+        if data == b"three":
+            return False
+        taken.append(data)
+        return True
+
+    async with served(handler) as client:
+        response = await client.post(client.head(b"/chat", []), [], b"{}")
+        response.divert(take)
+        ask.set()
+        rest = b""
+        while data := await response.read():
+            rest += data
+    assert taken == [b"one", b"two"]
+    assert rest == b"threefour"
+
+
+async def test_sink_is_offered_nothing_when_bytes_before_it_wait_to_be_read() -> None:
+    handler, ask = parts_on_demand(b"one", b"two")
+    async with served(handler) as client:
+        response = await client.post(client.head(b"/chat", []), [], b"{}")
+        ask.set()
+        while not response.unread():  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0)
+        response.divert(lambda data: pytest.fail("it would overtake what came before"))
+        ask.set()
+        assert await response.read() == b"one"
+        assert await response.read() == b"two"
+
+
+async def test_slot_is_given_on_when_the_request_that_waits_for_it_is_given_up() -> None:
+    release = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await request_of(reader)
+            await release.wait()
+            writer.write(OK)
+
+    async with served(handle, max_connections=1) as client:
+        first = asyncio.create_task(post(client))
+        await asyncio.sleep(0.01)
+        given_up, next_one = asyncio.create_task(post(client)), asyncio.create_task(post(client))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        release.set()
+        assert await first == (200, b"ok")
+        assert await next_one == (200, b"ok")
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        assert await post(client) == (200, b"ok")
