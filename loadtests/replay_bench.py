@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from loadtests.replay_log import write
+from router.log.compaction import compact
 
 DOCUMENT = {
     "routing": {
@@ -31,15 +32,20 @@ DOCUMENT = {
 @click.command()
 @click.option("--records", default=1_000_000, show_default=True, type=click.IntRange(min=1))
 @click.option("--capture", default="full", show_default=True, type=click.Choice(["metadata", "full"]))
-def main(records: int, capture: str) -> None:
-    """Generate a log, replay a document on it, and print how long that took."""
+@click.option("--compacted", is_flag=True, help="Compact the log before it is replayed.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes that read; default: as `locum replay`.")
+def main(records: int, capture: str, compacted: bool, jobs: int | None) -> None:
+    """Generate a log, compare a document with the default policies on it, and print how long that took."""
     with tempfile.TemporaryDirectory(prefix="locum-replay-") as name:
         folder, document = Path(name) / "traffic", Path(name) / "policy.json"
         document.write_text(json.dumps(DOCUMENT))
         click.echo(f"generating {records:,} records", err=True)
         write(folder, records, capture=capture)
-        size_bytes = sum(path.stat().st_size for path in folder.iterdir())
+        if compacted:
+            compact(folder, progress=lambda what: click.echo(what, err=True))
+        size_bytes = sum(path.stat().st_size for path in folder.rglob("*"))
         command = [sys.executable, "-c", "from router.cli import main; main()", "replay", str(folder)]
+        command += ["--jobs", str(jobs)] if jobs is not None else []
         before_s, cpu_before = time.monotonic(), os.times()
         done = subprocess.run([*command, "--policy", str(document), "--json"], stdout=subprocess.DEVNULL, check=False)
         wall_s, cpu = time.monotonic() - before_s, os.times()

@@ -299,13 +299,21 @@ def shadows(folder: Path) -> Iterator[ShadowRecord]:
     return (record for record in read(folder, kind="shadows") if isinstance(record, ShadowRecord))
 
 
-def parquet_rows(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """(payload, crc32) of every row, in order. Raises: TrafficError, ValueError, OSError."""
+def parquet_rows(file: BinaryIO, part: int = 0, parts: int = 1) -> Iterator[tuple[bytes, int]]:
+    """(payload, crc32) of every row, in order.
+
+    Args:
+        part, parts: only this one of so many about equal parts, from 0.
+    Raises:
+        TrafficError, ValueError, OSError.
+    """
     try:
-        import pyarrow.parquet  # noqa: PLC0415 - heavy, and not installed with the gateway
+        import pyarrow  # noqa: PLC0415 - heavy, and not installed with the gateway
+        import pyarrow.parquet  # noqa: PLC0415
     except ImportError as exc:
         raise TrafficError("compacted files need pyarrow: pip install 'locum[loop]'") from exc
-    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=["payload", "crc32"]):
-        payloads, checksums = batch.column("payload").to_pylist(), batch.column("crc32").to_pylist()
-        for payload, checksum in zip(payloads, checksums, strict=True):
-            yield payload.encode(), checksum
+    opened = pyarrow.parquet.ParquetFile(file)
+    groups = range(opened.num_row_groups * part // parts, opened.num_row_groups * (part + 1) // parts)
+    for batch in opened.iter_batches(_BATCH_ROWS, row_groups=groups, columns=["payload", "crc32"]):
+        payloads = batch.column("payload").cast(pyarrow.binary()).to_pylist()  # no text is made of what is JSON
+        yield from zip(payloads, batch.column("crc32").to_pylist(), strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ ROUTES = {"student": STUDENT, "teacher": TEACHER}
 EFFORT_OTHER, EFFORT_HIGH, EFFORT_LOW = 0, 1, 2
 FINISH_UNKNOWN, FINISH_OTHER, FINISH_LENGTH, FINISH_CALL = 0, 1, 2, 3
 TagSet = tuple[tuple[str, str], ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class Columns:
         return self.names.index(name) if name in self.names else UNKNOWN
 
 
+_NAMED = ("purpose", "student", "teacher", "tenant", "version")
 _RAGGED = (("scores", "scored_count"), ("similarities", "similarity_count"))
 ROW_FIELDS = tuple(
     each.name for each in fields(Columns) if each.name not in ("scores", "similarities", "names", "tag_sets")
@@ -136,19 +138,33 @@ _DTYPES: dict[str, Any] = {
 FIELD_DTYPES = tuple(_DTYPES[str(each.type)] for each in fields(Columns) if each.name in ROW_FIELDS)
 
 
-def columns_of(rows: Sequence[NDArray[Any]], ragged: Sequence[Floats]) -> Columns:
-    """Columns from arrays in the order of `ROW_FIELDS`, without names."""
+def columns_of(
+    rows: Sequence[NDArray[Any]], ragged: Sequence[Floats], names: tuple[str, ...], tag_sets: tuple[TagSet, ...]
+) -> Columns:
+    """Columns from arrays in the order of `ROW_FIELDS`."""
     given: dict[str, Any] = dict(zip(ROW_FIELDS, rows, strict=True))
-    return Columns(**given, scores=ragged[0], similarities=ragged[1])
+    return Columns(**given, scores=ragged[0], similarities=ragged[1], names=names, tag_sets=tag_sets)
 
 
-def joined(parts: Sequence[Columns], names: tuple[str, ...], tag_sets: tuple[TagSet, ...]) -> Columns:
-    """Parts whose codes mean the same, one after the other."""
-    given: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in (*ROW_FIELDS, "scores", "similarities")
-    }
+def joined(parts: Sequence[Columns]) -> Columns:
+    """Parts one after the other, with codes that mean the same in all of them. There is one part at least."""
+    names, of_names = _merged([part.names for part in parts])
+    tag_sets, of_tags = _merged([part.tag_sets for part in parts])
+    recode = dict.fromkeys(_NAMED, of_names) | {"tags": of_tags}
+    given: dict[str, Any] = {}
+    for name in (*ROW_FIELDS, "scores", "similarities"):
+        arrays = [getattr(part, name) for part in parts]
+        if name in recode:
+            arrays = [codes[array] for codes, array in zip(recode[name], arrays, strict=True)]
+        given[name] = np.concatenate(arrays)
     return Columns(**given, names=names, tag_sets=tag_sets)
+
+
+def _merged(given: Sequence[tuple[T, ...]]) -> tuple[tuple[T, ...], list[Codes]]:
+    """Every meaning once; and of each part, what its codes become."""
+    codes: dict[T, int] = {}
+    tables = [np.array([codes.setdefault(each, len(codes)) for each in meanings], np.int32) for meanings in given]
+    return tuple(codes), tables
 
 
 def _take_ragged(values: Floats, counts: Ints, rows: Rows) -> Floats:

@@ -1,8 +1,4 @@
-"""From the JSON of decision records to columns.
-
-A payload is decoded by slim structs that name only what replay looks at: msgspec passes over the rest, the texts
-included, at the speed of memory.
-"""
+"""From the JSON of decision records to columns."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +29,7 @@ from policies.replay.columns import (
     TagSet,
     columns_of,
 )
+from policies.replay.slim import NO_DRAFT, Chunk, Features, Record, decode
 
 FORCED_POLICY = "request"
 """Stands as the policy of a decision that the client made; no document changes that."""
@@ -52,136 +48,17 @@ ID_MODULUS = 2**61 - 1
 CHUNK_ROWS = 8192
 
 
-class _Chunk(msgspec.Struct, frozen=True, gc=False):
-    score: float | None = None
-
-
-class _Signals(msgspec.Struct, frozen=True, gc=False):
-    prompt_tokens: int | None = None
-    chunk_similarities: tuple[float, ...] | None = None
-
-
-_NO_SIGNALS = _Signals()
-
-
-class _Features(msgspec.Struct, frozen=True, gc=False):
-    prompt_bytes: int
-    message_count: int
-    approx_prompt_tokens: int
-    requested_output_tokens: int
-    student_window_tokens: int | None = None
-    last_user_turn: str = ""
-    chunks: tuple[_Chunk, ...] = ()
-    retrieval_attempted: bool = False
-    retrieval_confidence: float | None = None
-    reasoning_effort: str | None = None
-    has_tools: bool = False
-    has_response_format: bool = False
-    has_images: bool = False
-    signals: _Signals = _NO_SIGNALS
-
-
-class _Decision(msgspec.Struct, frozen=True, gc=False):
-    route: str
-    policy: str = ""
-    version: str = ""
-    propensity: float = 1.0
-
-
-class _Review(msgspec.Struct, frozen=True, gc=False):
-    reason: str = ""
-
-
-class _Vote(msgspec.Struct, frozen=True, gc=False):
-    policy: str
-    reason: str
-    score: float | None = None
-
-
-class _Usage(msgspec.Struct, frozen=True, gc=False):
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class _Draft(msgspec.Struct, frozen=True, gc=False):
-    text: str | None = None
-    mean_logprob: float | None = None
-    tokens: int = 0
-    finish_reason: str | None = None
-    prefix: bool = False
-    cost_usd: float | None = None
-    escalated: bool = False
-    review: _Review | None = None
-
-
-class _Record(msgspec.Struct, frozen=True, gc=False):
-    """The fields of a `DecisionRecord` that replay needs, under their own names."""
-
-    decision_id: str
-    created_s: float
-    endpoint: str
-    stream: bool
-    decision: _Decision
-    reason: str
-    outcome: str
-    student: str
-    teacher: str
-    latency_s: float
-    capture: str
-    votes: tuple[_Vote, ...] = ()
-    features: _Features | None = None
-    route: str | None = None
-    degraded: str | None = None
-    fallback_cause: str | None = None
-    finish_reason: str | None = None
-    usage: _Usage | None = None
-    cost_usd: float | None = None
-    counterfactual_cost_usd: float | None = None
-    ttft_s: float | None = None
-    tenant: str = "default"
-    tags: dict[str, str] = {}
-    purpose: str = "traffic"
-    completion: str | None = None
-    mean_logprob: float | None = None
-    draft: _Draft | None = None
-
-
-_decode = msgspec.json.Decoder(_Record).decode
-
-
-class Vocabulary:
-    """What codes mean; shared by the parts of a log, so that they can be joined."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, int] = {}
-        self._tag_sets: dict[TagSet, int] = {}
-
-    def name(self, name: str) -> int:
-        return self._names.setdefault(name, len(self._names))
-
-    def tag_set(self, tags: dict[str, str]) -> int:
-        return self._tag_sets.setdefault(tuple(tags.items()), len(self._tag_sets))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._names)
-
-    @property
-    def tag_sets(self) -> tuple[TagSet, ...]:
-        return tuple(self._tag_sets)
-
-
 class ColumnsBuilder:
     """Turns payloads into columns, some thousand rows at a time."""
 
-    def __init__(self, vocabulary: Vocabulary, score_text: Callable[[str], float] | None = None) -> None:
+    def __init__(self, score_text: Callable[[str], float] | None = None) -> None:
         """
         Args:
-            vocabulary: what the columns' codes will mean.
             score_text: `long_reasoning`'s linear score, for records that do not have it: where an earlier policy
                 decided. A recorded score is taken where it agrees with this on the first texts of a version.
         """
-        self._vocabulary = vocabulary
+        self._names: dict[str, int] = {}
+        self._tag_sets: dict[TagSet, int] = {}
         self._score_text = score_text
         self._checks: dict[str, int] = {}
         self._rows: list[tuple[Any, ...]] = []
@@ -189,26 +66,29 @@ class ColumnsBuilder:
         self._scores: list[float] = []
         self._similarities: list[float] = []
         self._ragged: tuple[list[Floats], list[Floats]] = ([], [])
-        self.without_features = 0
-        """Requests that were refused before the policies saw them, and embeddings."""
 
     def add(self, payload: bytes) -> None:
-        """One decision record. Raises: msgspec.DecodeError."""
-        record = _decode(payload)
+        """One decision record. Requests that were refused before the policies saw them, and embeddings, have no row.
+
+        Raises: msgspec.DecodeError.
+        """
+        record = decode(payload)
         if record.features is None:
-            self.without_features += 1
             return
         self._rows.append(self._row(record, record.features))
         if len(self._rows) == CHUNK_ROWS:
             self._flush()
 
     def build(self) -> Columns:
-        """What was added, without names."""
+        """What was added."""
         self._flush()
         ragged = [np.concatenate(each) if each else np.empty(0) for each in self._ragged]
-        if not self._parts:
-            return columns_of([np.empty(0, dtype) for dtype in FIELD_DTYPES], ragged)
-        return columns_of([np.concatenate(each) for each in zip(*self._parts, strict=True)], ragged)
+        rows = [np.concatenate(each) for each in zip(*self._parts, strict=True)]
+        rows = rows or [np.empty(0, dtype) for dtype in FIELD_DTYPES]
+        return columns_of(rows, ragged, tuple(self._names), tuple(self._tag_sets))
+
+    def _name(self, name: str) -> int:
+        return self._names.setdefault(name, len(self._names))
 
     def _flush(self) -> None:
         if not self._rows:
@@ -220,10 +100,10 @@ class ColumnsBuilder:
             waiting.clear()
         self._rows = []
 
-    def _row(self, record: _Record, features: _Features) -> tuple[Any, ...]:
+    def _row(self, record: Record, features: Features) -> tuple[Any, ...]:
         """In the order of the fields of `Columns`."""
-        decision, draft, usage, signals = record.decision, record.draft or _NO_DRAFT, record.usage, features.signals
-        name = self._vocabulary.name
+        decision, draft, usage, signals = record.decision, record.draft or NO_DRAFT, record.usage, features.signals
+        name = self._name
         answered = record.outcome in ("ok", "degraded") and record.route is not None
         has_text, linear, head = self._reasoning(record, features.last_user_turn)
         return (
@@ -234,7 +114,7 @@ class ColumnsBuilder:
             name(record.teacher),
             name(record.tenant),
             name(decision.version),
-            self._vocabulary.tag_set(record.tags),
+            self._tag_sets.setdefault(tuple(record.tags.items()), len(self._tag_sets)),
             ROUTES.get(record.route or "", NONE),
             ROUTES[decision.route],
             decision.propensity,
@@ -282,7 +162,7 @@ class ColumnsBuilder:
             draft.escalated,
         )
 
-    def _keep_scores(self, chunks: tuple[_Chunk, ...]) -> int:
+    def _keep_scores(self, chunks: tuple[Chunk, ...]) -> int:
         if not chunks:
             return 0
         scores = [chunk.score for chunk in chunks if chunk.score is not None]
@@ -296,7 +176,7 @@ class ColumnsBuilder:
         self._similarities += sorted(similarities, reverse=True)
         return len(similarities)
 
-    def _reasoning(self, record: _Record, text: str) -> tuple[bool, float, float]:
+    def _reasoning(self, record: Record, text: str) -> tuple[bool, float, float]:
         """Whether there is text, and the scores of the linear model and of the embedding's head; NaN: unknown."""
         linear = head = math.nan
         for vote in record.votes:
@@ -311,7 +191,7 @@ class ColumnsBuilder:
             return True, linear, head
         return not (math.isnan(linear) and math.isnan(head)), linear, head
 
-    def _trusts(self, record: _Record, text: str, recorded: float) -> bool:
+    def _trusts(self, record: Record, text: str, recorded: float) -> bool:
         """Whether scores that were recorded under this version are those of the weights at hand."""
         version = record.decision.version
         checks = self._checks.get(version, 0)
@@ -320,9 +200,6 @@ class ColumnsBuilder:
         agrees = checks != FOREIGN and abs(self._score_text(text) - recorded) < 1e-9
         self._checks[version] = checks + 1 if agrees else FOREIGN
         return agrees
-
-
-_NO_DRAFT = _Draft()
 
 
 def id_of(decision_id: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,35 @@ from router.log.times import moment
 
 WIDTH = 120
 """Characters of a table, also where no terminal says how wide it is."""
-
-
 _FILE = click.Path(path_type=Path, dir_okay=False)
+MAX_DEFAULT_JOBS = 4
+
+
+def default_jobs() -> int:
+    return min(MAX_DEFAULT_JOBS, os.cpu_count() or 1)
 
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--policy", "policy", type=_FILE, help="The candidate: a policy document, JSON (`locum policy get`).")
-@click.option("-c", "--config", "config", type=_FILE, help="The candidate: a configuration file, TOML.")
-@click.option("--baseline", type=_FILE, help="What was in force, JSON or TOML; default: the default policies.")
+@click.option("--policy", "policy", type=_FILE, help="The candidate: a policy document, JSON (`locum policy get`), or "
+              "a configuration file, TOML.")  # fmt: skip
+@click.option("--baseline", "-c", "--config", "baseline", type=_FILE, help="What it is compared with: "
+              "what was in force, a document or a configuration file; default: the default policies.")  # fmt: skip
 @click.option("--registry", type=click.Path(path_type=Path, file_okay=False), help="Calibrator and threshold of its "
               "current bundle, for a cascade without its own.")  # fmt: skip
 @click.option("--student", help="Bundle id whose records count; default: that of the newest record.")
 @click.option("--since", callback=moment, help="Only requests since 90m, 12h, 7d ago, or since a date.")
 @click.option("--until", callback=moment, help="Only requests before that.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Only requests with this tag; repeatable.")
-@click.option("--sweep", metavar="POLICY.OPTION=A:B:N", help="Also at N values of an option, from A to B.")
+@click.option("--sweep", metavar="POLICY.OPTION=A:B:N", help="Also at N values of an option of the "
+              "candidate, or of the baseline when there is no candidate, from A to B.")  # fmt: skip
+@click.option("--jobs", default=default_jobs, show_default="the cores, up to 4", type=click.IntRange(min=1),
+              help="Processes that read the log.")  # fmt: skip
 @click.option("--estimator", default="dr", show_default=True, type=click.Choice(["dr", "snips", "ips"]))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as POST /admin/replay answers.")
 @reported
-def replay(folder: Path, as_json: bool, tags: tuple[str, ...], sweep: str | None, **given: Any) -> None:
-    """Evaluate a policy document on the requests in DIR, a traffic log: share, cost, latency, quality with intervals.
+def replay(folder: Path, as_json: bool, tags: tuple[str, ...], sweep: str | None, jobs: int, **given: Any) -> None:
+    """Evaluate policy documents on the requests in DIR, a traffic log: share, cost, latency, quality with intervals.
 
     \b
     Examples:
@@ -56,14 +64,10 @@ def replay(folder: Path, as_json: bool, tags: tuple[str, ...], sweep: str | None
         from router.replay import output, session  # noqa: PLC0415 - numpy
     except ModuleNotFoundError as exc:
         raise WrongInput(f"`locum replay` needs {exc.name}: pip install 'locum[loop]'") from exc
-    if given["policy"] is not None and given["config"] is not None:
-        raise WrongInput("give the candidate once: --policy or --config")
-    source = given["policy"] or given["config"]
-    candidate = routing_of(source) if source is not None else None
     question = session.Question(
         folder=str(folder),
-        active=routing_of(given["baseline"]) if given["baseline"] is not None else candidate or {},
-        candidate=candidate if given["baseline"] is not None else None,
+        active=routing_of(given["baseline"]) if given["baseline"] is not None else {},
+        candidate=routing_of(given["policy"]) if given["policy"] is not None else None,
         student=_student(given["registry"]),
         only_student=given["student"],
         since_s=given["since"] or None,
@@ -76,7 +80,9 @@ def replay(folder: Path, as_json: bool, tags: tuple[str, ...], sweep: str | None
         TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True), transient=True
     ) as progress:
         task = progress.add_task("reading the log")
-        asked = session.Session(progress=lambda count: progress.update(task, description=f"{count:,} records read"))
+        asked = session.Session(
+            jobs=jobs, progress=lambda count: progress.update(task, description=f"{count:,} records read")
+        )
         try:
             answer = asked.answer(question)
         except session.WRONG as exc:
@@ -86,7 +92,8 @@ def replay(folder: Path, as_json: bool, tags: tuple[str, ...], sweep: str | None
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(answer), indent=2))
     else:
-        output.show(answer, Console(soft_wrap=True, highlight=False, width=WIDTH), sweep=sweep)
+        baseline = "baseline" if given["baseline"] is not None else "default policies"
+        output.show(answer, Console(soft_wrap=True, highlight=False, width=WIDTH), baseline=baseline, sweep=sweep)
     if (answer["candidate"] or answer["baseline"])["quality"] is None:
         raise SystemExit(1)
 

@@ -19,11 +19,11 @@ ROWS = (
 )
 
 
-def show(answer: dict[str, Any], console: Console, *, sweep: str | None) -> None:
-    """Baseline and candidate beside each other, the sweep below, warnings last."""
+def show(answer: dict[str, Any], console: Console, *, baseline: str, sweep: str | None) -> None:
+    """Baseline, under the name given, and candidate beside each other, the sweep below, warnings last."""
     days = answer["window_s"] / 86_400
     console.print(f"{answer['records']:,} requests of {days:.1f} days, {answer['labels']:,} of them graded")
-    reports = [("in force", answer["baseline"])]
+    reports = [(baseline, answer["baseline"])]
     if answer["candidate"] is not None:
         reports.append(("candidate", answer["candidate"]))
     table = Table("", *(name for name, _ in reports), box=box.SIMPLE_HEAD, pad_edge=False)

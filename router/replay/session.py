@@ -58,12 +58,16 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 class Session:
     """Answers questions about one log after the other. Not for several threads."""
 
-    def __init__(self, *, max_records: int | None = None, progress: Progress = lambda count: None) -> None:
+    def __init__(
+        self, *, max_records: int | None = None, jobs: int = 1, progress: Progress = lambda count: None
+    ) -> None:
         """
         Args:
             max_records: of the newest that are looked at; None: all.
+            jobs: processes that may read the log.
         """
         self._max_records = max_records
+        self._jobs = jobs
         self._progress = progress
         self._reader: tuple[object, LogReader] | None = None
         self._replay: tuple[object, Log, Replay] | None = None
@@ -101,7 +105,13 @@ class Session:
         if self._reader is None or self._reader[0] != source:
             self._reader = (
                 source,
-                LogReader(Path(question.folder), score_text=scorer_of(active), max_records=self._max_records),
+                LogReader(
+                    Path(question.folder),
+                    score_text=scorer_of(active),
+                    max_records=self._max_records,
+                    jobs=self._jobs,
+                    progress=self._progress,
+                ),
             )
         log = self._reader[1].read()
         selection = Selection(

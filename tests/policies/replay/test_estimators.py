@@ -14,8 +14,8 @@ from policies.replay.estimators import Arm, Estimator, agreement_floor, estimate
 from policies.replay.models import cross_fitted, folds_of, standardised
 
 Floats = NDArray[np.float64]
-ROWS, DRAWS = 600, 250
-TRUTH_ROWS = 1_000_000
+ROWS, DRAWS = 600, 120
+TRUTH_ROWS = 500_000
 Sampling = Callable[[np.random.Generator, Floats], tuple[Floats, Floats]]
 """Propensities of the student's and the teacher's outcome being observed, and whether they were, [n, 2]."""
 
@@ -116,7 +116,7 @@ def test_estimator_is_unbiased_when_propensities_are_right(sampling: Sampling, e
 @pytest.mark.parametrize("estimator", ["ips", "snips", "dr"])
 @pytest.mark.parametrize("sampling", [by_shadows, by_exploration])
 def test_interval_covers_the_truth_as_often_as_it_says(sampling: Sampling, estimator: Estimator) -> None:
-    assert 0.91 <= coverage(cached(sampling, estimator)) <= 0.99  # 0.95 +- 3 errors of the simulation
+    assert 0.89 <= coverage(cached(sampling, estimator)) < 1.0  # 0.95 less 3 errors of the simulation
 
 
 @pytest.mark.parametrize("sampling", [by_shadows, by_exploration])
@@ -130,7 +130,7 @@ def test_doubly_robust_estimate_varies_less_when_the_model_is_useful(sampling: S
 def test_doubly_robust_estimate_is_unbiased_when_the_model_is_wrong(sampling: Sampling) -> None:
     found = estimates(sampling, "dr", model="wrong")
     assert bias_in_errors(found) < 3.5
-    assert 0.91 <= coverage(found) <= 0.99
+    assert 0.89 <= coverage(found) < 1.0
 
 
 def test_doubly_robust_estimate_survives_wrong_propensities_when_the_model_is_right() -> None:

@@ -18,7 +18,7 @@ from tests.policies.replay.test_evaluate import Picky, chain_of
 
 LOGGED = Document(0.4, 0.45)
 CANDIDATES = {"looser": Document(0.2, 0.6), "stricter": Document(0.6, 0.3), "without a cascade": Document(0.5)}
-DRAWS, ROWS = 40, 1500
+DRAWS, ROWS = 25, 1500
 
 
 @cache
@@ -48,7 +48,7 @@ def check(estimates: list[Estimate | None], truth: float) -> None:
     values = np.array([each.value for each in known])
     assert abs(values.mean() - truth) < 4 * values.std() / math.sqrt(len(values))
     covered = float(np.mean([each.low <= truth <= each.high for each in known]))
-    assert covered >= 0.82  # 0.95 less 4 errors of the simulation
+    assert covered >= 0.77  # 0.95 less 4 errors of the simulation
 
 
 @pytest.mark.parametrize("name", CANDIDATES)
