@@ -14,6 +14,7 @@ from rich.console import Console
 
 from policies.survey import TrafficError
 from serving.demo.progress import Steps
+from serving.demo.settings import free_port
 from serving.errors import ServingError
 from serving.store import default_cache
 from trainer.claim.client import SendingFailed, wait_for_student
@@ -74,25 +75,25 @@ async def _run(
         def progress(name: str) -> Progress:
             return lambda done, total, unit: steps.update(name, f"{done:,} of {total:,} {unit}" if total else unit)
 
-        cores = settings.teacher_cores
-        async with running_model(claim.teacher, "teacher", cores, settings, progress("serve the teacher")) as teacher:
-            student = setup.student_of(setup.own_registry(claim, settings.work), settings)
-            cascade = f"threshold = {claim.cautious_threshold}"
-            async with running_gateway(
-                settings.work, teacher, student, cascade, progress("serve the gateway")
-            ) as gateway:
-                await wait_for_student(
-                    f"{gateway.url}/v1", claim.bundle_id, timeout_s=START_TIMEOUT_S, api_key=gateway.api_key
+        port, cores = free_port(), settings.teacher_cores
+        student = setup.student_of(setup.own_registry(claim, settings.work), settings)
+        cascade, show = f"threshold = {claim.cautious_threshold}", progress("serve the gateway")
+        async with (  # the student loads behind the gateway while the teacher does
+            running_gateway(settings.work, f"http://127.0.0.1:{port}/v1", student, cascade, show) as gateway,
+            running_model(claim.teacher, "teacher", cores, settings, progress("serve the teacher"), port),
+        ):
+            await wait_for_student(
+                f"{gateway.url}/v1", claim.bundle_id, timeout_s=START_TIMEOUT_S, api_key=gateway.api_key
+            )
+            session = Session(gateway, settings.work, progress, claim.teacher_answers())
+            figures = await session.run(*halves)
+            (settings.work / "operate.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+            page.show(figures, Console(width=WIDTH, soft_wrap=True, highlight=False))
+            if keep:
+                click.echo(
+                    f"\n{gateway.url}/admin/console   export LOCUM_ADMIN_KEY={gateway.admin_key}   Ctrl-C ends it"
                 )
-                session = Session(gateway, settings.work, progress, claim.teacher_answers())
-                figures = await session.run(*halves)
-                (settings.work / "operate.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-                page.show(figures, Console(width=WIDTH, soft_wrap=True, highlight=False))
-                if keep:
-                    click.echo(
-                        f"\n{gateway.url}/admin/console   export LOCUM_ADMIN_KEY={gateway.admin_key}   Ctrl-C ends it"
-                    )
-                    await asyncio.Event().wait()
+                await asyncio.Event().wait()
 
 
 def _reason(exc: BaseException) -> str:
