@@ -15,7 +15,7 @@ from policies.replay.models import cross_fitted, folds_of, standardised
 
 Floats = NDArray[np.float64]
 ROWS, DRAWS = 600, 120
-TRUTH_ROWS = 500_000
+TRUTH_ROWS = 1_000_000
 Sampling = Callable[[np.random.Generator, Floats], tuple[Floats, Floats]]
 """Propensities of the student's and the teacher's outcome being observed, and whether they were, [n, 2]."""
 
@@ -128,15 +128,15 @@ def test_doubly_robust_estimate_varies_less_when_the_model_is_useful(sampling: S
 
 @pytest.mark.parametrize("sampling", [by_shadows, by_exploration])
 def test_doubly_robust_estimate_is_unbiased_when_the_model_is_wrong(sampling: Sampling) -> None:
-    found = estimates(sampling, "dr", model="wrong")
+    found = estimates(sampling, "dr", model="wrong", draws=250)
     assert bias_in_errors(found) < 3.5
-    assert 0.89 <= coverage(found) < 1.0
+    assert 0.91 <= coverage(found) < 1.0
 
 
-def test_doubly_robust_estimate_survives_wrong_propensities_when_the_model_is_right() -> None:
+def test_doubly_robust_estimate_loses_most_of_the_bias_of_wrong_propensities_when_the_model_is_good() -> None:
     wrong = no_weights(by_shadows)
-    bias = {name: abs(estimates(wrong, name, draws=50)[:, 0].mean() - truth()) for name in ("snips", "dr")}
-    assert bias["dr"] < 0.15 * bias["snips"]
+    bias = {name: abs(estimates(wrong, name, draws=100)[:, 0].mean() - truth()) for name in ("snips", "dr")}
+    assert bias["dr"] < 0.35 * bias["snips"]
 
 
 @pytest.mark.parametrize("sampling", [by_shadows, by_exploration])

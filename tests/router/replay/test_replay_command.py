@@ -73,8 +73,23 @@ def test_replay_compares_documents_and_sweeps_an_option(place: Path) -> None:
 def test_replay_prints_a_table_for_people(place: Path) -> None:
     result = run(place / "traffic", "--policy", place / "stricter.json", "--baseline", place / "active.json")
     assert result.exit_code == 0, result.output
-    for part in ("1,500 requests of 10.0 days", "in force", "candidate", "student share", "quality loss"):
+    for part in ("1,500 requests of 10.0 days", "baseline", "candidate", "student share", "quality loss"):
         assert part in result.stdout
+
+
+def test_replay_compares_with_the_default_policies_when_no_baseline_is_given(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "defaults.json").write_text(json.dumps({"routing": {}}))
+    candidate = [place / "traffic", "--policy", place / "stricter.json"]
+    found = as_json(*candidate)
+    assert found == as_json(*candidate, "--baseline", tmp_path / "defaults.json")
+    assert found["candidate"]["student_share"] != found["baseline"]["student_share"]
+    assert "default policies" in run(*candidate).stdout
+
+
+def test_replay_sweeps_the_baseline_when_there_is_no_candidate(place: Path) -> None:
+    found = as_json(place / "traffic", "-c", place / "active.json", "--sweep", "cascade.threshold=0.2:0.35:2")
+    assert found["candidate"] is None
+    assert found["sweep"][1]["report"] == found["baseline"]
 
 
 def test_replay_finds_the_same_when_the_log_is_compacted(place: Path, tmp_path: Path) -> None:
