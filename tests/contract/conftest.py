@@ -102,6 +102,11 @@ class RunningGateway:
                 return float(line.rpartition(" ")[2])
         return 0.0
 
+    def total(self, name: str) -> float:
+        """The values of all samples of a metric together, whatever their labels."""
+        lines = httpx.get(f"{self.origin}/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+
 
 def chats(backend: BackendThread) -> int:
     """How many chat requests a backend has seen; the gateway's probes are not among them."""
