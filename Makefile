@@ -26,9 +26,10 @@ COMPARE ?=
 SEEDS ?= 1
 RECORDS ?= 1000000
 CLAIM_ARGS ?=
+GUIDE_ARGS ?=
 
 .PHONY: help install install-semantic install-serving install-train install-quantize install-audit audit fuzz sbom \
-	demo check lint types fast-tests system-tests test slow-tests train-tests docs bench replay-bench soak faults log-proof scrub-table claim clean
+	demo check lint types fast-tests system-tests test slow-tests train-tests docs bench replay-bench soak faults log-proof scrub-table claim guide clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -115,6 +116,9 @@ scrub-table: install ## what scrubbing finds and what it takes for personal by m
 claim: install install-serving ## the claim on real models: DATA=folder of BANKING77, COMPARE=1, SEEDS=3; resumable
 	@test -n "$(DATA)" || { echo "DATA must name a folder with BANKING77's train.csv and test.csv" >&2; exit 2; }
 	@$(BIN)/python -m trainer.claim "$(DATA)" $(if $(COMPARE),--compare) --seeds $(SEEDS) --page docs/claim.md $(CLAIM_ARGS)
+
+guide: install install-serving ## an operator's first change of a threshold, on the models of `make claim`; KEEP=1 leaves it running
+	@$(BIN)/python -m trainer.claim.operate $(if $(KEEP),--keep) $(GUIDE_ARGS)
 
 clean:           ## remove the environments and what runs leave behind; the model cache stays
 	rm -rf .venv .venv-* .cache sbom traffic claim demo.json bench.json soak.json faults.json log_proof.json build dist
