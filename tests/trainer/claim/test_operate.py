@@ -81,6 +81,7 @@ def test_values_to_try_leave_shares_of_the_drafts_above_them() -> None:
     assert sum(score > values[-1] for score in scores) / 1000 == pytest.approx(0.05, abs=0.002)
     assert values_to_try([]) == []
     assert values_to_try([0.1, 0.1, 0.1]) == [0.1]
+    assert values_to_try([0.123451]) == [0.12346], "rounded down it would escalate the draft that it keeps"
 
 
 def test_truth_compares_what_was_delivered_with_the_teacher_alone() -> None:

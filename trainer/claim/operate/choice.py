@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,8 @@ def values_to_try(scores: Iterable[float]) -> list[float]:
     if not ordered:
         return []
     places = [min(len(ordered) - 1, round((1 - share) * len(ordered))) for share in SHARES]
-    return sorted({round(ordered[place], DIGITS) for place in places})
+    # Rounded up: a threshold below the score that it was read off would leave that very draft to the teacher.
+    return sorted({math.ceil(ordered[place] * 10**DIGITS) / 10**DIGITS for place in places})
 
 
 def cheapest(sweep: Sequence[dict[str, Any]], baseline: Report, max_loss: float = MAX_LOSS) -> Choice:
