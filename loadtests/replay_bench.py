@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 
 from loadtests.replay_log import write
-from router.log.compaction import compact
 
+LOCUM = (sys.executable, "-c", "from router.cli import main; main()")
 DOCUMENT = {
     "routing": {
         "policies": [
@@ -42,9 +42,9 @@ def main(records: int, capture: str, compacted: bool, jobs: int | None) -> None:
         click.echo(f"generating {records:,} records", err=True)
         write(folder, records, capture=capture)
         if compacted:
-            compact(folder, progress=lambda what: click.echo(what, err=True))
+            subprocess.run([*LOCUM, "log", "compact", str(folder)], stdout=sys.stderr, check=True)
         size_bytes = sum(path.stat().st_size for path in folder.rglob("*"))
-        command = [sys.executable, "-c", "from router.cli import main; main()", "replay", str(folder)]
+        command = [*LOCUM, "replay", str(folder)]
         command += ["--jobs", str(jobs)] if jobs is not None else []
         before_s, cpu_before = time.monotonic(), os.times()
         done = subprocess.run([*command, "--policy", str(document), "--json"], stdout=subprocess.DEVNULL, check=False)

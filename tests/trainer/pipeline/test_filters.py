@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,8 @@ def test_judge_that_is_down_stops_the_stage_and_a_resume_asks_only_the_rest(
     recipe: Recipes, example: Make, run_stage: Run, judge: FakeJudge, tmp_path: Path
 ) -> None:
     rows = [example(i, f"Q{i} ") for i in range(20)]
-    judge.answer = lambda body: 503 if len(judge.bodies) > 8 else "5"
+    turns = count()
+    judge.answer = lambda body: "5" if next(turns) < 8 else 503
 
     async def no_sleep(seconds: float) -> None:
         return
