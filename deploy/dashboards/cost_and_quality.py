@@ -6,6 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from deploy.dashboards.panels import board, chart, increase, number, or_zero, rate, selector
 
+DELIVERED = 'delivered="yes"'
 ANSWERED = 'route=~"student|teacher"'
 SPENT = increase("router_cost_usd_total")
 ALL_TEACHER = increase("router_counterfactual_cost_usd_total")
@@ -70,17 +71,18 @@ def cost_and_quality() -> Dashboard:
             [
                 chart(
                     "Quality by route, over a day",
-                    "Mean grade of the answers in [0, 1] with a 95 % interval, weighted by the probability with which "
-                    "each request was sampled. From recording rules; wide intervals mean few grades.",
+                    "Mean grade of the answers that clients got, in [0, 1], with a 95 % interval, weighted by the "
+                    "probability with which each request was sampled. Wide intervals mean few grades.",
                     "percentunit",
-                    (selector("router_quality_score"), "{{route}} ({{source}})"),
-                    (selector("router_quality_score_low"), "{{route}} ({{source}}) low"),
-                    (selector("router_quality_score_high"), "{{route}} ({{source}}) high"),
+                    (selector("router_quality_score", DELIVERED), "{{route}} ({{source}})"),
+                    (selector("router_quality_score_low", DELIVERED), "{{route}} ({{source}}) low"),
+                    (selector("router_quality_score_high", DELIVERED), "{{route}} ({{source}}) high"),
                     top=1,
                 ),
                 chart(
                     "Student minus teacher, on the same requests",
-                    "Difference of the mean grades of shadowed requests, both directions together. 0: no loss.",
+                    "Difference of the mean grades where the student answered and the teacher was asked too. "
+                    "0: no loss.",
                     "percentunit",
                     (selector("router_quality_parity"), "student - teacher"),
                 ).min(-1),
@@ -88,7 +90,10 @@ def cost_and_quality() -> Dashboard:
                     "Grades behind it",
                     "How many answers were graded in a day, by route and source.",
                     "none",
-                    (selector("router_quality_moment:increase1d", 'moment="n"'), "{{route}} ({{source}})"),
+                    (
+                        selector("router_quality_moment:increase1d", 'moment="n", delivered="yes"'),
+                        "{{route}} ({{source}})",
+                    ),
                     width=8,
                 ),
                 chart(

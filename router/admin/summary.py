@@ -111,11 +111,13 @@ def _cost(counted: Values) -> dict[str, float]:
 
 
 def _quality(counted: Values) -> list[dict[str, Any]]:
-    """By whose answer was graded and where the grade comes from, each with its interval."""
+    """Of the answers that clients got: by model and where the grade comes from, each with its interval."""
     found = []
     for route, source in sorted(counted.by("router_quality_moments_total", "route", "source")):
         sums = {
-            moment: counted.total("router_quality_moments_total", route=route, source=source, moment=moment)
+            moment: counted.total(
+                "router_quality_moments_total", route=route, delivered="yes", source=source, moment=moment
+            )
             for moment in MOMENTS
         }
         estimate = Moments(n=round(sums.pop("n")), **sums).estimate("score")

@@ -51,9 +51,10 @@ class QualityMetrics(DriftMetrics):
         )
         self.quality_moments = self._quality_counter(
             "router_quality_moments",
-            "Sums over scores s in [0, 1] with weights w = 1 / propensity, by whose answer was graded: "
+            "Sums over scores s in [0, 1] with weights w = 1 / propensity, by whose answer was graded and whether the "
+            "client got that one: "
             "the mean is ws / w, its variance (w2s2 - 2 mean w2s + mean^2 w2) / w^2.",
-            ("route", "source", "moment"),
+            ("route", "delivered", "source", "moment"),
         )
         self.feedback = self._quality_counter("router_feedback", "Judgements that were kept, by kind.", ("kind",))
         for counter, label_sets in (
@@ -63,7 +64,7 @@ class QualityMetrics(DriftMetrics):
             (self.judge_orders, product(("agree", "disagree"))),
             (self.judge_scores, product(get_args(Position))),
             (self.judge_points, product(get_args(Position))),
-            (self.quality_moments, product(ROUTES, get_args(Source), Moments.__struct_fields__)),
+            (self.quality_moments, product(ROUTES, ("yes", "no"), get_args(Source), Moments.__struct_fields__)),
             (self.feedback, product(("score", "label", "correction"))),
         ):
             for labels in label_sets:
@@ -80,14 +81,17 @@ class QualityMetrics(DriftMetrics):
         for route in ROUTES:
             score = first.student if route == "student" else first.teacher
             if score is not None:
-                self.observe_score(route, "shadow", score, weight=1.0 / record.propensity)
+                delivered = route == record.delivered
+                self.observe_score(route, "shadow", score, weight=1.0 / record.propensity, delivered=delivered)
 
-    def observe_score(self, route: Route, source: Source, score: float, *, weight: float = 1.0) -> None:
+    def observe_score(
+        self, route: Route, source: Source, score: float, *, weight: float = 1.0, delivered: bool = True
+    ) -> None:
         """Add a score in [0, 1] to the sums."""
         moments = Moments()
         moments.add(score, weight)
         for moment, amount in asdict(moments).items():
-            self.quality_moments.labels(route, source, moment).inc(amount)
+            self.quality_moments.labels(route, "yes" if delivered else "no", source, moment).inc(amount)
 
     def observe_feedback(self, kinds: Iterable[str]) -> None:
         """Count what was kept of a judgement."""

@@ -174,7 +174,7 @@ def test_judgement_is_refused_when_the_log_is_off(start_gateway: StartGateway) -
 
 
 def moment(route: str, name: str) -> str:
-    return f'router_quality_moments_total{{moment="{name}",route="{route}",source="feedback"}}'
+    return f'router_quality_moments_total{{delivered="yes",moment="{name}",route="{route}",source="feedback"}}'
 
 
 def test_scores_are_counted_for_the_model_that_answered_whichever_process_hears_them(

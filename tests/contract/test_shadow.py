@@ -275,7 +275,8 @@ def test_grades_feed_the_sums_that_quality_is_estimated_from(
     assert {grade.grader for grade in grades} == {"exact/teacher"}
     assert {grade.teacher for grade in grades} == {1.0}
     assert sum(grade.student or 0.0 for grade in grades) >= 1.0
-    moment = 'router_quality_moments_total{{moment="{}",route="{}",source="shadow"}}'.format
-    assert gateway.metric(moment("n", "student")) == 2
-    assert gateway.metric(moment("w", "teacher")) == 2
-    assert gateway.metric(moment("ws", "student")) == sum(grade.student or 0.0 for grade in grades)
+    moment = 'router_quality_moments_total{{delivered="{}",moment="{}",route="{}",source="shadow"}}'.format
+    assert gateway.metric(moment("yes", "n", "student")) == 2
+    assert gateway.metric(moment("no", "w", "teacher")) == 2
+    assert gateway.metric(moment("no", "n", "student")) == gateway.metric(moment("yes", "n", "teacher")) == 0
+    assert gateway.metric(moment("yes", "ws", "student")) == sum(grade.student or 0.0 for grade in grades)

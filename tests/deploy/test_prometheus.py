@@ -237,7 +237,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for expression, at_least in (
             ("min(count_over_time(up[1m]))", 20),
             ("router_regression_score", 0.01),
-            ('count(router_quality_score{source="shadow"})', 2),  # the rules of quality run every 30 s
+            ('count(router_quality_score{source="shadow"})', 4),  # the rules of quality run every 30 s
         ):
             eventually(partial(reaches, url, expression, at_least))
         yield url
@@ -282,10 +282,10 @@ def test_figures_of_the_board_are_those_of_the_traffic(prometheus: str) -> None:
         prometheus, 'sum(router_requests_total{route="student"}) / sum(router_requests_total{route=~"student|teacher"})'
     )
     assert 0.2 < share < 0.8  # of six calls the student answers three, the teacher three, but for what is cached
-    score = value(prometheus, 'router_quality_score{route="student", source="feedback"}')
+    score = value(prometheus, 'router_quality_score{route="student", delivered="yes", source="feedback"}')
     assert 0.5 < score < 1.0
-    low = value(prometheus, 'router_quality_score_low{route="student", source="feedback"}')
-    high = value(prometheus, 'router_quality_score_high{route="student", source="feedback"}')
+    low = value(prometheus, 'router_quality_score_low{route="student", delivered="yes", source="feedback"}')
+    high = value(prometheus, 'router_quality_score_high{route="student", delivered="yes", source="feedback"}')
     assert low < score < high
 
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from policies.record import CAPTURE_LEVELS, CaptureLevel
 from policies.base import Route
+from policies.record import CAPTURE_LEVELS, CaptureLevel
 from router.decision_ids import DecisionIds, level_of, route_of, with_level, with_route
 
 

@@ -17,7 +17,9 @@ class Stand:
         self.requests = Counter("router_requests", "-", ("route", "reason", "outcome"), registry=registry)
         self.cost = Counter("router_cost_usd", "-", ("route",), registry=registry)
         self.all_teacher = Counter("router_counterfactual_cost_usd", "-", registry=registry)
-        self.moments = Counter("router_quality_moments", "-", ("route", "source", "moment"), registry=registry)
+        self.moments = Counter(
+            "router_quality_moments", "-", ("route", "delivered", "source", "moment"), registry=registry
+        )
         self.alarm = Gauge("router_drift_alarm", "-", ("detector",), registry=registry)
         self.duration = Histogram(
             "router_request_duration_seconds", "-", ("route",), buckets=(0.1, 1.0, 10.0), registry=registry
@@ -90,7 +92,7 @@ def test_memory_is_bounded_and_a_day_is_remembered() -> None:
 def test_quality_has_value_interval_and_n() -> None:
     stand = Stand()
     for moment, value in {"n": 40, "w": 400, "w2": 4000, "ws": 320, "w2s": 3200, "w2s2": 3200}.items():
-        stand.moments.labels("student", "shadow", moment).inc(value)
+        stand.moments.labels("student", "yes", "shadow", moment).inc(value)
     (row,) = summary_of(stand.history.window(None, steps=1))["quality"]
     assert (row["route"], row["source"], row["score"]["value"], row["score"]["n"]) == ("student", "shadow", 0.8, 40)
     assert row["score"]["low"] < 0.8 < row["score"]["high"]
