@@ -69,8 +69,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """Not longer than a module: while Playwright's synchronous API is open, its event loop runs, and no other test of
+    the process that needs a loop can have one."""
     try:
         with browser() as running:
             from playwright.sync_api import expect
