@@ -31,6 +31,7 @@ async def test_worker_tells_itself_to_end_when_its_parent_is_gone(moment: str) -
             parent.close()
             async with asyncio.timeout(10):
                 await told.wait()
+        assert told.is_set()
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
         parent.close()
