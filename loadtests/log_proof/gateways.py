@@ -17,6 +17,8 @@ from loadtests.systems import READY_TIMEOUT_S, free_port
 Target = Literal["worker", "parent", "all"]
 WORKER = "router.workers.worker"
 WORKERS = 2
+GAVE_UP = "a worker did not start"
+"""What a gateway says that ends because one of its first workers died."""
 REPLACED_TIMEOUT_S = 30.0
 ORPHAN_TIMEOUT_S = 15.0
 
@@ -111,8 +113,8 @@ class Gateways:
         workers = self.workers()
         if target == "worker" and workers:
             _kill(workers[index % len(workers)])
-            await self._replaced(set(workers))
-            return
+            if await self._replaced(set(workers)):
+                return
         _kill(self._child.pid)
         if target == "all":
             for pid in workers:
@@ -127,14 +129,24 @@ class Gateways:
         if child is not None:
             await asyncio.to_thread(child.stop)
 
-    async def _replaced(self, before: set[int]) -> None:
+    async def _replaced(self, before: set[int]) -> bool:
+        """False when the gateway has ended: it gives up when one of its first workers dies before it has started.
+
+        Raises: ChildError: the gateway ended for another reason, or does not replace the worker.
+        """
         assert self._child is not None  # noqa: S101 - started
         deadline_s = time.monotonic() + REPLACED_TIMEOUT_S
         while len(now := self.workers()) < WORKERS or set(now) == before:
-            self._child.check_alive()
+            try:
+                self._child.check_alive()
+            except ChildError:
+                if GAVE_UP in self._child.log_tail():
+                    return False
+                raise
             if time.monotonic() > deadline_s:
                 raise ChildError(f"the worker was not replaced within {REPLACED_TIMEOUT_S:.0f} s")
             await asyncio.sleep(0.05)
+        return True
 
     async def _without_orphans(self, workers: list[int]) -> None:
         """Workers follow their parent by themselves; those that do not are counted."""
