@@ -1,0 +1,22 @@
+"""The learners that `locum evaluate` compares, by what they may look at. The first of each is the recommended one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainer.routing.learner import Learner
+
+
+def prompt_learners() -> Sequence[Learner]:
+    """Routing before generation: from the text alone."""
+    return ()
+
+
+def draft_learners() -> Sequence[Learner]:
+    """The cascade: from the signals of the weak model's answer, and the text where there is one."""
+    return ()
+
+
+def reference() -> Learner | None:
+    """The frozen baseline that the cascade's learners are held against, on the same rows and folds."""
+    return None
