@@ -1,0 +1,101 @@
+"""What is known about a student's answer when a cascade judges it: the features of its score, and their names.
+
+The gateway measures them while the answer passes (router/logprob_tap.py) and keeps them in the record, so that the same
+decision can be taken again offline, and a score be learned from them. A signal that is None is missing, which says
+something by itself: an answer that states no confidence, or of which no second sample was asked for.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from policies.reasoning import STRUCTURE_NAMES, extract
+
+if TYPE_CHECKING:
+    from policies.base import RequestFeatures
+
+
+class DraftSignal(enum.StrEnum):
+    """A measurement of a draft that is too expensive to take of every one."""
+
+    AGREEMENT = "agreement"
+    """The student is asked once more, and the two answers are compared."""
+
+
+class DraftSignals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Measurements of one draft. Log probabilities and entropies in nats, over the answer without its stop token."""
+
+    mean_logprob: float | None = None
+    """As `policies.logprobs.mean_logprob` defines it."""
+    min_logprob: float | None = None
+    logprob_q10: float | None = None
+    """The 10 % quantile of the tokens' logprobs, interpolated linearly between the two nearest tokens."""
+    mean_margin: float | None = None
+    """Logprob of the most likely token less that of the second, averaged; None without `top_logprobs`."""
+    min_margin: float | None = None
+    mean_entropy: float | None = None
+    """Of the next token: over the most likely ones that the backend told, and all others as one more outcome."""
+    tokens: int | None = None
+    """Of the answer as it was judged, its stop token included."""
+    stated_confidence: float | None = None
+    """P(right) that the answer itself claims, in [0, 1]."""
+    agreement: float | None = None
+    """How far a second sample says the same, in [0, 1]."""
+    failed: tuple[str, ...] | None = None
+    """Validity checks that it does not pass, the gravest first (policies/validity.py); None: it was not checked."""
+    unavailable: tuple[DraftSignal, ...] = ()
+    """Asked for and not delivered: the second sample failed, came too late, or there was no room for one."""
+
+    @property
+    def valid(self) -> float | None:
+        """1.0: every check passed, 0.0: one did not, None: not checked."""
+        return None if self.failed is None else float(not self.failed)
+
+
+NO_DRAFT_SIGNALS = DraftSignals()
+
+ANSWER_NAMES = (
+    "mean_logprob",
+    "min_logprob",
+    "logprob_q10",
+    "mean_margin",
+    "min_margin",
+    "mean_entropy",
+    "tokens",
+    "stated_confidence",
+    "agreement",
+    "valid",
+)
+"""Signals of the answer. A file for `locum evaluate` may have columns of these names, or map its own to them."""
+NEED_TOP_LOGPROBS = frozenset({"mean_margin", "min_margin", "mean_entropy"})
+"""Those for which the backend has to tell the alternatives of every token."""
+PROMPT_NAMES = (
+    "prompt_tokens",
+    "retrieval_confidence",
+    "reasoning_effort",
+    *(f"prompt_{name}" for name in STRUCTURE_NAMES),
+)
+"""Signals of the request: its length, how sure the retrieval was, and cues of reasoning in the last user turn."""
+NAMES = (*ANSWER_NAMES, *PROMPT_NAMES)
+EFFORTS = {"none": 0.0, "minimal": 0.1, "low": 0.25, "medium": 0.5, "high": 0.75, "xhigh": 0.9, "max": 1.0}
+
+
+def values(signals: DraftSignals, features: RequestFeatures) -> dict[str, float | None]:
+    """Every signal under its name, the request's among them; None: missing."""
+    found = {name: getattr(signals, name) for name in ANSWER_NAMES}
+    measured = features.signals.prompt_tokens
+    effort = features.reasoning_effort
+    found["prompt_tokens"] = features.approx_prompt_tokens if measured is None else measured
+    found["retrieval_confidence"] = features.retrieval_confidence
+    found["reasoning_effort"] = None if effort is None else EFFORTS.get(effort.strip().lower())
+    found.update(prompt_values(features.last_user_turn))
+    return found
+
+
+def prompt_values(text: str) -> dict[str, float | None]:
+    """The cues in a prompt; all None where its text is not known."""
+    structure = extract(text).structure if text and not text.isspace() else (None,) * len(STRUCTURE_NAMES)
+    return {f"prompt_{name}": value for name, value in zip(STRUCTURE_NAMES, structure, strict=True)}
