@@ -19,4 +19,6 @@ def draft_learners() -> Sequence[Learner]:
 
 def reference() -> Learner | None:
     """The frozen baseline that the cascade's learners are held against, on the same rows and folds."""
-    return None
+    from trainer.routing.learners.reference import Reference  # noqa: PLC0415 - scikit-learn only where it is used
+
+    return Reference()
