@@ -11,6 +11,7 @@ import binascii
 import math
 from array import array
 from collections.abc import Sequence
+from math import isnan
 from operator import mul
 from typing import Literal
 
@@ -198,7 +199,7 @@ class LinearScorer:
         total = self._intercept
         for name, weight, missing, low, high in self._dense:
             value = inputs[name]
-            total += missing if value != value else weight * min(max(value, low), high)
+            total += missing if isnan(value) else weight * min(max(value, low), high)
         if self._lexical is not None and text is not None:
             total += self._lexical.score(text)
         if self._embedding is not None and embedding is not None:
@@ -242,7 +243,7 @@ class TreesScorer:
             node = root
             while (below := left[node]) >= 0:
                 value = values[feature[node]]
-                goes_left = value <= threshold[node] if value == value else self._missing_left[node]
+                goes_left = self._missing_left[node] if isnan(value) else value <= threshold[node]
                 node = below if goes_left else right[node]
             total += self._value[node]
         return total

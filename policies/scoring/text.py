@@ -1,13 +1,14 @@
 """What a prompt's text says about its difficulty: hashed words, pairs of words, parts of words, and its structure.
 
-The work per prompt is bounded: of a long text only the head and the tail are looked at. Nothing here was fitted: weights
-live in artefacts, and an artefact of another SCHEMA is refused. The words in the tables are English; prompts in other
+The work per prompt is bounded: of a long text only the head and the tail are looked at. Nothing here was fitted:
+weights live in artefacts, and an artefact of another SCHEMA is refused. The words in the tables are English; prompts in other
 languages are told apart by the hashed terms, which know no language.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from math import log1p
 from typing import NamedTuple
 from zlib import crc32
@@ -29,52 +30,33 @@ _OPTION = re.compile(r"^[ \t]{0,4}\(?([A-Za-z])[).:][ \t]*(.*)$", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s)")
 _LATEX = re.compile(r"\\[a-z]+|\$[^$\n]{1,80}\$|\^\{?\w|_\{")
 
-MATH_SIGNS = "=+*/^<>%|\\√π∑∫≤≥≠×÷±∞−"
+MATH_SIGNS = "=+*/^<>%|\\√π∑∫≤≥≠÷±∞\u00d7\u2212"
 CODE_SIGNS = "{}[]();_`#&"
 
-_WORD_SETS: dict[str, frozenset[str]] = {
-    "negations": frozenset(
-        "not no never none neither nor except false incorrect without unless least cannot isn aren doesn don didn wasn "
-        "won wouldn shouldn couldn false wrong unlikely".split()
-    ),
-    "superlatives": frozenset(
-        "best most least first primary primarily main mainly likely greatest largest smallest highest lowest only "
-        "always correct true accurate appropriate".split()
-    ),
-    "hypotheses": frozenset(
-        "if suppose assume given let assuming would were consider imagine hypothetical were when whether".split()
-    ),
-    "comparisons": frozenset(
-        "than more less fewer greater larger smaller compared relative difference between versus twice double half "
-        "triple times older younger faster slower longer shorter".split()
-    ),
-    "arithmetic": frozenset(
-        "sum total altogether average mean remaining left each every per product divided multiplied increase decrease "
-        "increased decreased rate ratio percent percentage fraction combined equally spend spent earn earned cost costs "
-        "profit discount interest".split()
-    ),
-    "fractions": frozenset(
-        "half third quarter fourth fifth sixth tenth thirds quarters fifths halves dozen twice triple double".split()
-    ),
-    "times": frozenset(
-        "second seconds minute minutes hour hours day days week weeks month months year years monday tuesday wednesday "
-        "thursday friday saturday sunday morning evening night today tomorrow yesterday am pm age old ago".split()
-    ),
-    "derivations": frozenset(
-        "prove derive deduce calculate compute determine solve evaluate find estimate approximately show simplify "
-        "explain why justify how".split()
-    ),
-    "lookups": frozenset("who when where define name capital term called known refers defined meaning".split()),
-    "pronouns": frozenset("i you he she his her him they their we my your who whom himself herself".split()),
-    "law": frozenset(
-        "court plaintiff defendant statute contract liability law legal jury trial constitutional property crime "
-        "murder negligence action state".split()
-    ),
-    "science": frozenset(
-        "energy force mass velocity cell cells protein acid gas electron atom temperature current voltage field "
-        "pressure reaction solution molecule gene dna function theorem group ring matrix vector".split()
-    ),
+_WORDS = {
+    "negations": "not no never none neither nor except false incorrect without unless cannot isn aren doesn don didn "
+    "wasn won wouldn shouldn couldn wrong unlikely",
+    "superlatives": "best most least first primary primarily main mainly likely greatest largest smallest highest "
+    "lowest only always correct true accurate appropriate",
+    "hypotheses": "if suppose assume given let assuming would were consider imagine hypothetical when whether",
+    "comparisons": "than more less fewer greater larger smaller compared relative difference between versus twice "
+    "double half triple times older younger faster slower longer shorter",
+    "arithmetic": "sum total altogether average mean remaining left each every per product divided multiplied increase "
+    "decrease increased decreased rate ratio percent percentage fraction combined equally spend spent earn earned cost "
+    "costs profit discount interest",
+    "fractions": "half third quarter fourth fifth sixth tenth thirds quarters fifths halves dozen twice triple double",
+    "times": "second seconds minute minutes hour hours day days week weeks month months year years monday tuesday "
+    "wednesday thursday friday saturday sunday morning evening night today tomorrow yesterday am pm age old ago",
+    "derivations": "prove derive deduce calculate compute determine solve evaluate find estimate approximately show "
+    "simplify explain why justify how",
+    "lookups": "who when where define name capital term called known refers defined meaning",
+    "pronouns": "i you he she his her him they their we my your who whom himself herself",
+    "law": "court plaintiff defendant statute contract liability law legal jury trial constitutional property crime "
+    "murder negligence action state",
+    "science": "energy force mass velocity cell cells protein acid gas electron atom temperature current voltage field "
+    "pressure reaction solution molecule gene dna function theorem group ring matrix vector",
 }
+_WORD_SETS = {name: frozenset(words.split()) for name, words in _WORDS.items()}
 _QUESTION_WORDS = ("which", "what", "how", "why", "who", "when", "where")
 _ALL_OF_THEM = ("all of the above", "none of the above", "both", "neither")
 
@@ -141,7 +123,7 @@ def extract(text: str) -> TextFeatures:
     tokens = _TOKEN.findall(text.lower())
     shapes = [_shape(token) if token[0].isdigit() else token[:MAX_WORD_CHARS] for token in tokens]
     words = dict.fromkeys(shapes)
-    pairs = dict.fromkeys(map(" ".join, zip(shapes, shapes[1:], strict=False)))
+    pairs = dict.fromkeys(map(" ".join, pairwise(shapes)))
     return TextFeatures((log1p(chars), *_structure(text, tokens, words)), tuple(words), tuple(pairs))
 
 
@@ -221,7 +203,7 @@ def _value(number: str) -> float:
 
 
 def _options(text: str, lowered: str) -> tuple[float, ...]:
-    """From `text_options` to `text_stem_ends_open`: the choices of a multiple-choice question and what precedes them."""
+    """From `text_options` to `text_stem_ends_open`: the choices of a question and what precedes them."""
     found = _OPTION.findall(text)[:MAX_OPTIONS]
     first = _OPTION.search(text) if len(found) > 1 else None
     stem = (text[: first.start()] if first else text).rstrip()
