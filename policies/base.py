@@ -17,6 +17,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from policies.draft_signals import DraftSignal
     from policies.record import Draft
 
 Route = Literal["student", "teacher"]
@@ -162,7 +163,8 @@ class Policy(Protocol):
 class Reviewer(Protocol):
     """A policy that judges the student's draft. It stands in `[[routing.policies]]` like the others; the chain asks it
     after generation, in the same order. A class with both `decide` and `review` is asked at both times. One that judges
-    streams by their beginning has a `commit_window` as well.
+    streams by their beginning has a `commit_window` as well, and one that needs more of a draft than its text and its
+    logprobs has the members of a `MeasuringReviewer`.
     """
 
     @property
@@ -179,6 +181,47 @@ class Reviewer(Protocol):
         """`teacher`: the draft is thrown away and the teacher answers. `student`: the draft is the answer, whatever
         later reviewers would say. An abstention lets the next one speak; when all abstain the draft is the answer."""
         ...
+
+
+@runtime_checkable
+class MeasuringReviewer(Reviewer, Protocol):
+    """A reviewer that judges by measurements which are not taken of every draft.
+
+    As before generation: a policy is pure and names what it needs, the gateway measures it and asks again, and what was
+    measured is in the record, so that the same decision can be taken from there.
+    """
+
+    @property
+    def measures(self) -> DraftMeasures:
+        """What these options may ask for."""
+        ...
+
+    def read(self, features: RequestFeatures, draft: Draft) -> Draft:
+        """The draft with the signals that this reviewer takes from its text, and from that of the request: the record
+        may keep neither. Called before `needs_draft` and again behind every measurement."""
+        ...
+
+    def needs_draft(self, features: RequestFeatures, draft: Draft) -> DraftSignal | None:
+        """A measurement without which `review` cannot judge well, or None. One that is in `draft.signals.unavailable`
+        will not come."""
+        ...
+
+
+class SecondSample(msgspec.Struct, frozen=True, kw_only=True):
+    """How the student is asked once more."""
+
+    temperature: float
+    timeout_s: float
+    max_inflight: int
+    """Second samples at one time in one process; a draft that finds no room is judged without."""
+
+
+class DraftMeasures(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be measured of a draft beside its text and the logprobs of its tokens."""
+
+    top_logprobs: int = 0
+    """How many of the most likely tokens the backend shall tell at every place."""
+    second_sample: SecondSample | None = None
 
 
 class CommitWindow(msgspec.Struct, frozen=True, kw_only=True):

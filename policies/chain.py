@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import msgspec
 
-from policies.base import Abstain, CommitWindow, Policy, RequestFeatures, Reviewer, Route, RouteDecision, Signal
+from policies.base import (
+    Abstain,
+    CommitWindow,
+    DraftMeasures,
+    MeasuringReviewer,
+    Policy,
+    RequestFeatures,
+    Reviewer,
+    Route,
+    RouteDecision,
+    Signal,
+)
+from policies.draft_signals import DraftSignal
 
 if TYPE_CHECKING:
     from policies.record import Draft
@@ -84,6 +96,9 @@ class PolicyChain:
         ]
         self.commit_window = _widest([seat.window for seat in self._reviewer_seats if seat.window is not None])
         """What is held back of a student's stream; None: nothing."""
+        self._measuring = [each for each in reviewers if isinstance(each, MeasuringReviewer)]
+        self.measures = _all_of([each.measures for each in self._measuring])
+        """What may be asked for about a draft."""
         self._default = RouteDecision(route=default_route, reason="default", policy="default", version=version)
         self._on_error = RouteDecision(route=on_policy_error, reason="policy_error")
 
@@ -113,6 +128,27 @@ class PolicyChain:
                 break
         return Evaluation(decision=decision or self._default, votes=tuple(votes), features=features)
 
+    def read(self, features: RequestFeatures, draft: Draft) -> Draft:
+        """The draft with what the reviewers take from the texts. A reviewer that fails here fails in `review` again."""
+        for reviewer in self._measuring:
+            try:
+                draft = reviewer.read(features, draft)
+            except Exception:
+                logger.warning("reviewer %s cannot read a draft", reviewer.name, exc_info=True)
+        return draft
+
+    def needs_draft(self, features: RequestFeatures, draft: Draft) -> DraftSignal | None:
+        """A measurement that a reviewer needs and that has not been tried yet."""
+        for reviewer in self._measuring:
+            try:
+                signal = reviewer.needs_draft(features, draft)
+            except Exception:
+                logger.warning("reviewer %s cannot say what it needs", reviewer.name, exc_info=True)
+                continue
+            if signal is not None and not (draft.signals and signal in draft.signals.unavailable):
+                return DraftSignal(signal)
+        return None
+
     def review(self, features: RequestFeatures, draft: Draft) -> tuple[RouteDecision | None, tuple[Vote, ...]]:
         """Ask the reviewers about the student's draft; the first that does not abstain decides.
 
@@ -141,6 +177,13 @@ def _widest(windows: Sequence[CommitWindow]) -> CommitWindow | None:
     if not windows:
         return None
     return CommitWindow(tokens=max(w.tokens for w in windows), time_s=max(w.time_s for w in windows))
+
+
+def _all_of(measures: Sequence[DraftMeasures]) -> DraftMeasures:
+    """Of several second samples the first one's way of asking counts: there is one for all."""
+    samples = [each.second_sample for each in measures if each.second_sample is not None]
+    top_logprobs = max((each.top_logprobs for each in measures), default=0)
+    return DraftMeasures(top_logprobs=top_logprobs, second_sample=samples[0] if samples else None)
 
 
 async def _with_signals(

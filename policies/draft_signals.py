@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from policies.reasoning import STRUCTURE_NAMES, extract
-
 if TYPE_CHECKING:
     from policies.base import RequestFeatures
 
@@ -46,6 +44,10 @@ class DraftSignals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """How far a second sample says the same, in [0, 1]."""
     failed: tuple[str, ...] | None = None
     """Validity checks that it does not pass, the gravest first (policies/validity.py); None: it was not checked."""
+    score: float | None = None
+    """P(the student is inadequate) as `scored_by` gave it: a model may read texts, which a record need not have."""
+    scored_by: str | None = None
+    """Hash of that model."""
     unavailable: tuple[DraftSignal, ...] = ()
     """Asked for and not delivered: the second sample failed, came too late, or there was no room for one."""
 
@@ -72,30 +74,17 @@ ANSWER_NAMES = (
 """Signals of the answer. A file for `locum evaluate` may have columns of these names, or map its own to them."""
 NEED_TOP_LOGPROBS = frozenset({"mean_margin", "min_margin", "mean_entropy"})
 """Those for which the backend has to tell the alternatives of every token."""
-PROMPT_NAMES = (
-    "prompt_tokens",
-    "retrieval_confidence",
-    "reasoning_effort",
-    *(f"prompt_{name}" for name in STRUCTURE_NAMES),
-)
-"""Signals of the request: its length, how sure the retrieval was, and cues of reasoning in the last user turn."""
+PROMPT_NAMES = ("prompt_tokens", "retrieval_confidence", "reasoning_effort")
+"""Signals of the request. Cues in its text are features of the text (policies/scoring/text.py)."""
 NAMES = (*ANSWER_NAMES, *PROMPT_NAMES)
 EFFORTS = {"none": 0.0, "minimal": 0.1, "low": 0.25, "medium": 0.5, "high": 0.75, "xhigh": 0.9, "max": 1.0}
 
 
 def values(signals: DraftSignals, features: RequestFeatures) -> dict[str, float | None]:
     """Every signal under its name, the request's among them; None: missing."""
-    found = {name: getattr(signals, name) for name in ANSWER_NAMES}
-    measured = features.signals.prompt_tokens
-    effort = features.reasoning_effort
+    found: dict[str, float | None] = {name: getattr(signals, name) for name in ANSWER_NAMES}
+    measured, effort = features.signals.prompt_tokens, features.reasoning_effort
     found["prompt_tokens"] = features.approx_prompt_tokens if measured is None else measured
     found["retrieval_confidence"] = features.retrieval_confidence
     found["reasoning_effort"] = None if effort is None else EFFORTS.get(effort.strip().lower())
-    found.update(prompt_values(features.last_user_turn))
     return found
-
-
-def prompt_values(text: str) -> dict[str, float | None]:
-    """The cues in a prompt; all None where its text is not known."""
-    structure = extract(text).structure if text and not text.isspace() else (None,) * len(STRUCTURE_NAMES)
-    return {f"prompt_{name}": value for name, value in zip(STRUCTURE_NAMES, structure, strict=True)}

@@ -1,19 +1,33 @@
-"""The mean log probability of an answer: one definition for the gateway, tuning and evaluation.
+"""What the log probabilities of an answer say: one definition for the gateway, tuning and evaluation.
 
-A cascade compares what it measures now with what its calibrator was fitted on: a difference in how the mean is taken
-would shift every score.
+A cascade compares what it measures now with what its calibrator, or its model, was fitted on: a difference in how the
+mean is taken would shift every score.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
+
+from policies.draft_signals import DraftSignals
 
 MAX_TOKEN_CHARS = 1024
 """No vocabulary has longer tokens: so much of a text's end is enough to look for one."""
 CUT_OFF = (None, "length")
 """Finish reasons of an answer whose last token is no stop token."""
+LOWEST = -100.0
+"""Nats. Where a backend means "impossible" it writes -9999 or less, which would drown everything else."""
+MAX_KEPT_TOKENS = 32_768
+"""The quantile is that of so many tokens at the beginning."""
+LOW_QUANTILE = 0.1
+
+
+class Alternative(msgspec.Struct, gc=False):
+    """One of the most likely tokens at a place."""
+
+    logprob: float
 
 
 class TokenLogprob(msgspec.Struct, gc=False):
@@ -23,6 +37,8 @@ class TokenLogprob(msgspec.Struct, gc=False):
     """Nats."""
     token: str = ""
     bytes: list[int] | None = None
+    top_logprobs: list[Alternative] | None = None
+    """Most likely first, as backends send them; nothing here depends on their order."""
 
 
 def mean_logprob(tokens: Sequence[TokenLogprob], text: str | None, finish_reason: str | None) -> float | None:
@@ -46,10 +62,65 @@ def _is_stop(last: TokenLogprob, text: str, finish_reason: str | None) -> bool:
     return not spelled or not text.encode("utf-8", "replace").endswith(spelled)
 
 
-class RunningMean:
-    """`mean_logprob` of a stream: of what has been read of it so far, without keeping it."""
+def measured(tokens: Sequence[TokenLogprob], text: str | None, finish_reason: str | None) -> DraftSignals:
+    """The signals of a whole answer's tokens. Raises: ValueError: as `mean_logprob`."""
+    running = RunningSignals()
+    running.add(tokens, text or "")
+    return running.signals(finish_reason)
 
-    __slots__ = ("_last", "_sum", "_tail", "tokens")
+
+class _Spread:
+    """How the tokens so far are spread, but for the mean."""
+
+    __slots__ = ("_entropies", "_entropy", "_logprobs", "_margin", "_margins", "_min", "_min_margin")
+
+    def __init__(self) -> None:
+        self._logprobs: list[float] = []
+        self._min = math.inf
+        self._margin, self._margins, self._min_margin = 0.0, 0, math.inf
+        self._entropy, self._entropies = 0.0, 0
+
+    def add(self, token: TokenLogprob) -> None:
+        logprob = max(token.logprob, LOWEST)
+        self._min = min(self._min, logprob)
+        if len(self._logprobs) < MAX_KEPT_TOKENS:
+            self._logprobs.append(logprob)
+        if not token.top_logprobs:
+            return
+        best = sorted((max(each.logprob, LOWEST) for each in token.top_logprobs), reverse=True)
+        self._entropy += _entropy(best)
+        self._entropies += 1
+        if len(best) > 1:
+            margin = best[0] - best[1]
+            self._margin += margin
+            self._margins += 1
+            self._min_margin = min(self._min_margin, margin)
+
+    def signals(self, mean: float | None, tokens: int, last: TokenLogprob | None) -> DraftSignals:
+        """With a last token that has not been added; what is known so far stays as it is."""
+        if last is not None:
+            ended = _Spread()
+            for name in _Spread.__slots__:
+                setattr(ended, name, getattr(self, name))
+            ended._logprobs = self._logprobs.copy()
+            ended.add(last)
+            return ended.signals(mean, tokens, None)
+        self._logprobs.sort()  # nearly in order already where it is asked for again
+        return DraftSignals(
+            mean_logprob=mean,
+            min_logprob=self._min if self._logprobs else None,
+            logprob_q10=_quantile(self._logprobs, LOW_QUANTILE),
+            mean_margin=self._margin / self._margins if self._margins else None,
+            min_margin=self._min_margin if self._margins else None,
+            mean_entropy=self._entropy / self._entropies if self._entropies else None,
+            tokens=tokens or None,
+        )
+
+
+class RunningSignals:
+    """The signals of a stream: of what has been read of it so far, without keeping its texts."""
+
+    __slots__ = ("_last", "_spread", "_sum", "_tail", "tokens")
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -57,26 +128,53 @@ class RunningMean:
         """Without the last token, which may turn out to be the stop token."""
         self._last: TokenLogprob | None = None
         self._tail = ""
+        self._spread = _Spread()
 
     def add(self, tokens: Sequence[TokenLogprob], text: str) -> None:
         """The next tokens, and the text that they add to the answer."""
         for token in tokens:
             if self._last is not None:
                 self._sum += self._last.logprob
+                self._spread.add(self._last)
             self._last = token
         self.tokens += len(tokens)
         if text:
             self._tail = (self._tail + text)[-MAX_TOKEN_CHARS:]
 
-    def value(self, finish_reason: str | None) -> float | None:
-        """Nats; None without tokens. Raises: ValueError: as `mean_logprob`."""
+    def mean(self, finish_reason: str | None) -> float | None:
+        """`mean_logprob`, nats; None without tokens. Raises: ValueError: as `mean_logprob`."""
         if self._last is None:
             return None
         if not _is_stop(self._last, self._tail, finish_reason):
             return (self._sum + self._last.logprob) / self.tokens
         return self._sum / (self.tokens - 1) if self.tokens > 1 else None
 
+    def signals(self, finish_reason: str | None) -> DraftSignals:
+        """Raises: ValueError: as `mean_logprob`."""
+        last = self._last
+        if last is not None and _is_stop(last, self._tail, finish_reason):
+            last = None
+        return self._spread.signals(self.mean(finish_reason), self.tokens, last)
+
 
 def mean_logprob_of(entries: object, text: str | None, finish_reason: str | None) -> float | None:
-    """The same from decoded JSON. Raises: ValueError: it is no list of entries."""
+    """`mean_logprob` from decoded JSON. Raises: ValueError: it is no list of entries."""
     return mean_logprob(msgspec.convert(entries or [], list[TokenLogprob]), text, finish_reason)
+
+
+def _entropy(logprobs: Sequence[float]) -> float:
+    """Of the outcomes that were told and one for all others, nats. What lies above 1 in sum is rounding."""
+    told = [math.exp(min(0.0, logprob)) for logprob in logprobs]
+    rest = 1.0 - math.fsum(told)
+    entropy = -math.fsum(share * math.log(share) for share in told if share)
+    return entropy - rest * math.log(rest) if rest > 0.0 else entropy
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float | None:
+    """Between the two nearest values, linearly."""
+    if not ordered:
+        return None
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

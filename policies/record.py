@@ -12,6 +12,8 @@ import msgspec
 
 from policies.base import RequestFeatures, Route, RouteDecision
 from policies.chain import Vote
+from policies.draft_signals import DraftSignals
+from policies.grading import NUMERIC_TOLERANCE, Grader
 
 SCHEMA_VERSION = 1
 
@@ -69,6 +71,12 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd: float | None = None
     """What the draft cost; part of the record's `cost_usd` as well, unless that is unknown. When the client leaves
     while the teacher is asked, it is all that is known."""
+    signals: DraftSignals | None = None
+    """What was measured of it, and what it was judged by; None: by a release that measured nothing but the mean."""
+    sample_usage: Usage | None = None
+    """Of the second sample, where one was asked for; part of `usage`. Estimated where it came too late."""
+    sample_cost_usd: float | None = None
+    """Of the second sample; part of `cost_usd`."""
     escalated: bool = False
     review: RouteDecision | None = None
     """The decision of the reviewing policy, with score and threshold; None when all of them abstained."""
@@ -177,6 +185,14 @@ class Grade(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The judge's score of the student's answer in the order that shows it first: with the next one, the judge's
     bias for a position."""
     student_when_second: float | None = None
+    compares: Grader | None = None
+    """How a grader with a name of its own compares texts; None: its name says it, or it compares none."""
+    tolerance: float = NUMERIC_TOLERANCE
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether it says anything of either answer."""
+        return self.student is not None or self.teacher is not None
 
 
 ShadowStatus = Literal[

@@ -16,11 +16,17 @@ class Additions(NamedTuple):
 
     logprobs: bool = False
     token_ids: bool = False
+    top_logprobs: int = 0
+    """How many of the most likely tokens at each place; they come within `logprobs`, and go with them."""
 
-    def options(self) -> tuple[str, ...]:
-        """The members of a request that ask for it; each is `true`."""
-        named = (("logprobs", self.logprobs), ("return_token_ids", self.token_ids))
-        return tuple(name for name, asked in named if asked)
+    def options(self) -> dict[str, str]:
+        """The members of a request that ask for it, with their values as JSON."""
+        named = (
+            ("logprobs", "true" if self.logprobs else ""),
+            ("top_logprobs", str(self.top_logprobs) if self.logprobs and self.top_logprobs else ""),
+            ("return_token_ids", "true" if self.token_ids else ""),
+        )
+        return {name: value for name, value in named if value}
 
 
 NOTHING = Additions()
@@ -39,10 +45,13 @@ def additions_to(values: dict[str, Any], wanted: Additions, *, choices: int, kee
     """
     if choices != 1:
         return NOTHING
+    # `top_logprobs` without `logprobs` is a mistake that the client shall hear of; and what a client asks for itself is
+    # what it gets: the margins of such an answer stay unknown unless it asks for enough.
+    logprobs = wanted.logprobs and _is_unasked(values, "logprobs") and values.get("top_logprobs") is None
     return Additions(
-        # `top_logprobs` without `logprobs` is a mistake that the client shall hear of.
-        logprobs=wanted.logprobs and _is_unasked(values, "logprobs") and values.get("top_logprobs") is None,
+        logprobs=logprobs,
         token_ids=wanted.token_ids and keeps_text and _is_unasked(values, "return_token_ids"),
+        top_logprobs=wanted.top_logprobs if logprobs else 0,
     )
 
 

@@ -85,8 +85,8 @@ class ChatRequest:
         stream lacks it."""
         add: dict[str, str] = {}
         replace = {"model": _quoted(model)}
-        for option in added.options() if added is not NOTHING else ():
-            (replace if option in self.body.members else add)[option] = "true"
+        for option, value in added.options().items() if added is not NOTHING else ():
+            (replace if option in self.body.members else add)[option] = value
         if self.stream and not self.wants_usage:
             options = self.body.values.get("stream_options")
             if isinstance(options, dict) and options:

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from policies.logprobs import RunningMean, TokenLogprob
+from policies.draft_signals import NO_DRAFT_SIGNALS, DraftSignals
+from policies.logprobs import RunningSignals, TokenLogprob
 from router.additions import without_in_chunk
 from router.answers import OTHER_THAN_TEXT
 from router.sse import FrameSplitter, frames_of, payload
@@ -57,7 +58,7 @@ class LogprobTap(FrameSplitter):
         self._hidden = hidden
         self._spells_nulls: bool | None = None
         """Whether the backend spells absent members; None: it has not shown yet."""
-        self._mean = RunningMean()
+        self._running = RunningSignals()
 
     def feed(self, data: bytes) -> bytes:
         block = super().feed(data)
@@ -71,9 +72,16 @@ class LogprobTap(FrameSplitter):
     def mean_logprob(self, finish_reason: str | None) -> float | None:
         """Over the tokens so far without the stop token, nats; None when the backend told none."""
         try:
-            return self._mean.value(finish_reason)
+            return self._running.mean(finish_reason)
         except ValueError:  # "bytes" that are none
             return None
+
+    def signals(self, finish_reason: str | None) -> DraftSignals:
+        """What the tokens so far say, the stop token apart; empty when the backend told no logprobs."""
+        try:
+            return self._running.signals(finish_reason)
+        except ValueError:
+            return NO_DRAFT_SIGNALS
 
     def _passed(self, frame: bytes, *, counts: bool) -> bytes:
         """The frame as the client may see it."""
@@ -120,7 +128,7 @@ class LogprobTap(FrameSplitter):
         if tokens:
             self.tokens += len(tokens)
             text = delta.get("content")
-            self._mean.add(tokens, text if isinstance(text, str) else "")
+            self._running.add(tokens, text if isinstance(text, str) else "")
         elif any(value for key, value in delta.items() if key != "role"):
             self.tokens += 1
 

@@ -44,8 +44,8 @@ class ShadowRequest(ChatRequest):
         values = self.body.members
         replace = {"model": json.dumps(backend.model)} | ({"stream": "false"} if "stream" in values else {})
         add: dict[str, str] = {}
-        for option in added.options():
-            (replace if option in values else add)[option] = "true"
+        for option, value in added.options().items():
+            (replace if option in values else add)[option] = value
         return Outgoing(
             CHAT, self.body.splice(replace=replace, remove=("router", "stream_options"), add=add), hides_usage=True
         )
@@ -144,7 +144,7 @@ class OtherModels:
     async def _call(self, replica: Replica, generation: Generation, request: ShadowRequest) -> Asked:
         live = replica.backend
         wanted = generation.wanted if live.route == "student" else NOTHING
-        added = request.additions(wanted._replace(token_ids=False), keeps_text=True)
+        added = request.additions(wanted._replace(token_ids=False, top_logprobs=0), keeps_text=True)
         twin = await self._twin(live)
         started_s, entered_at = time.monotonic(), live.machine.enter() if live.machine else 0.0
         machine_usd: float | None = None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.logprobs import RunningMean, TokenLogprob, mean_logprob, mean_logprob_of
+from policies.logprobs import RunningSignals, TokenLogprob, mean_logprob, mean_logprob_of
 
 STOP = {"token": "<|im_end|>", "logprob": -9.0, "bytes": list(b"<|im_end|>")}
 
@@ -61,7 +61,7 @@ def test_running_mean_of_a_stream_is_that_of_the_whole_answer(
     def token(text: str, logprob: float) -> TokenLogprob:
         return TokenLogprob(logprob, text, list(text.encode()) if tells_bytes else None)
 
-    running, whole, text = RunningMean(), [], ""
+    running, whole, text = RunningSignals(), [], ""
     for piece in read:
         tokens, added = [token(*each) for each in piece], "".join(each for each, _ in piece)
         running.add(tokens, added)
@@ -70,6 +70,6 @@ def test_running_mean_of_a_stream_is_that_of_the_whole_answer(
         running.add([token("<|im_end|>", -9.0)], "")
         whole.append(token("<|im_end|>", -9.0))
     expected = mean_logprob(whole, text, finish_reason)
-    found = running.value(finish_reason)
+    found = running.mean(finish_reason)
     assert found == (None if expected is None else pytest.approx(expected))
     assert running.tokens == len(whole)
