@@ -7,6 +7,8 @@ import re
 from typing import Literal
 
 Grader = Literal["exact", "numeric", "contains"]
+NUMERIC_TOLERANCE = 1e-6
+"""Relative difference between numbers that is none."""
 
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*)?\.?\d+(?:[eE][-+]?\d+)?")
 _EDGES = " \t\r\n.!\"'`*"
@@ -29,7 +31,7 @@ def normal(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip(_EDGES).casefold()
 
 
-def is_right(answer: str | None, label: str, grader: Grader, *, tolerance: float = 1e-6) -> bool:
+def is_right(answer: str | None, label: str, grader: Grader, *, tolerance: float = NUMERIC_TOLERANCE) -> bool:
     """No answer is a wrong answer.
 
     Args:

@@ -6,8 +6,9 @@
     for part in estimates.report(): ...
 
 A request is drawn for shadowing with a known probability, so its grades count 1 / propensity times and the estimates
-hold for all traffic, not for the sample. What people say in feedback is a sample that chose itself: it is kept apart
-and not weighed. Sums of two logs, or of two days, add up.
+hold for all traffic, not for the sample. A label that came by feedback grades both answers, also when it came after the
+grades. What people say in feedback is a sample that chose itself: it is kept apart and not weighed. Sums of two logs,
+or of two days, add up.
 
 What routing costs in quality is measured where it can be lost: on requests that the student answered, both answers
 are graded, and the mean difference times the student's share is the loss against all-teacher. It is paired, so the
@@ -25,6 +26,7 @@ from policies.base import Route
 from policies.intervals import Estimate, Kind, Moments, combined, missing, proportion
 from policies.judgements import Judgement
 from policies.record import DecisionRecord, Grade, ShadowRecord
+from policies.regrading import with_label
 
 ROUTES: tuple[Route, ...] = ("student", "teacher")
 BY = ("route", "student", "reason", "grader")
@@ -170,7 +172,7 @@ class Part:
                 "on_student_answers": self.sides["student"].difference.n,
                 "feedback": sum(side.feedback.n for side in self.sides.values()),
                 "missing_for_1_point": self.missing(),
-                "by_grader": dict(self.graders.most_common()),
+                "by_grader": dict((+self.graders).most_common()),
             },
             "drawn": dict(drawn.most_common()),
             "coverage": proportion(drawn["ok"], drawn.total()).as_json() if drawn else None,
@@ -205,7 +207,10 @@ class Estimates:
         """One request. What nobody answered, and what is no traffic, does not count."""
         if record.purpose != "traffic" or record.outcome not in ("ok", "degraded") or record.route is None:
             return
-        of_shadow = [(shadow, counted(shadow.grades)) for shadow in shadows if shadow.delivered == record.route]
+        shadows = [shadow for shadow in shadows if shadow.delivered == record.route]
+        if judgement is not None and judgement.label is not None:
+            shadows = [with_label(shadow, record, judgement.label) for shadow in shadows]
+        of_shadow = [(shadow, counted(shadow.grades)) for shadow in shadows]
         grader = next((grade.grader for _, grade in of_shadow if grade is not None), "none")
         parts = [self._all] if self.by is None else [self._all, self._part(_name(self.by, record, grader))]
         for part in parts:
@@ -216,7 +221,7 @@ class Estimates:
             for shadow, grade in of_shadow:
                 side.add_shadow(shadow, grade)
                 for each in shadow.grades:
-                    part.graders[each.grader] += 1
+                    part.graders[each.grader] += each.is_scored
                     part.judge.add(each)
 
     def _part(self, name: str) -> Part:
@@ -244,7 +249,7 @@ def counted(grades: Iterable[Grade]) -> Grade | None:
 
     The order is that of the configuration: whoever lists several graders for a tag trusts the first one most.
     """
-    scored = [grade for grade in grades if grade.student is not None or grade.teacher is not None]
+    scored = [grade for grade in grades if grade.is_scored]
     both = (grade for grade in scored if grade.student is not None and grade.teacher is not None)
     return next(both, scored[0] if scored else None)
 

@@ -8,11 +8,15 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+from msgspec.structs import replace
+
+from policies.grading import Grader as ComparisonKind
 from policies.grading import is_right, last_number
 from policies.json_schema import UnsupportedSchema, is_valid
 from policies.record import Grade, Usage
+from policies.regrading import BY_LABEL, BY_TEACHER, comparison, scored
 from router.config import ConfigError
 from router.config.quality import GraderConfig
 from router.encoder import Encoder
@@ -29,19 +33,19 @@ class ComparisonGrader:
     """`exact`, `numeric`, `contains`: with a label, else with the teacher's answer. The latter is agreement: there the
     teacher is right by definition, and the grader's name says so."""
 
-    def __init__(self, kind: Literal["exact", "numeric", "contains"], name: str, tolerance: float) -> None:
+    def __init__(self, kind: ComparisonKind, name: str, tolerance: float) -> None:
         self._kind = kind
-        self._name = name
+        self._by_label = comparison(name, kind, tolerance, BY_LABEL)
+        self._by_teacher = comparison(name, kind, tolerance, BY_TEACHER)
         self._is_right = partial(is_right, grader=kind, tolerance=tolerance)
 
     async def grade(self, pair: Pair) -> Verdict:
         if pair.label is not None:
-            student, teacher = (float(self._is_right(answer, pair.label)) for answer in (pair.student, pair.teacher))
-            return Verdict(Grade(grader=f"{self._name}/label", student=student, teacher=teacher))
+            return Verdict(scored(self._by_label, pair.student, pair.teacher, pair.label))
         if self._kind == "contains" or (self._kind == "numeric" and last_number(pair.teacher) is None):
-            return SILENT  # the teacher's answer as a whole is no label
+            return Verdict(self._by_label)  # the teacher's answer as a whole is no label; one may come
         agreed = float(self._is_right(pair.student, pair.teacher))
-        return Verdict(Grade(grader=f"{self._name}/teacher", student=agreed, teacher=1.0))
+        return Verdict(replace(self._by_teacher, student=agreed, teacher=1.0))
 
 
 class EmbeddingGrader:
