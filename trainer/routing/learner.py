@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from policies.scoring.model import ScoreArtefact, TrainingData
 from trainer.routing.outcomes import Floats, Ints, Outcomes
 
 
@@ -15,12 +16,13 @@ class Scorer(Protocol):
     """What a fit leaves behind."""
 
     def score(self, rows: Outcomes) -> Floats:
-        """Estimates E[strong - weak] of each row, up to a monotone map that is the same for all of its folds.
+        """Estimates E[strong - weak] of each row, up to a monotone map that is the same in all folds.
 
         May use only `text`, `signals` and `categorical` of the rows.
 
         Returns:
-            [n], finite; higher means teacher. A calibrated P in [0, 1] is best: folds are pooled.
+            [n], in [0, 1]; higher means teacher. Calibrated as P(strong better): the rows of all folds are ranked
+            together, and the report's calibration error is against that event.
         """
         ...
 
@@ -40,5 +42,18 @@ class Learner(Protocol):
         Args:
             rows: `strong - weak` takes at least two values among them.
             groups: [n], rows of one number are near-duplicates: an inner split may not part them.
+        """
+        ...
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A scorer that a policy can decide with."""
+
+    def artefact(self, training: TrainingData) -> ScoreArtefact:
+        """The fitted score as a file, for `difficulty` or `cascade`.
+
+        Only what was learned: `reliability`, `ece`, `measures` and `default_threshold` are those of the cross-fitted
+        scores, and the caller puts them in (give `()` and 0.0).
         """
         ...
