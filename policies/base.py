@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import msgspec
 from pydantic import BaseModel, ConfigDict
 
+from policies.window import CommitWindow as CommitWindow
+
 if TYPE_CHECKING:
     from policies.draft_signals import DraftSignal
     from policies.record import Draft
@@ -35,6 +37,31 @@ class Signal(enum.StrEnum):
     PROMPT_EMBEDDING = "prompt_embedding"
 
 
+class Quote(msgspec.Struct, frozen=True, kw_only=True):
+    """What the teacher's answer to one request is expected to take out of the day's budget, and what that is worth."""
+
+    price: float
+    """Of one unit of `cost`, in score: an escalation has to be `price * cost` above its threshold. At least 0."""
+    cost: float
+    """Expected, in thousands of tokens or in USD, as the budget is."""
+    tokens: float
+    """Expected of the teacher's answer itself."""
+
+
+class Lot(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gateway draws for a request, so that exploration is a pure function and replays to the same route."""
+
+    draw: float
+    """Uniform in [0, 1), from the decision id alone."""
+    share: float = 1.0
+    """How much of the probability of exploring towards the teacher the budget leaves. It follows from requests that
+    have ended, never from this one."""
+    reviewed: bool = False
+    """The student's answer would be judged by reviewers."""
+    excluded: str | None = None
+    """Why nothing may be drawn for this request, as a reason; None: it may."""
+
+
 class Signals(msgspec.Struct, frozen=True, kw_only=True):
     """The measurements taken so far for one request."""
 
@@ -46,6 +73,9 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True):
     """Unit-length embedding of the last user turn."""
     unavailable: tuple[Signal, ...] = ()
     """Asked for and not delivered: no provider is configured, it failed, or the latency budget ran out."""
+    quote: Quote | msgspec.UnsetType = msgspec.UNSET
+    """Only where a governor with a budget decides; not written elsewhere. So too the next one."""
+    lot: Lot | msgspec.UnsetType = msgspec.UNSET
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -118,6 +148,15 @@ class Abstain(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float | None = None
 
 
+class Extend(msgspec.Struct, frozen=True, kw_only=True):
+    """A reviewer cannot tell yet: it wants to see more of the stream. Counts only where the commit window may still
+    grow (`Draft.extendable`), and is an abstention elsewhere. Later reviewers are not asked before it has grown."""
+
+    reason: str
+    score: float | None = None
+    threshold: float | None = None
+
+
 def escalate(
     reason: str, *, score: float | None = None, threshold: float | None = None, student_capable: bool = True
 ) -> RouteDecision:
@@ -177,9 +216,10 @@ class Reviewer(Protocol):
         """Every reason that `review` may give."""
         ...
 
-    def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | None:
+    def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | Extend | None:
         """`teacher`: the draft is thrown away and the teacher answers. `student`: the draft is the answer, whatever
-        later reviewers would say. An abstention lets the next one speak; when all abstain the draft is the answer."""
+        later reviewers would say. An abstention lets the next one speak; when all abstain the draft is the answer.
+        `Extend`: ask again when there is more of the stream."""
         ...
 
 
@@ -224,17 +264,54 @@ class DraftMeasures(msgspec.Struct, frozen=True, kw_only=True):
     second_sample: SecondSample | None = None
 
 
-class CommitWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of a student's stream is held back until it is reviewed: to whichever bound it comes first, or its end.
+class DailyBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the teacher a governor may spend in a day (UTC), over all workers and replicas; one of the two is set."""
 
-    A reviewer that can judge the beginning of an answer has an attribute `commit_window`. Without one it is never asked
-    about a prefix, and where no reviewer has one, streams are passed on as the student writes them. Of several windows
-    the widest holds, and the review is one: all are asked about the same draft.
+    purpose: Literal["teacher", "exploration"]
+    tokens: float | None = None
+    """Prompt and output."""
+    usd: float | None = None
+    tag: str | None = None
+    """Answers are of different length for different values of this tag."""
+
+    @property
+    def limit(self) -> float:
+        """In the unit of `Quote.cost`."""
+        return self.usd if self.usd is not None else (self.tokens or 0.0) / 1000
+
+
+@runtime_checkable
+class Governor(Protocol):
+    """A policy that is asked behind all others, with what they have decided, and may decide otherwise: for what it
+    costs all of the day's traffic, or to learn something. It never sees requests whose route the client forced.
+
+    Like every policy it is a pure function. What it must know of other requests comes as `signals.quote` and
+    `signals.lot`, which are recorded. Governors are asked in the order of the document, each with the decision of the
+    one before, whatever place they have among the other policies. One with a `daily_budget` is quoted and charged.
     """
 
-    tokens: int
-    time_s: float
-    """Since the first event of the answer."""
+    @property
+    def name(self) -> str:
+        """As of a `Policy`."""
+        ...
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        """Every reason that `reconsider` may give."""
+        ...
+
+    def reconsider(
+        self, features: RequestFeatures, decision: RouteDecision, draft: Draft | None
+    ) -> RouteDecision | Abstain | None:
+        """Asked before generation (without a draft), and again about a draft that was reviewed.
+
+        Args:
+            decision: what holds so far. About a draft: `teacher`, or `student` with the score of the last reviewer.
+        Returns:
+            Another route; the same route with a `propensity`, when it was drawn and might have been the other; or an
+            abstention: the decision stands. So it does when this raises.
+        """
+        ...
 
 
 class StudentDefaults(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,7 +347,20 @@ class _OptionsModel(BaseModel):
 class ReviewerModel(_OptionsModel):
     """Base for reviewers whose options are pydantic fields."""
 
-    def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | None:
+    def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | Extend | None:
+        raise NotImplementedError
+
+
+class GovernorModel(_OptionsModel):
+    """Base for governors whose options are pydantic fields."""
+
+    @property
+    def daily_budget(self) -> DailyBudget | None:
+        return None
+
+    def reconsider(
+        self, features: RequestFeatures, decision: RouteDecision, draft: Draft | None
+    ) -> RouteDecision | Abstain | None:
         raise NotImplementedError
 
 
