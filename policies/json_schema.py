@@ -69,10 +69,10 @@ class UnsupportedSchema(ValueError):
     """The schema is none, uses what is not known here, or takes too long. The message says which."""
 
 
-def is_valid(value: object, schema: object) -> bool:
+def is_valid(value: object, schema: object, *, max_steps: int = MAX_STEPS) -> bool:
     """Whether the value follows the schema. Raises: UnsupportedSchema."""
     try:
-        return _Check(schema).follows(value, schema, 0)
+        return _Check(schema, max_steps).follows(value, schema, 0)
     except (TypeError, ArithmeticError, AttributeError) as exc:  # `"minimum": "five"` and its like
         raise UnsupportedSchema("a keyword has a value of the wrong type") from exc
 
@@ -81,13 +81,13 @@ Json = Mapping[str, Any]
 
 
 class _Check:
-    def __init__(self, root: object) -> None:
+    def __init__(self, root: object, max_steps: int) -> None:
         self._root = root
-        self._steps = 0
+        self._steps, self._max_steps = 0, max_steps
 
     def follows(self, value: Any, schema: Any, depth: int) -> bool:
         self._steps += 1
-        if self._steps > MAX_STEPS or depth > MAX_DEPTH:
+        if self._steps > self._max_steps or depth > MAX_DEPTH:
             raise UnsupportedSchema("the schema takes too long or is too deep")
         if isinstance(schema, bool):
             return schema

@@ -1,0 +1,77 @@
+"""Whether a short answer declines to answer, in the languages that models are most often asked in.
+
+A refusal of a student is a reason to ask the teacher, so it must be recognised in the student's own words, and a text
+that only speaks of inability must not be: the phrase has to stand at the beginning, the answer has to be short, and an
+apology counts only together with an inability ("I'm sorry to hear that" is an answer). How often the patterns strike on
+texts that are no refusals is measured by tests/policies/refusal_rates.py; docs/cascade.md has the figures.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_CHARS = 600
+"""A longer answer has an answer in it."""
+BEGINNING_CHARS = 200
+
+_GAP = r"[^.!?。！？।؟\n]{0,60}?"
+_PHRASES = (
+    # English
+    rf"\b(?:sorry|apologi[sz]e|apologies|(?:i'm|i am) afraid|unfortunately,? i){_GAP}\b(?:can't|cannot|can not|unable|"
+    r"not able|won't|not allowed|(?:don't|do not) (?:know|have|feel))",
+    r"\bi (?:can't|cannot|can not|won't|will not|am unable to|am not able to|must decline to|must refuse to) "
+    r"(?:help|assist|comply|provide|fulfil|fulfill|answer|respond|do that|discuss|engage|generate|create|share|support|"
+    r"participate|continue|determine|access)",
+    rf"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b{_GAP}\b(?:can't|cannot|unable|not able|don't|"
+    "do not)",
+    r"^\W*i (?:really |honestly )?(?:don't|do not) know\b",
+    r"^\W*i (?:don't|do not) have (?:enough|access|sufficient|the ability|any information)",
+    # German
+    rf"\b(?:tut mir leid|leider|entschuldigung)\b{_GAP}\b(?:kann|darf|möchte) {_GAP}\bnicht\b",
+    rf"\bich (?:kann|darf|werde)\b{_GAP}\bnicht (?:helfen|beantworten|erfüllen|unterstützen|bereitstellen|weiterhelfen)",
+    r"^\W*(?:das )?weiß ich (?:leider )?nicht",
+    # French
+    rf"\bdésolée?s?\b{_GAP}\b(?:ne (?:peux|suis|saurais|puis)|impossible)",
+    r"\bje ne (?:peux|suis|puis) pas (?:en mesure|capable|répondre|vous aider|t'aider|aider|fournir|accéder)",
+    r"^\W*je ne sais pas\b",
+    # Spanish
+    rf"\b(?:lo siento|lamento|disculpa|perdón)\b{_GAP}\bno (?:puedo|es posible|estoy|me es posible|tengo)",
+    r"\bno puedo (?:ayudar|responder|proporcionar|cumplir|asistir|contestar)",
+    r"^\W*no (?:lo )?sé\b(?! \w+ si)",
+    # Portuguese
+    rf"\b(?:desculpe|desculpa|sinto muito|lamento)\b{_GAP}\bnão (?:posso|consigo|tenho|é possível)",
+    r"\bnão (?:posso|consigo) (?:ajudar|ajudá|responder|fornecer|atender)",
+    # Italian
+    rf"\bmi (?:dispiace|spiace)\b{_GAP}\bnon (?:posso|sono|riesco)",
+    r"\bnon (?:posso|sono in grado di) (?:aiutar|rispondere|fornire|assister)",
+    # Dutch
+    rf"\b(?:het spijt me|sorry|helaas)\b{_GAP}\b(?:kan|mag) {_GAP}\bniet\b",
+    # Polish
+    rf"\b(?:przykro mi|przepraszam|niestety)\b{_GAP}\bnie (?:mogę|jestem w stanie)",
+    # Russian, Ukrainian
+    rf"(?:извините|простите|к сожалению|вибачте|на жаль){_GAP}не (?:могу|имею|можу|маю)",
+    r"\bя не (?:могу|можу) (?:помочь|ответить|предоставить|выполнить|допомогти|відповісти)",
+    # Turkish
+    rf"\b(?:üzgünüm|maalesef|özür dilerim)\b{_GAP}(?:olamam|olamıyorum|yapamam|veremem|veremiyorum|cevaplayamam)",
+    # Chinese
+    rf"(?:抱歉|对不起|對不起|很遗憾|不好意思){_GAP}(?:无法|無法|不能|没有办法|不便)",
+    r"我(?:无法|無法|不能)(?:帮助|幫助|提供|回答|满足|滿足|协助|協助|完成|为您|為您)",
+    # Japanese
+    rf"(?:申し訳|すみません|ごめんなさい|恐れ入りますが){_GAP}(?:できません|出来ません|できかねます|いたしかねます|わかりません)",
+    r"(?:お答え|回答|お手伝い|ご提供)(?:することは?|は)?(?:できません|出来ません|できかねます)",
+    # Korean
+    rf"(?:죄송|미안|유감){_GAP}(?:수 없|수는 없|못합니다|못해요|어렵습니다)",
+    # Arabic
+    rf"(?:عذر|آسف|للأسف|أعتذر){_GAP}لا (?:أستطيع|يمكنني|أقدر)",
+    # Hindi
+    rf"(?:क्षमा|माफ़|माफ|खेद){_GAP}(?:नहीं (?:कर|दे|बता) सक|असमर्थ)",
+)
+_refusal = re.compile("|".join(f"(?:{phrase})" for phrase in _PHRASES), re.IGNORECASE).search
+
+
+def declines(text: str) -> bool:
+    """Whether a whole answer, or the beginning of one, declines. A text without content does not."""
+    if len(text) > MAX_CHARS:
+        return False
+    beginning = text.lstrip()[:BEGINNING_CHARS].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    return _refusal(beginning) is not None
