@@ -38,6 +38,9 @@ class DraftSignals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Of the next token: over the most likely ones that the backend told, and all others as one more outcome."""
     tokens: int | None = None
     """Of the answer as it was judged, its stop token included."""
+    prefix_means: tuple[float, ...] = ()
+    """Mean logprob of the first 4, 8, 16, ... tokens (`PREFIX_TOKENS`), as far as the answer reached: what a commit window
+    of that size would have seen, so that a score of prefixes can be fitted and replayed."""
     stated_confidence: float | None = None
     """P(right) that the answer itself claims, in [0, 1]."""
     agreement: float | None = None
@@ -58,6 +61,8 @@ class DraftSignals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 NO_DRAFT_SIGNALS = DraftSignals()
+PREFIX_TOKENS = (4, 8, 16, 32, 64, 128, 256)
+"""At which the mean of a prefix is kept."""
 
 ANSWER_NAMES = (
     "mean_logprob",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from policies.draft_signals import DraftSignals
+from policies.draft_signals import PREFIX_TOKENS, DraftSignals
 
 MAX_TOKEN_CHARS = 1024
 """No vocabulary has longer tokens: so much of a text's end is enough to look for one."""
@@ -96,7 +96,9 @@ class _Spread:
             self._margins += 1
             self._min_margin = min(self._min_margin, margin)
 
-    def signals(self, mean: float | None, tokens: int, last: TokenLogprob | None) -> DraftSignals:
+    def signals(
+        self, mean: float | None, tokens: int, last: TokenLogprob | None, prefix_means: tuple[float, ...]
+    ) -> DraftSignals:
         """With a last token that has not been added; what is known so far stays as it is."""
         if last is not None:
             ended = _Spread()
@@ -104,7 +106,7 @@ class _Spread:
                 setattr(ended, name, getattr(self, name))
             ended._logprobs = self._logprobs.copy()
             ended.add(last)
-            return ended.signals(mean, tokens, None)
+            return ended.signals(mean, tokens, None, prefix_means)
         self._logprobs.sort()  # nearly in order already where it is asked for again
         return DraftSignals(
             mean_logprob=mean,
@@ -114,13 +116,14 @@ class _Spread:
             min_margin=self._min_margin if self._margins else None,
             mean_entropy=self._entropy / self._entropies if self._entropies else None,
             tokens=tokens or None,
+            prefix_means=prefix_means,
         )
 
 
 class RunningSignals:
     """The signals of a stream: of what has been read of it so far, without keeping its texts."""
 
-    __slots__ = ("_last", "_spread", "_sum", "_tail", "tokens")
+    __slots__ = ("_last", "_prefix_means", "_spread", "_sum", "_tail", "tokens")
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -129,13 +132,16 @@ class RunningSignals:
         self._last: TokenLogprob | None = None
         self._tail = ""
         self._spread = _Spread()
+        self._prefix_means: list[float] = []
 
     def add(self, tokens: Sequence[TokenLogprob], text: str) -> None:
         """The next tokens, and the text that they add to the answer."""
-        for token in tokens:
+        for before, token in enumerate(tokens, start=self.tokens):
             if self._last is not None:
                 self._sum += self._last.logprob
                 self._spread.add(self._last)
+                if before in PREFIX_TOKENS:
+                    self._prefix_means.append(self._sum / before)
             self._last = token
         self.tokens += len(tokens)
         if text:
@@ -154,7 +160,10 @@ class RunningSignals:
         last = self._last
         if last is not None and _is_stop(last, self._tail, finish_reason):
             last = None
-        return self._spread.signals(self.mean(finish_reason), self.tokens, last)
+        mean, prefix_means = self.mean(finish_reason), tuple(self._prefix_means)
+        if last is not None and mean is not None and self.tokens in PREFIX_TOKENS:
+            prefix_means += (mean,)
+        return self._spread.signals(mean, self.tokens, last, prefix_means)
 
 
 def mean_logprob_of(entries: object, text: str | None, finish_reason: str | None) -> float | None:
