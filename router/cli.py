@@ -16,6 +16,7 @@ COMMANDS = {
     "log": "router.log.commands:log",
     "loadtest": "loadtests.commands:loadtest",
     "train": "trainer.commands:train",
+    "evaluate": "trainer.routing.command:evaluate",
     "tune": "trainer.tune.command:tune",
     "policy": "router.admin.commands:policy",
     "replay": "router.replay.command:replay",
