@@ -14,6 +14,7 @@ from policies.base import RequestFeatures, Route, RouteDecision
 from policies.chain import Vote
 from policies.draft_signals import DraftSignals
 from policies.grading import NUMERIC_TOLERANCE, Grader
+from policies.window import WindowReview
 
 SCHEMA_VERSION = 1
 
@@ -54,6 +55,41 @@ class TokenIds(msgspec.Struct, frozen=True, kw_only=True):
     """With the stop token, where the model ended by itself."""
 
 
+class LateEnding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A late alarm: the client read the student's stream already when its score rose."""
+
+    tokens: int
+    """Of the student's answer that had come when it rang."""
+    action: Literal["mark", "continue", "none"]
+    """What was done. `none`: nothing, for `cause`; the stream went on as the student wrote it."""
+    cause: str | None = None
+    """Why it was not continued: `call_begun`, `not_text`, `structured_output`, `no_room`, `not_kept`, or what the
+    teachers failed of."""
+    alarm: RouteDecision
+    """What rang, with score and threshold."""
+    silence_s: float | None = None
+    """What the client waited between the student's last event and the teacher's first."""
+    teacher: str | None = None
+    """The model that went on."""
+    usage: Usage | None = None
+    """Of the teacher's part; the record's `usage` is the sum of this and the draft's."""
+    cost_usd: float | None = None
+    """Of the teacher's part; in the record's `cost_usd`."""
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a commit window did with a stream."""
+
+    held_s: float
+    """How long the first event waited until the last review had spoken."""
+    reviews: tuple[WindowReview, ...] = ()
+    """All of them, the one that decided last."""
+    asked_again: bool = False
+    """The draft was cancelled, no teacher could be had, and the student wrote the answer once more: `text`, `usage` and
+    `cost_usd` are those of the draft, which was thrown away."""
+    late: LateEnding | None = None
+
+
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """A student's answer that a cascade has judged, delivered or not."""
 
@@ -66,6 +102,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None = None
     prefix: bool = False
     """Only the beginning of a stream was judged: text, mean and tokens are those of its first part."""
+    extendable: bool = False
+    """The commit window could still have grown."""
     usage: Usage | None = None
     """As the backend counted; of a stream that had not told it, all tokens that came and the estimate of the prompt."""
     cost_usd: float | None = None
@@ -80,6 +118,13 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     escalated: bool = False
     review: RouteDecision | None = None
     """The decision of the reviewing policy, with score and threshold; None when all of them abstained."""
+    window: Held | None = None
+    """Of a stream."""
+
+    @property
+    def thrown_away(self) -> bool:
+        """Whether the answer is another one, although it may be the student's too."""
+        return self.window is not None and self.window.asked_again
 
 
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
