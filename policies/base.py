@@ -203,7 +203,9 @@ class Reviewer(Protocol):
     """A policy that judges the student's draft. It stands in `[[routing.policies]]` like the others; the chain asks it
     after generation, in the same order. A class with both `decide` and `review` is asked at both times. One that judges
     streams by their beginning has a `commit_window` as well, and one that needs more of a draft than its text and its
-    logprobs has the members of a `MeasuringReviewer`.
+    logprobs has the members of a `MeasuringReviewer`. Where the window has a `late_alarm`, a method
+    `alarm(features, progress) -> RouteDecision | Abstain | None` is asked behind it at every event: it must be quick, and
+    `teacher` rings.
     """
 
     @property

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, Protocol, get_args
 
 import msgspec
 
 from policies.base import (
     Abstain,
-    CommitWindow,
     DraftMeasures,
+    Extend,
     MeasuringReviewer,
     Policy,
     RequestFeatures,
@@ -24,9 +24,12 @@ from policies.base import (
     Signal,
 )
 from policies.draft_signals import DraftSignal
+from policies.window import CommitWindow, Progress, widest
 
 if TYPE_CHECKING:
+    from policies.governing import Governors
     from policies.record import Draft
+    from policies.shadowing import Shadows
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +43,15 @@ ROUTES = frozenset(get_args(Route))
 
 
 class Vote(msgspec.Struct, frozen=True, kw_only=True):
-    """What one policy said. `route` is None when it abstained."""
+    """What one policy said. `route` is None when it abstained, or as a governor let the decision stand."""
 
     policy: str
     route: Route | None
     reason: str
     score: float | None = None
     threshold: float | None = None
+    shadow: bool | msgspec.UnsetType = msgspec.UNSET
+    """True: a policy of `mode = "shadow"`, which was asked and had no say. Not set, and not written, for all others."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +61,16 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     votes: tuple[Vote, ...]
     features: RequestFeatures
     """The features with every signal that was measured on the way."""
+
+
+class _Voter(Protocol):
+    """A seat of whatever kind."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reasons(self) -> frozenset[str]: ...
 
 
 class _Seat(NamedTuple):
@@ -84,7 +99,16 @@ class PolicyChain:
         version: str,
         default_route: Route,
         on_policy_error: Route,
+        governors: Governors | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
+        """
+        Args:
+            governors: reconsider what the policies, or the reviewers, have decided.
+            shadows: are asked by the gateway, beside the request.
+        """
+        self.governors = governors
+        self.shadows = shadows
         self.policies = tuple(policies)
         self.reviewers = tuple(reviewers)
         self.version = version
@@ -94,8 +118,9 @@ class PolicyChain:
             _ReviewerSeat(each, each.name, each.reasons | CHAIN_REASONS, getattr(each, "commit_window", None))
             for each in reviewers
         ]
-        self.commit_window = _widest([seat.window for seat in self._reviewer_seats if seat.window is not None])
+        self.commit_window = widest([seat.window for seat in self._reviewer_seats if seat.window is not None])
         """What is held back of a student's stream; None: nothing."""
+        self._watching = [seat for seat in self._reviewer_seats if seat.window and seat.window.late_alarm]
         self._measuring = [each for each in reviewers if isinstance(each, MeasuringReviewer)]
         self.measures = _all_of([each.measures for each in self._measuring])
         """What may be asked for about a draft."""
@@ -115,18 +140,21 @@ class PolicyChain:
             try:
                 signal = policy.needs(features)
                 if signal is not None:
-                    features = await _with_signals(policy, signal, features, measure)
-                answer = _checked(policy.decide(features))
+                    features = await with_signals(policy, signal, features, measure)
+                answer = checked(policy.decide(features))
             except Exception:
                 logger.warning("policy %s failed; on_policy_error decides", seat.name, exc_info=True)
                 answer = self._on_error
-            vote = _vote(answer, seat)
+            vote = vote_of(answer, seat)
             votes.append(vote)
             if isinstance(answer, RouteDecision) and decision is None:
                 decision = msgspec.structs.replace(answer, reason=vote.reason, policy=seat.name, version=self.version)
             if decision is not None and not every_vote:
                 break
-        return Evaluation(decision=decision or self._default, votes=tuple(votes), features=features)
+        decision = decision or self._default
+        if self.governors is not None:
+            decision = self.governors.reconsider(features, decision, votes)
+        return Evaluation(decision=decision, votes=tuple(votes), features=features)
 
     def read(self, features: RequestFeatures, draft: Draft) -> Draft:
         """The draft with what the reviewers take from the texts. A reviewer that fails here fails in `review` again."""
@@ -149,34 +177,47 @@ class PolicyChain:
                 return DraftSignal(signal)
         return None
 
-    def review(self, features: RequestFeatures, draft: Draft) -> tuple[RouteDecision | None, tuple[Vote, ...]]:
+    def review(self, features: RequestFeatures, draft: Draft) -> tuple[RouteDecision | Extend | None, tuple[Vote, ...]]:
         """Ask the reviewers about the student's draft; the first that does not abstain decides.
 
         Returns:
             The decision, None when all abstained (the draft is the answer then), and what each one that was asked
-            said. Like `evaluate` it never fails the request: `on_policy_error` decides for a reviewer that raises.
+            said. `Extend` only for an extendable draft: they are to be asked again. Like `evaluate` it never fails the request: `on_policy_error` decides for a reviewer that raises.
         """
         votes: list[Vote] = []
         for seat in self._reviewer_seats:
             if draft.prefix and seat.window is None:
                 continue
             try:
-                answer = _checked(seat.reviewer.review(features, draft), member="review")
+                answer = checked(seat.reviewer.review(features, draft), member="review")
             except Exception:
                 logger.warning("reviewer %s failed; on_policy_error decides", seat.name, exc_info=True)
                 answer = self._on_error
-            vote = _vote(answer, seat)
+            vote = vote_of(answer, seat)
             votes.append(vote)
             if isinstance(answer, RouteDecision):
-                named = msgspec.structs.replace(answer, reason=vote.reason, policy=seat.name, version=self.version)
-                return named, tuple(votes)
+                return self._signed(answer, vote), tuple(votes)
+            if isinstance(answer, Extend) and draft.extendable:
+                return msgspec.structs.replace(answer, reason=vote.reason), tuple(votes)
         return None, tuple(votes)
 
+    def alarm(self, features: RequestFeatures, progress: Progress) -> RouteDecision | None:
+        """Ask whose commit window has a late alarm about a stream that the client reads; a decision rings.
 
-def _widest(windows: Sequence[CommitWindow]) -> CommitWindow | None:
-    if not windows:
+        One that raises does not: there is nothing that would have to be decided.
+        """
+        for seat in self._watching:
+            try:
+                answer = checked(seat.reviewer.alarm(features, progress), member="alarm")  # type: ignore[attr-defined]
+            except Exception:
+                logger.warning("reviewer %s failed behind its window", seat.name, exc_info=True)
+                continue
+            if isinstance(answer, RouteDecision) and answer.route == "teacher":
+                return self._signed(answer, vote_of(answer, seat))
         return None
-    return CommitWindow(tokens=max(w.tokens for w in windows), time_s=max(w.time_s for w in windows))
+
+    def _signed(self, answer: RouteDecision, vote: Vote) -> RouteDecision:
+        return msgspec.structs.replace(answer, reason=vote.reason, policy=vote.policy, version=self.version)
 
 
 def _all_of(measures: Sequence[DraftMeasures]) -> DraftMeasures:
@@ -186,7 +227,7 @@ def _all_of(measures: Sequence[DraftMeasures]) -> DraftMeasures:
     return DraftMeasures(top_logprobs=top_logprobs, second_sample=samples[0] if samples else None)
 
 
-async def _with_signals(
+async def with_signals(
     policy: Policy, signal: Signal | None, features: RequestFeatures, measure: Measure
 ) -> RequestFeatures:
     for _ in range(MAX_MEASUREMENTS_PER_POLICY):
@@ -197,11 +238,11 @@ async def _with_signals(
     raise RuntimeError(f"policy {policy.name} keeps asking for signals")
 
 
-def _checked(answer: object, *, member: str = "decide") -> RouteDecision | Abstain | None:
+def checked(answer: object, *, member: str = "decide") -> RouteDecision | Abstain | Extend | None:
     """The answer of a policy, or an error if it is none: third-party code may return anything."""
     if answer is None:
         return None
-    if not isinstance(answer, (RouteDecision, Abstain)):
+    if not isinstance(answer, (RouteDecision, Abstain)) and not (member == "review" and isinstance(answer, Extend)):
         raise TypeError(f"{member} returned {type(answer).__name__}, not RouteDecision, Abstain or None")
     if isinstance(answer, RouteDecision) and answer.route not in ROUTES:
         raise ValueError(f"{member} chose the route {answer.route!r}; routes are {sorted(ROUTES)}")
@@ -211,7 +252,7 @@ def _checked(answer: object, *, member: str = "decide") -> RouteDecision | Absta
     return answer
 
 
-def _vote(answer: RouteDecision | Abstain | None, seat: _Seat | _ReviewerSeat) -> Vote:
+def _vote(answer: RouteDecision | Abstain | Extend | None, seat: _Seat | _ReviewerSeat) -> Vote:
     if answer is None:
         return Vote(policy=seat.name, route=None, reason="abstained")
     return Vote(

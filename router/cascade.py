@@ -10,11 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from policies.base import Extend
+from policies.chain import Vote
 from policies.record import Draft
+from policies.window import WindowAction
 from router.backends import Backend
 from router.errors import BackendError
 from router.metrics import Metrics
@@ -30,6 +33,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T", Reply, Opened)
 AskTeachers = Callable[[], Awaitable[tuple[Attempt, T]]]
 """Raises: BackendError: none could be had, or the one that was refused the request."""
+
+
+class Judgement(NamedTuple):
+    """What a review led to."""
+
+    action: WindowAction
+    vote: Vote | None
+    """The last word; None: nobody was asked."""
 
 
 class Cascade:
@@ -64,19 +75,26 @@ class Cascade:
         return better
 
     def escalates(self, state: RequestState, draft: Draft) -> bool:
-        """Have a draft judged. Notes in `state` what was decided and why."""
+        """Have a whole draft judged. Notes in `state` what was decided and why."""
+        return self.judged(state, draft).action == "escalate"
+
+    def judged(self, state: RequestState, draft: Draft) -> Judgement:
+        """What the reviewers say. Unless they want to see more, `state` notes what was decided and why."""
         evaluation = state.evaluation
         assert evaluation is not None  # noqa: S101 - see `reviews`
         started_s = time.monotonic()
         review, votes = state.generation.decider.review(evaluation.features, draft)
         if state.trace is not None:
             state.trace.reviewed(started_s)
+        last = votes[-1] if votes else None
+        if isinstance(review, Extend):
+            return Judgement("extend", last)
         escalated = review is not None and review.route == "teacher"
         state.draft = msgspec.structs.replace(draft, escalated=escalated, review=review)
         state.evaluation = msgspec.structs.replace(evaluation, votes=evaluation.votes + votes)
         if review is not None and escalated:
             state.reason = review.reason
-        return escalated
+        return Judgement("escalate" if escalated else "commit", last)
 
     async def teachers_answer(
         self, state: RequestState, student: Backend, ask: AskTeachers[T]

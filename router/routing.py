@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from policies.base import RequestFeatures, Route, RouteDecision, Signal, StudentDefaults
+from policies.base import Extend, RequestFeatures, Route, RouteDecision, Signal, StudentDefaults
 from policies.chain import Evaluation, PolicyChain, Vote
 from policies.record import Draft
 from router.chat import ChatRequest
@@ -91,7 +91,7 @@ class Decider:
             return msgspec.structs.replace(evaluation, decision=self._decision(forced))
         return Evaluation(decision=self._decision(forced), votes=(), features=features)
 
-    def review(self, features: RequestFeatures, draft: Draft) -> tuple[RouteDecision | None, tuple[Vote, ...]]:
+    def review(self, features: RequestFeatures, draft: Draft) -> tuple[RouteDecision | Extend | None, tuple[Vote, ...]]:
         """What the reviewers say about a draft of the student; None when all of them let it stand."""
         return self.chain.review(features, draft)
 
