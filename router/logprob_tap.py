@@ -6,6 +6,7 @@ It stands where the frames are cut out of the byte stream: behind it a stream lo
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import Any
 
 import msgspec
@@ -55,6 +56,8 @@ class LogprobTap(FrameSplitter):
         super().__init__()
         self.tokens = 0
         self.other_than_text = False
+        self.recent: deque[float] | None = None
+        """Gets the logprobs of the tokens, where somebody looks at the last ones."""
         self._hidden = hidden
         self._spells_nulls: bool | None = None
         """Whether the backend spells absent members; None: it has not shown yet."""
@@ -129,6 +132,8 @@ class LogprobTap(FrameSplitter):
             self.tokens += len(tokens)
             text = delta.get("content")
             self._running.add(tokens, text if isinstance(text, str) else "")
+            if self.recent is not None:
+                self.recent.extend(token.logprob for token in tokens)
         elif any(value for key, value in delta.items() if key != "role"):
             self.tokens += 1
 
