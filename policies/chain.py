@@ -182,8 +182,21 @@ class PolicyChain:
 
         Returns:
             The decision, None when all abstained (the draft is the answer then), and what each one that was asked
-            said. `Extend` only for an extendable draft: they are to be asked again. Like `evaluate` it never fails the request: `on_policy_error` decides for a reviewer that raises.
+            said. `Extend` only for an extendable draft: they are to be asked again. Like `evaluate` it never fails the
+            request: `on_policy_error` decides for a reviewer that raises.
         """
+        decision, votes = self._judged(features, draft)
+        if isinstance(decision, Extend):
+            return decision, votes
+        if self.governors is not None:
+            decision, votes = self.governors.review(features, draft, decision, votes)
+        if self.shadows is not None:
+            votes += self.shadows.review(features, draft)
+        return decision, votes
+
+    def _judged(
+        self, features: RequestFeatures, draft: Draft
+    ) -> tuple[RouteDecision | Extend | None, tuple[Vote, ...]]:
         votes: list[Vote] = []
         for seat in self._reviewer_seats:
             if draft.prefix and seat.window is None:
@@ -252,7 +265,7 @@ def checked(answer: object, *, member: str = "decide") -> RouteDecision | Abstai
     return answer
 
 
-def _vote(answer: RouteDecision | Abstain | Extend | None, seat: _Seat | _ReviewerSeat) -> Vote:
+def vote_of(answer: RouteDecision | Abstain | Extend | None, seat: _Voter) -> Vote:
     if answer is None:
         return Vote(policy=seat.name, route=None, reason="abstained")
     return Vote(
