@@ -14,7 +14,7 @@ from operator import mul
 
 import msgspec
 
-from policies.cascade import is_empty
+from policies.validity import is_empty
 from policies.drift_summaries import BINS, PROJECTION_BINS, Stream, Summary
 from policies.grading import is_refusal
 from policies.record import DecisionRecord

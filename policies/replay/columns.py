@@ -106,6 +106,10 @@ class Columns:
     draft_empty: Flags
     draft_prefix: Flags
     draft_escalated: Flags
+    draft_failed: Ints
+    """Validity checks that it did not pass, one bit each in the order of `CHECKS`; UNKNOWN: not checked."""
+    draft_agreement: Floats
+    """With its second sample."""
     scores: Floats
     """Scores of the chunks of all rows one after the other, best first within a row."""
     similarities: Floats

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.cascade import CALLS
 from policies.long_reasoning import HIGH_EFFORTS, LOW_EFFORTS
 from policies.replay.columns import (
     EFFORT_HIGH,
@@ -29,7 +28,8 @@ from policies.replay.columns import (
     TagSet,
     columns_of,
 )
-from policies.replay.slim import NO_DRAFT, Chunk, Features, Record, decode
+from policies.replay.slim import NO_DRAFT, Chunk, DraftSignals, Features, Record, decode
+from policies.validity import CALLS, CHECKS
 
 FORCED_POLICY = "request"
 """Stands as the policy of a decision that the client made; no document changes that."""
@@ -160,6 +160,8 @@ class ColumnsBuilder:
             _is_empty(draft.text, draft.finish_reason) or (draft.review is not None and draft.review.reason == EMPTY),
             draft.prefix,
             draft.escalated,
+            failed_bits(draft.signals),
+            _number(draft.signals.agreement if draft.signals is not None else None),
         )
 
     def _keep_scores(self, chunks: tuple[Chunk, ...]) -> int:
@@ -229,6 +231,13 @@ def finish_code(reason: str | None) -> int:
     if reason is None:
         return FINISH_UNKNOWN
     return FINISH_LENGTH if reason == "length" else FINISH_CALL if reason in CALLS else FINISH_OTHER
+
+
+def failed_bits(signals: DraftSignals | None) -> int:
+    """The failed checks of a draft, one bit each in the order of CHECKS; UNKNOWN: it was not checked."""
+    if signals is None or signals.failed is None:
+        return UNKNOWN
+    return sum(1 << bit for bit, name in enumerate(CHECKS) if name in signals.failed)
 
 
 def _is_empty(text: str | None, finish_reason: str | None) -> bool:

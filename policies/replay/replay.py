@@ -16,7 +16,7 @@ from policies.chain import PolicyChain
 from policies.long_reasoning import LongReasoning
 from policies.record import DecisionRecord
 from policies.replay.annotations import Annotations, annotations_of
-from policies.replay.columns import STUDENT, TEACHER, Columns, Flags, Floats
+from policies.replay.columns import STUDENT, TEACHER, UNKNOWN, Columns, Flags, Floats
 from policies.replay.estimators import Estimator
 from policies.replay.evaluate import Verdicts, evaluate, reviews, vectorisable, window_of
 from policies.replay.outcomes import cost_of, designs_of, latency_of, quality_by_feedback, quality_by_shadows
@@ -249,5 +249,14 @@ def _shadow_reviews(chain: PolicyChain, columns: Columns, notes: Annotations) ->
     usable = notes.ok & ~np.isnan(notes.logprob) & (columns.route[notes.rows] == TEACHER)
     usable &= ~columns.stream[notes.rows] | within
     no = np.zeros(len(usable), np.bool_)
-    escalated, _, _ = reviews(chain, Drafts(usable, notes.logprob, notes.finish.astype(np.int8), no, no), usable)
+    drafts = Drafts(
+        known=usable,
+        logprob=notes.logprob,
+        finish=notes.finish.astype(np.int8),
+        empty=no,
+        prefix=no,
+        failed=np.full(len(usable), UNKNOWN),
+        agreement=np.full(len(usable), np.nan),
+    )
+    escalated, _, _ = reviews(chain, drafts, usable)
     return np.where(usable, escalated.astype(np.float64), np.nan)

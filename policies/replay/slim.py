@@ -59,6 +59,11 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     completion_tokens: int
 
 
+class DraftSignals(msgspec.Struct, frozen=True, gc=False):
+    failed: tuple[str, ...] | None = None
+    agreement: float | None = None
+
+
 class Draft(msgspec.Struct, frozen=True, gc=False):
     text: str | None = None
     mean_logprob: float | None = None
@@ -68,6 +73,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     cost_usd: float | None = None
     escalated: bool = False
     review: Review | None = None
+    signals: DraftSignals | None = None
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

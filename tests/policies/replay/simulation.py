@@ -12,6 +12,7 @@ from policies.base import Route
 from policies.calibration import MEAN_LOGPROB, CalibratorArtefact, Platt
 from policies.cascade import Cascade
 from policies.chain import PolicyChain
+from policies.draft_score import DraftScore
 from policies.record import FeedbackRecord, Grade, ShadowRecord
 from policies.replay.columns import ROW_FIELDS, STUDENT, TEACHER, UNKNOWN, Columns
 from policies.replay.columns import Flags as FlagArray
@@ -96,10 +97,11 @@ class Document:
         reviewers = []
         if self.threshold is not None:
             cascade = Cascade(threshold=self.threshold)
-            cascade._fitted = CalibratorArtefact(
+            fitted = CalibratorArtefact(
                 calibrator=Platt(slope=SLOPE, intercept=INTERCEPT), raw=MEAN_LOGPROB, source="simulation", n=1,
                 n_sufficient=1, ece=0.0, reliability=(),
             )  # fmt: skip
+            cascade._score = DraftScore(calibrator=fitted, silent=None)
             reviewers.append(cascade)
         return PolicyChain(
             [RetrievalConfidence(escalate_below=self.escalate_below)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,8 @@ from policies.base import Chunk, Policy, RequestFeatures, Reviewer, Route, Route
 from policies.calibration import MEAN_LOGPROB, Calibrator, CalibratorArtefact, Clipped, Identity, Isotonic, Platt
 from policies.cascade import Cascade
 from policies.chain import PolicyChain, Vote
+from policies.draft_score import NO_SCORE, DraftScore
+from policies.draft_signals import DraftSignals
 from policies.long_context import LongContext
 from policies.long_reasoning import LongReasoning
 from policies.record import DecisionRecord, Draft, Usage, encode
@@ -23,6 +26,7 @@ from policies.replay.extract import ColumnsBuilder
 from policies.replay.replay import scorer_of
 from policies.replay.scalar import evaluate_records
 from policies.retrieval_confidence import RetrievalConfidence
+from policies.validity import CHECKS
 from tests.traffic_records import decision, decision_id
 
 TEXTS = (
@@ -77,7 +81,17 @@ def record(dice: Random, number: int) -> DecisionRecord:
     logprob = dice.choice((None, 0.0, -0.1, -0.4, -0.5, -3.0))
     text, finish = dice.choice(("yes", "yes", "", " \n")), dice.choice(("stop", "length", "tool_calls", None))
     tokens = dice.choice((1, 8, 16, 200))
-    draft = Draft(text=text, mean_logprob=logprob, tokens=tokens, finish_reason=finish, prefix=dice.random() < 0.3)
+    failed = tuple(name for name in CHECKS if dice.random() < 0.15)
+    agreement = dice.choice((None, 0.0, 0.5, 1.0, dice.random()))
+    signals = DraftSignals(mean_logprob=logprob, failed=failed, agreement=agreement)
+    draft = Draft(
+        text=text,
+        mean_logprob=logprob,
+        tokens=tokens,
+        finish_reason=finish,
+        prefix=dice.random() < 0.3,
+        signals=dice.choice((None, signals, msgspec.structs.replace(signals, failed=None))),
+    )
     return decision(
         number,
         features=features(dice),
@@ -111,11 +125,18 @@ def cascade(dice: Random) -> Cascade:
     policy = Cascade(
         threshold=dice.choice((None, probability(dice), probability(dice))),
         escalate_empty=dice.random() < 0.5,
-        escalate_truncated=dice.random() < 0.5,
+        escalate_truncated=dice.choice((False, True, "unasked")),
+        escalate_refused=dice.random() < 0.5,
+        escalate_broken_call=dice.random() < 0.5,
+        escalate_broken_json=dice.random() < 0.5,
+        escalate_other_form=dice.random() < 0.5,
+        second_sample_band=dice.choice((None, (0.2, 0.6), (0.0, 1.0))),
         commit_window_tokens=dice.choice((0, 8, 16)),
     )
-    policy._fitted = dice.choice((None, *(fitted(each) for each in CALIBRATORS)))
-    policy._other_student = dice.random() < 0.1
+    scores = (NO_SCORE, *(DraftScore(calibrator=fitted(each), silent=None) for each in CALIBRATORS))
+    policy._score = dice.choice(scores)
+    if dice.random() < 0.1:
+        policy._score = policy._score._replace(silent="other_student")
     return policy
 
 
@@ -194,7 +215,7 @@ def test_recorded_score_is_not_trusted_when_it_is_of_other_weights() -> None:
 def test_review_is_unknown_when_no_draft_was_made() -> None:
     plain = RequestFeatures(prompt_bytes=10, message_count=1, approx_prompt_tokens=3, requested_output_tokens=1)
     cascade = Cascade(threshold=0.4)
-    cascade._fitted = fitted(Platt(slope=3.0, intercept=2.0))
+    cascade._score = DraftScore(calibrator=fitted(Platt(slope=3.0, intercept=2.0)), silent=None)
     columns = columns_of(
         [decision(1, features=plain), decision(2, features=plain, draft=Draft(mean_logprob=-1.0, tokens=9))]
     )
@@ -234,3 +255,14 @@ def test_policy_of_others_is_asked_record_by_record() -> None:
     verdicts = evaluate_records(chain, columns_of(log), reversed(log))
     assert [verdicts.reasons[each] for each in verdicts.reason] == ["default", "default", "picky.long_tag"]
     assert np.array_equal(columns_of(log).ids, [int(decision_id(n), 16) % (2**61 - 1) for n in (1, 3, 5)])
+
+
+def test_review_is_known_when_a_stream_came_in_one_piece_longer_than_the_window() -> None:
+    plain = RequestFeatures(prompt_bytes=10, message_count=1, approx_prompt_tokens=3, requested_output_tokens=1)
+    whole = Draft(mean_logprob=-1.0, tokens=40, finish_reason="stop")
+    columns = columns_of([decision(1, features=plain, stream=True, draft=whole)])
+    candidate = Cascade(threshold=0.4, commit_window_tokens=16)
+    candidate._score = DraftScore(calibrator=fitted(Platt(slope=3.0, intercept=2.0)), silent=None)
+    for logged_window, known in ((16, True), (8, True), (64, False)):
+        logged = chain_of([], [Cascade(commit_window_tokens=logged_window)])
+        assert evaluate(chain_of([], [candidate]), columns, logged).known.tolist() == [known]

@@ -249,13 +249,14 @@ def test_folds_keep_a_prompt_together_and_leave_both_classes_in_every_training_p
 
 def test_policy_escalates_exactly_what_the_tuning_escalated() -> None:
     from policies.cascade import Cascade
+    from policies.draft_score import DraftScore
     from policies.record import Draft
     from trainer.tune.report import artefact_of
 
     answers = simulated(300, 11)
     tuned = tune(answers, Wish(max_teacher_share=0.25))
     policy = Cascade(threshold=tuned.threshold)
-    policy._fitted = artefact_of(tuned, student="s", model_sha256="")
+    policy._score = DraftScore(calibrator=artefact_of(tuned, student="s", model_sha256=""), silent=None)
     escalated = 0
     for logprob in answers.logprob.tolist():
         answer = policy.review(FEATURES, Draft(text="x", mean_logprob=logprob))
