@@ -196,3 +196,9 @@ def band(rows: Outcomes, score: Floats, resamples: Resamples) -> Band:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn[1:], [tail, 1 - tail], axis=0)
     return Band(drawn[0], low, high)
+
+
+def accuracy_curve(rows: Outcomes, score: Floats) -> Floats:
+    """[101], quality at each share of GRID, rows of equal score in random order."""
+    exact = measures.curve(measures.ranking(score), np.ones((1, len(rows))), rows.advantage)
+    return np.asarray(rows.weak.mean() + np.interp(GRID, exact.shares[0], exact.gains[0]))

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from policies.artefact import replace_file
-from trainer.routing.baselines import RANDOM
+from trainer.routing.baselines import PROMPT_LENGTH
 from trainer.routing.evaluation import SCORE, Evaluation, Scored
-from trainer.routing.figures import CONFIDENCE, GRID, RESAMPLES, Estimate, Figures
+from trainer.routing.figures import CONFIDENCE, GRID, RESAMPLES, Estimate, Figures, accuracy_curve
 from trainer.routing.reading import Columns
 
 SCHEMA = 1
@@ -67,6 +67,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     figures: Mapping[str, Figures]
     differences: Mapping[str, Mapping[str, Estimate]]
     curve: tuple[Point, ...]
+    """Of `score`, at 0, 1, ... 100 % strong calls."""
+    curves: Mapping[str, tuple[float, ...]]
+    """Quality of the others at the same shares."""
     notes: tuple[str, ...]
 
 
@@ -91,7 +94,15 @@ def report_of(evaluation: Evaluation, path: Path, sha256: str, columns: Columns)
             name: {figure: each[figure] for figure in DIFFERENCES if figure in each}
             for name, each in evaluation.differences.items()
         },
-        curve=tuple(Point(*(round(float(value), 6) for value in row)) for row in zip(GRID, band.accuracy, band.low, band.high, strict=True)),
+        curve=tuple(
+            Point(*(round(float(value), 6) for value in row))
+            for row in zip(GRID, band.accuracy, band.low, band.high, strict=True)
+        ),
+        curves={
+            name: tuple(round(float(value), 6) for value in accuracy_curve(scored.rows, values))
+            for name, values in {**scored.scores, **scored.baselines}.items()
+            if name in evaluation.figures and name != SCORE
+        },
         notes=tuple(evaluation.notes),
     )  # fmt: skip
 
@@ -103,17 +114,13 @@ def as_json(report: Report) -> str:
 def write_scores(path: Path, scored: Scored) -> None:
     """One row a query, in the order of the data: its id, `score`, each learner's score, and the baselines that need no
     outcome. Raises: OSError."""
-    columns = {name: values for name, values in {**scored.scores, **scored.baselines}.items() if name in _written(scored)}
+    columns = {**scored.scores, **{name: values for name, values in scored.baselines.items() if name == PROMPT_LENGTH}}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["id", *columns])
     for row, each in enumerate(scored.rows.ids):
         writer.writerow([each, *(round(float(values[row]), SCORE_DIGITS) for values in columns.values())])
     replace_file(path, out.getvalue().encode("utf-8", "surrogatepass"))
-
-
-def _written(scored: Scored) -> set[str]:
-    return {*scored.scores, *(name for name in scored.baselines if name == "prompt_length")}
 
 
 ROWS: tuple[tuple[str, str, str], ...] = (

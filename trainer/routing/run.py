@@ -70,7 +70,7 @@ def run(
     if outputs.plot is not None:
         from trainer.routing import plot  # noqa: PLC0415 - matplotlib
 
-        artefact.replace_file(outputs.plot, plot.png(measured, path.name))
+        artefact.replace_file(outputs.plot, plot.png(found, path.name))
     if outputs.artefact is not None:
         progress("artefact", f"{scored.recommended.name} on all rows")
         artefact.write(outputs.artefact, artefact_of(measured, found))

@@ -1,0 +1,88 @@
+"""Routing by the text alone, on the two public sets that routers are compared on, against what others published."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from policies.artefact import replace_file
+from trainer.routing import plot
+from trainer.routing.evaluation import SCORE, Plan
+from trainer.routing.reading import Columns
+from trainer.routing.report import Report, written
+from trainer.routing.results.section import Found, Note
+from trainer.routing.run import Outputs, run
+
+COLUMNS = Columns(weak="weak", strong="strong", text="prompt")
+PUBLISHED = {"mmlu": (35.4, 70.3, 0.603), "gsm8k": (33.6, 63.3, 0.622)}
+"""CPT50, CPT80 and APGR: the best of each column among published routers on the same outcomes."""
+TITLES = {"mmlu": "MMLU", "gsm8k": "GSM8K"}
+OTHER_SEEDS = (1, 2)
+
+
+class PromptResults:
+    """MMLU and GSM8K: Mixtral-8x7B against GPT-4-1106."""
+
+    name = "prompts"
+    files = tuple(f"routellm/{name}.csv.gz" for name in TITLES)
+    code = (
+        "trainer.routing.results.prompts", "trainer.routing.learners", "trainer.routing.evaluation",
+        "trainer.routing.crossfit", "trainer.routing.folds", "trainer.routing.groups", "trainer.routing.measures",
+        "trainer.routing.figures", "policies.scoring",
+    )  # fmt: skip
+
+    def measure(self, data: Path, note: Note) -> Found:
+        found: dict[str, object] = {}
+        for name in TITLES:
+            path = data / "routellm" / f"{name}.csv.gz"
+            started = time.monotonic()
+            report, _ = run(path, COLUMNS, Plan(), Outputs(), lambda step, how, name=name: note(f"{name}: {step}: {how}"))  # type: ignore[misc]
+            seconds = time.monotonic() - started
+            others = [run(path, COLUMNS, Plan(seed=seed), Outputs())[0] for seed in OTHER_SEEDS]
+            found[name] = {
+                "report": msgspec.to_builtins(report),
+                "seconds": round(seconds, 1),
+                "other_seeds": [msgspec.to_builtins(each.figures[SCORE]) for each in others],
+            }
+        return found
+
+    def write(self, found: Found, pictures: Path) -> Sequence[str]:
+        lines: list[str] = []
+        for name, title in TITLES.items():
+            report = msgspec.convert(found[name]["report"], Report)
+            replace_file(pictures / f"routing-{name}.png", plot.png(report, f"{title}: Mixtral-8x7B and GPT-4"))
+            lines += [f"**{title}**, n = {report.data.n:,}", "", *table(report, PUBLISHED[name]), ""]
+            lines += [_seeds(found[name]), "", f"![{title}: quality over the share of strong calls](routing-{name}.png)", ""]
+        return lines
+
+
+def table(report: Report, published: tuple[float, float, float]) -> list[str]:
+    """The learners, the baselines and what was published, as a Markdown table."""
+    lines = [
+        "| score | CPT50 | CPT80 | APGR | APGR, exact | gap recovered at 20 % | AUROC, strong better | ECE |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    cpt50, cpt80, apgr = published
+    lines.append(f"| best published, each column | {cpt50} % | {cpt80} % | {apgr:.3f} | - | - | - | - |")
+    for name, figures in report.figures.items():
+        shown = f"**{report.recommended}**" if name == SCORE else name.replace("_", " ")
+        cells = [
+            written(figures.cpt50, "percent", interval=name == SCORE),
+            written(figures.cpt80, "percent", interval=name == SCORE),
+            written(figures.apgr, "part", interval=name == SCORE),
+            written(figures.apgr_exact, "part", interval=name == SCORE),
+            written(figures.recovered, "share", interval=name == SCORE),
+            written(figures.auroc_strong_better, "part", interval=name == SCORE),
+            written(figures.ece, "part", interval=False),
+        ]
+        lines.append(f"| {shown} | {' | '.join(cells)} |")
+    return lines
+
+
+def _seeds(found: Found) -> str:
+    apgr = ", ".join(f"{each['apgr']['estimate']:.3f}" for each in found["other_seeds"])
+    cpt80 = ", ".join(f"{each['cpt80']['estimate']:.1f} %" for each in found["other_seeds"])
+    return f"Other folds (seeds 1 and 2): APGR {apgr}; CPT80 {cpt80}. One evaluation took {found['seconds']:.0f} s."
