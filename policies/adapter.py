@@ -1,5 +1,5 @@
-"""Completes a third-party policy: a class needs nothing but `decide` or `review`; this is the one place that adds the
-rest.
+"""Completes a third-party policy: a class needs nothing but `decide`, `review` or `reconsider`; this is the one place
+that adds the rest.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from policies.base import (
     Abstain,
     CommitWindow,
+    DailyBudget,
+    Governor,
     Policy,
     PolicyConfigError,
     RequestFeatures,
@@ -89,20 +91,46 @@ class AdaptedPolicyAndReviewer(AdaptedPolicy, AdaptedReviewer):
         AdaptedReviewer.__init__(self, inner, name=name, reasons=reasons)
 
 
-def adapt(inner: Any, *, type_name: str) -> Policy | Reviewer:
-    """A complete policy, reviewer or both from whatever a policy class built; a complete one is returned as it is.
+class AdaptedGovernor:
+    """A governor with every member that the chain calls, around an object that has at least `reconsider`."""
+
+    def __init__(self, inner: Any, *, name: str, reasons: frozenset[str]) -> None:
+        self._name = name
+        self._reasons = reasons
+        self.reconsider: Callable[[RequestFeatures, RouteDecision, Draft | None], RouteDecision | Abstain | None] = (
+            inner.reconsider
+        )
+        self.draws = bool(getattr(inner, "draws", False))
+        self.daily_budget: DailyBudget | None = getattr(inner, "daily_budget", None)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        return self._reasons
+
+
+def adapt(inner: Any, *, type_name: str) -> Policy | Reviewer | Governor:
+    """A complete policy, reviewer, governor or several of them from whatever a policy class built; a complete one is
+    returned as it is.
 
     Args:
         type_name: the `type` of the configuration table: an entry point's name or `module:Class`.
     Raises:
-        PolicyConfigError: it has no usable `decide` or `review`, or a member of the wrong kind.
+        PolicyConfigError: it has no usable `decide`, `review` or `reconsider`, or a member of the wrong kind.
     """
-    decides, reviews = (getattr(inner, member, None) is not None for member in ("decide", "review"))
-    if not (decides or reviews):
+    decides, reviews, governs = (getattr(inner, each, None) is not None for each in ("decide", "review", "reconsider"))
+    if not (decides or reviews or governs):
         raise PolicyConfigError(
             f"type: {type_name!r} is not a policy: it has no method decide(features), and no review(features, draft)"
         )
-    for member in ("decide", "review", "needs", "optional_signals", "for_student"):
+    if governs and (decides or reviews):
+        raise PolicyConfigError(
+            f"type: {type_name!r}: what reconsiders other policies' decisions (`reconsider`) cannot decide as well"
+        )
+    for member in ("decide", "review", "reconsider", "needs", "optional_signals", "for_student"):
         value = getattr(inner, member, None)
         if value is not None and not callable(value):
             raise PolicyConfigError(f"type: {type_name!r}: {member} must be a method")
@@ -112,6 +140,8 @@ def adapt(inner: Any, *, type_name: str) -> Policy | Reviewer:
             )
     name, reasons = _checked_name(inner, type_name), _checked_reasons(inner, type_name)
     _check_window(getattr(inner, "commit_window", None), type_name)
+    if governs:
+        return inner if isinstance(inner, Governor) else AdaptedGovernor(inner, name=name, reasons=reasons)
     if isinstance(inner, Policy) or (isinstance(inner, Reviewer) and not decides):
         return inner  # complete; whether it reviews as well is told by its method
     if decides and reviews:

@@ -13,12 +13,18 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from policies.adapter import adapt
-from policies.base import Policy, PolicyConfigError, Reviewer, StudentDefaults
+from policies.base import Governor, Policy, PolicyConfigError, Reviewer, StudentDefaults
+from policies.shadowing import DEFAULT_MEASURE_SHARE, Shadowed
 
 ENTRY_POINT_GROUP = "locum.policies"
 DEFAULT_POLICY_TYPES = ("long_context", "retrieval_confidence", "long_reasoning")
-BUILT_IN_POLICY_TYPES = (*DEFAULT_POLICY_TYPES, "cascade")
+BUILT_IN_POLICY_TYPES = (*DEFAULT_POLICY_TYPES, "cascade", "budget", "explore")
 
+AnyPolicy = Policy | Reviewer | Governor
+MODES = ("decide", "shadow")
+MEASURE_SHARE = "shadow_measure_share"
+COMMON_KEYS = frozenset({"type", "mode", MEASURE_SHARE})
+"""Keys of every policy table; the others are the policy's own options."""
 PolicyFactory = Callable[..., object]
 """A class, or any callable, that builds a policy from its options as keyword arguments."""
 
@@ -35,15 +41,19 @@ def _installed(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
 
 
 class BuiltPolicies(NamedTuple):
-    """The policies of a document, by the time at which they are asked; one that has both methods is in both."""
+    """The policies of a document, by the time at which they are asked; one with several methods is in several."""
 
     policies: list[Policy]
     """Asked before generation."""
     reviewers: list[Reviewer]
     """Asked about the student's draft. When there are none, nothing has to be held back for them."""
+    governors: list[Governor]
+    """Asked behind all others."""
+    shadows: list[Shadowed]
+    """Asked, and without a say."""
 
 
-def build(type_name: str, options: Mapping[str, Any], *, student: StudentDefaults | None = None) -> Policy | Reviewer:
+def build(type_name: str, options: Mapping[str, Any], *, student: StudentDefaults | None = None) -> AnyPolicy:
     """Build one policy from the `type` and the other keys of its configuration table.
 
     Args:
@@ -73,26 +83,59 @@ def build(type_name: str, options: Mapping[str, Any], *, student: StudentDefault
 
 
 def build_all(tables: Sequence[Mapping[str, Any]], *, student: StudentDefaults | None = None) -> BuiltPolicies:
-    """Build the policies of a document in order. Two with the same name are refused: a name labels metrics.
+    """Build the policies of a document in order.
+
+    Two with the same name are refused, since a name labels metrics; but a shadow may have the name of a policy that
+    decides, so that a new artefact can be watched beside the one in force.
 
     Raises:
         PolicyConfigError: prefixed with the index of the table.
     """
-    built: list[Policy | Reviewer] = []
+    deciding: list[AnyPolicy] = []
+    shadows: list[Shadowed] = []
     for index, table in enumerate(tables):
-        options = {key: value for key, value in table.items() if key != "type"}
+        options = {key: value for key, value in table.items() if key not in COMMON_KEYS}
         try:
+            in_shadow = _mode(table) == "shadow"
+            measure_share = _measure_share(table, in_shadow=in_shadow)
             policy = build(str(table["type"]), options, student=student)
-            if any(policy.name == other.name for other in built):
-                raise PolicyConfigError(f"type: a policy named {policy.name!r} is already in the chain")
+            same_mode = [each.policy for each in shadows] if in_shadow else deciding
+            if any(policy.name == other.name for other in same_mode):
+                where = "in shadow" if in_shadow else "in the chain"
+                raise PolicyConfigError(f"type: a policy named {policy.name!r} is already {where}")
         except PolicyConfigError as exc:
             raise PolicyConfigError(f"{index}.{exc}") from exc
-        built.append(policy)
-    # Which of the two methods a class has says what it is; the adapter has checked that it has one.
+        if in_shadow:
+            shadows.append(Shadowed(policy, measure_share))
+        else:
+            deciding.append(policy)
+    # Which methods a class has says what it is; the adapter has checked that it has one.
     return BuiltPolicies(
-        policies=[policy for policy in built if isinstance(policy, Policy)],
-        reviewers=[policy for policy in built if isinstance(policy, Reviewer)],
+        policies=[policy for policy in deciding if isinstance(policy, Policy)],
+        reviewers=[policy for policy in deciding if isinstance(policy, Reviewer)],
+        governors=[policy for policy in deciding if isinstance(policy, Governor)],
+        shadows=shadows,
     )
+
+
+def _mode(table: Mapping[str, Any]) -> str:
+    """Raises: PolicyConfigError."""
+    mode = table.get("mode", "decide")
+    if mode not in MODES:
+        raise PolicyConfigError(f"mode: must be 'decide' or 'shadow', not {mode!r}")
+    return str(mode)
+
+
+def _measure_share(table: Mapping[str, Any], *, in_shadow: bool) -> float:
+    """Raises: PolicyConfigError."""
+    share = table.get(MEASURE_SHARE)
+    if share is None:
+        return DEFAULT_MEASURE_SHARE
+    if not in_shadow:
+        raise PolicyConfigError(f'{MEASURE_SHARE}: has no effect without mode = "shadow"')
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
+        raise PolicyConfigError(f"{MEASURE_SHARE}: must be a number from 0 to 1, not {share!r}")
+    return float(share)
 
 
 def _load(type_name: str) -> PolicyFactory:
