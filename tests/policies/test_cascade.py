@@ -49,7 +49,7 @@ def bound(folder: Path, threshold: float | None = 0.3, **options: Any) -> Cascad
 
 
 def test_cascade_is_installed_as_a_reviewer_only() -> None:
-    policies, reviewers = build_all([{"type": "cascade"}])
+    policies, reviewers, *_ = build_all([{"type": "cascade"}])
     assert policies == []
     assert isinstance(reviewers[0], Reviewer)
     assert reviewers[0].name == "cascade"

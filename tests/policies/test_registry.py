@@ -60,7 +60,7 @@ def third_party() -> Iterator[str]:
 
 def test_default_policies_are_installed_and_built() -> None:
     assert set(DEFAULT_POLICY_TYPES) <= set(available())
-    built, reviewers = build_all([{"type": name} for name in DEFAULT_POLICY_TYPES])
+    built, reviewers, *_ = build_all([{"type": name} for name in DEFAULT_POLICY_TYPES])
     assert reviewers == []
     assert [policy.name for policy in built] == list(DEFAULT_POLICY_TYPES)
     assert all(isinstance(policy, Policy) for policy in built)

@@ -72,14 +72,14 @@ def chain(*reviewers: Reviews, on_policy_error: Any = "teacher") -> PolicyChain:
 
 
 def test_class_with_nothing_but_review_becomes_a_reviewer_and_no_policy(third_party: None) -> None:
-    policies, reviewers = build_all([{"type": "long_context"}, {"type": "some_reviewers:Reviews"}])
+    policies, reviewers, *_ = build_all([{"type": "long_context"}, {"type": "some_reviewers:Reviews"}])
     assert [each.name for each in policies] == ["long_context"]
     assert [(each.name, each.reasons) for each in reviewers] == [("reviews", {"because", "not_now"})]
     assert not isinstance(build("some_reviewers:Reviews", {}), Policy)
 
 
 def test_class_with_both_methods_is_asked_at_both_times(third_party: None) -> None:
-    policies, reviewers = build_all([{"type": "some_reviewers:Both"}])
+    policies, reviewers, *_ = build_all([{"type": "some_reviewers:Both"}])
     assert policies == reviewers
     assert isinstance(policies[0], Policy)
     assert isinstance(policies[0], Reviewer)
