@@ -136,7 +136,9 @@ def judge(
     settled = readings[int(len(readings) * WARM_UP_SHARE) :]
     times_min = [reading.at_s / 60 for reading in settled]
     rss = trend_of(times_min, [float(reading.rss_bytes) for reading in settled])
-    descriptors = trend_of(times_min, [float(reading.descriptors) for reading in settled])
+    # A machine that is slow for a while has more requests in flight, each with its two sockets.
+    inflight = [float(reading.inflight or 0) for reading in settled]
+    descriptors = trend_of(times_min, [float(reading.descriptors) for reading in settled], beside=inflight)
     failures = []
     if rss.low > MAX_RSS_GROWTH_BYTES_PER_MINUTE:
         failures.append(f"memory grows by at least {rss.low / 2**20:.2f} MB a minute")

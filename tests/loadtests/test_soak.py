@@ -88,6 +88,16 @@ def test_trend_is_less_sure_when_neighbours_are_alike() -> None:
     assert alike.high - alike.low > 2 * (shuffled.high - shuffled.low)
 
 
+def test_trend_leaves_out_what_a_known_cause_explains() -> None:
+    load = [100.0, 180.0, 120.0, 190.0, 150.0, 200.0, 160.0, 210.0]
+    values = [2 * each for each in load]
+    assert trend_of(list(range(8)), values).slope > 10
+    assert trend_of(list(range(8)), values, beside=load).slope == pytest.approx(0, abs=1e-9)
+    leaking = [value + 3 * at for at, value in enumerate(values)]
+    assert trend_of(list(range(8)), leaking, beside=load).slope == pytest.approx(3)
+    assert trend_of(list(range(8)), leaking, beside=[5.0] * 8) == trend_of(list(range(8)), leaking)
+
+
 def test_trend_refuses_when_samples_are_few() -> None:
     with pytest.raises(ValueError, match="too few"):
         trend_of([0, 1], [1, 2])
