@@ -27,9 +27,10 @@ SEEDS ?= 1
 RECORDS ?= 1000000
 CLAIM_ARGS ?=
 GUIDE_ARGS ?=
+ROUTING_ARGS ?=
 
 .PHONY: help install install-semantic install-serving install-train install-quantize install-audit audit fuzz sbom \
-	demo check lint types fast-tests system-tests test slow-tests train-tests docs bench replay-bench soak faults log-proof scrub-table claim guide clean
+	demo check lint types fast-tests system-tests test slow-tests train-tests docs bench replay-bench soak faults log-proof scrub-table claim routing-results guide clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -116,6 +117,10 @@ scrub-table: install ## what scrubbing finds and what it takes for personal by m
 claim: install install-serving ## the claim on real models: DATA=folder of BANKING77, COMPARE=1, SEEDS=3; resumable
 	@test -n "$(DATA)" || { echo "DATA must name a folder with BANKING77's train.csv and test.csv" >&2; exit 2; }
 	@$(BIN)/python -m trainer.claim "$(DATA)" $(if $(COMPARE),--compare) --seeds $(SEEDS) --page docs/claim.md $(CLAIM_ARGS)
+
+routing-results: install ## what routing is worth on public data: DATA=folder of the data sets; writes docs/routing-results.md; resumable
+	@test -n "$(DATA)$$LOCUM_DATA" || { echo "DATA (or LOCUM_DATA) must name the folder of the data sets" >&2; exit 2; }
+	@$(BIN)/python -m trainer.routing.results $(if $(DATA),--data "$(DATA)") $(ROUTING_ARGS)
 
 guide: install install-serving ## an operator's first change of a threshold, on the models of `make claim`; KEEP=1 leaves it running
 	@$(BIN)/python -m trainer.claim.operate $(if $(KEEP),--keep) $(GUIDE_ARGS)
