@@ -68,7 +68,9 @@ class DraftScore(NamedTuple):
                 f"that are named, or mapped, as one of {', '.join(NAMES)}"
             )
         if model.embedding_size is not None:
-            raise PolicyConfigError(f"model: {path.name} needs an embedding of the prompt, which a cascade does not have")
+            raise PolicyConfigError(
+                f"model: {path.name} needs an embedding of the prompt, which a cascade does not have"
+            )
         return cls(model=model, silent=None)
 
     def for_student(self, student: StudentDefaults) -> DraftScore:

@@ -14,7 +14,7 @@ MAX_CHARS = 600
 """A longer answer has an answer in it."""
 BEGINNING_CHARS = 200
 
-_GAP = r"[^.!?。！？।؟\n]{0,60}?"
+_GAP = r"[^.!?\u3002\uff01\uff1f\u0964\u061f\n]{0,60}?"
 _PHRASES = (
     # English
     rf"\b(?:sorry|apologi[sz]e|apologies|(?:i'm|i am) afraid|unfortunately,? i){_GAP}\b(?:can't|cannot|can not|unable|"
@@ -22,13 +22,14 @@ _PHRASES = (
     r"\bi (?:can't|cannot|can not|won't|will not|am unable to|am not able to|must decline to|must refuse to) "
     r"(?:help|assist|comply|provide|fulfil|fulfill|answer|respond|do that|discuss|engage|generate|create|share|support|"
     r"participate|continue|determine|access)",
-    rf"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b{_GAP}\b(?:can't|cannot|unable|not able|don't|"
-    "do not)",
+    rf"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b{_GAP}\b(?:can't|cannot|unable|not able|"
+    "don't|do not)",
     r"^\W*i (?:really |honestly )?(?:don't|do not) know\b",
     r"^\W*i (?:don't|do not) have (?:enough|access|sufficient|the ability|any information)",
     # German
     rf"\b(?:tut mir leid|leider|entschuldigung)\b{_GAP}\b(?:kann|darf|möchte) {_GAP}\bnicht\b",
-    rf"\bich (?:kann|darf|werde)\b{_GAP}\bnicht (?:helfen|beantworten|erfüllen|unterstützen|bereitstellen|weiterhelfen)",
+    rf"\bich (?:kann|darf|werde)\b{_GAP}\bnicht (?:helfen|beantworten|erfüllen|unterstützen|bereitstellen|"
+    "weiterhelfen)",
     r"^\W*(?:das )?weiß ich (?:leider )?nicht",
     # French
     rf"\bdésolée?s?\b{_GAP}\b(?:ne (?:peux|suis|saurais|puis)|impossible)",
@@ -52,7 +53,7 @@ _PHRASES = (
     rf"(?:извините|простите|к сожалению|вибачте|на жаль){_GAP}не (?:могу|имею|можу|маю)",
     r"\bя не (?:могу|можу) (?:помочь|ответить|предоставить|выполнить|допомогти|відповісти)",
     # Turkish
-    rf"\b(?:üzgünüm|maalesef|özür dilerim)\b{_GAP}(?:olamam|olamıyorum|yapamam|veremem|veremiyorum|cevaplayamam)",
+    rf"\b(?:üzgünüm|maalesef|özür dilerim)\b{_GAP}(?:olamam|olam\u0131yorum|yapamam|veremem|veremiyorum|cevaplayamam)",
     # Chinese
     rf"(?:抱歉|对不起|對不起|很遗憾|不好意思){_GAP}(?:无法|無法|不能|没有办法|不便)",
     r"我(?:无法|無法|不能)(?:帮助|幫助|提供|回答|满足|滿足|协助|協助|完成|为您|為您)",

@@ -32,7 +32,7 @@ class ConfidenceReader(NamedTuple):
         return cls(compiled, field)
 
     def read(self, text: str | None) -> float | None:
-        """In [0, 1]: `0.8`, `80%`, `80 / 100` and `8/10` are the same; None: none is stated, or none that makes sense."""
+        """In [0, 1]: `0.8`, `80%`, `80 / 100` and `8/10` are the same; None: none is stated that makes sense."""
         if not text:
             return None
         if self.field is not None:

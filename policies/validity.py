@@ -26,7 +26,13 @@ MAX_JSON_CHARS = 200_000
 """A longer answer, or longer arguments, are not parsed."""
 MAX_SCHEMA_STEPS = 5_000
 """Some milliseconds: an answer is checked while others wait."""
-_SPELLED_CALLS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<function=", "<\uff5ctool\u2581calls\u2581begin\uff5c>")
+_SPELLED_CALLS = (
+    "<tool_call>",
+    "[TOOL_CALLS]",
+    "<|python_tag|>",
+    "<function=",
+    "<\uff5ctool\u2581calls\u2581begin\uff5c>",
+)
 """How models write a call. In a text they are one that the server could not read."""
 _JSON_STARTS = frozenset('{["-0123456789tfn')
 

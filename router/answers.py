@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,7 +16,9 @@ OTHER_THAN_TEXT = ("tool_calls", "function_call", "refusal", "audio")
 """Members of a message, or of a chunk's delta, that are an answer as well."""
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
+    """Of the assistant, as its backend wrote it."""
+
     content: Any = None
     tool_calls: Any = None
     function_call: Any = None
@@ -24,15 +27,17 @@ class _Message(msgspec.Struct):
 
     @property
     def text(self) -> str | None:
-        """None where there is none, or an empty one beside something else."""
-        if not isinstance(self.content, str):
+        """None where there is none beside something else. A message of nothing but reasoning has an empty one, in a
+        plain answer as in a stream."""
+        content = "" if self.content is None else self.content
+        if not isinstance(content, str):
             return None
-        return None if not self.content and any(getattr(self, name) for name in OTHER_THAN_TEXT) else self.content
+        return None if not content and any(getattr(self, name) for name in OTHER_THAN_TEXT) else content
 
 
 class _Choice(msgspec.Struct):
     finish_reason: str | None = None
-    message: _Message | None = None
+    message: Message | None = None
 
 
 class _Completion(msgspec.Struct):
@@ -73,6 +78,9 @@ class Meaning(NamedTuple):
     mean_logprob: float | None = None
     """Over the tokens of the answer without its stop token, nats."""
     token_ids: TokenIds | None = None
+    logprobs: Sequence[TokenLogprob] | None = None
+    """Of all tokens, where they were read."""
+    message: Message | None = None
 
 
 def meaning_of(body: bytes, *, detailed: bool = False) -> Meaning | None:
@@ -93,6 +101,7 @@ def meaning_of(body: bytes, *, detailed: bool = False) -> Meaning | None:
         first.finish_reason,
         first.message.text if first.message else None,
         fingerprint_of(completion.model, completion.system_fingerprint),
+        message=first.message,
     )
     if isinstance(completion, _DetailedCompletion) and len(completion.choices) == 1:
         return _with_details(meaning, completion)
@@ -109,7 +118,7 @@ def _with_details(meaning: Meaning, completion: _DetailedCompletion) -> Meaning:
         mean = mean_logprob(tokens, meaning.text, meaning.finish_reason) if tokens else None
     except ValueError:  # "bytes" that are none
         mean = None
-    return meaning._replace(mean_logprob=mean, token_ids=ids)
+    return meaning._replace(mean_logprob=mean, token_ids=ids, logprobs=tokens)
 
 
 def _meaning_of_odd(body: bytes) -> Meaning | None:
@@ -119,13 +128,14 @@ def _meaning_of_odd(body: bytes) -> Meaning | None:
         first = answer["choices"][0]
         message = first.get("message") or {}
         reason = first.get("finish_reason")
-        text = _Message(message.get("content"), *map(message.get, OTHER_THAN_TEXT)).text
+        read = Message(message.get("content"), *map(message.get, OTHER_THAN_TEXT))
         stated = fingerprint_of(answer.get("model"), answer.get("system_fingerprint"))
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
     return Meaning(
         usage_of(answer),
         reason if isinstance(reason, str) else None,
-        text,
+        read.text,
         stated,
+        message=read,
     )

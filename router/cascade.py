@@ -16,9 +16,14 @@ import msgspec
 
 from policies.base import Extend
 from policies.chain import Vote
+from policies.draft_signals import NO_DRAFT_SIGNALS, DraftSignal, DraftSignals
+from policies.logprobs import measured
 from policies.record import Draft
+from policies.validity import Answer, failed_checks
 from policies.window import WindowAction
+from router.answers import Meaning
 from router.backends import Backend
+from router.draft_answers import answer_of, asked_of
 from router.errors import BackendError
 from router.metrics import Metrics
 from router.opening import Opened
@@ -27,6 +32,7 @@ from router.plain import Reply
 from router.resilience.attempts import Attempt
 from router.resilience.routes import OVERLOAD, UNAVAILABLE
 from router.routing import FORCED_POLICY
+from router.second_sample import SecondSamples
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +52,9 @@ class Judgement(NamedTuple):
 class Cascade:
     """Judges drafts and escalates."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, samples: SecondSamples) -> None:
         self._metrics = metrics
+        self._samples = samples
 
     def reviews(self, state: RequestState, backend: Backend) -> bool:
         """Whether this backend's answer is a draft: the student's, chosen by the policies or by default.
@@ -65,7 +72,9 @@ class Cascade:
 
     async def better_of(self, state: RequestState, reply: Reply, ask: AskTeachers[Reply]) -> Reply:
         """The student's plain reply if it stands, else the teacher's."""
-        if not self.escalates(state, _draft_of(reply)):
+        assert reply.meaning is not None  # noqa: S101 - refusals are no drafts
+        draft = await self.measured(state, _draft_of(reply, reply.meaning), answer_of(reply.meaning))
+        if not self.escalates(state, draft):
             return reply
         found = await self.teachers_answer(state, reply.backend, ask)
         if found is None:
@@ -73,6 +82,22 @@ class Cascade:
         answered, better = found
         answered.done()
         return better
+
+    async def measured(self, state: RequestState, draft: Draft, answer: Answer) -> Draft:
+        """The draft with all that reviewers judge it by: the checks that it fails, what they read in the texts, and a
+        second sample where one of them wants it."""
+        request, evaluation, chain = state.request, state.evaluation, state.generation.decider.chain
+        assert request is not None and evaluation is not None  # noqa: S101 - see `reviews`
+        features = evaluation.features
+        asked = asked_of(request, features)
+        signals = msgspec.structs.replace(
+            draft.signals or NO_DRAFT_SIGNALS, tokens=draft.tokens or None, failed=failed_checks(asked, answer)
+        )
+        draft = chain.read(features, msgspec.structs.replace(draft, signals=signals))
+        way = chain.measures.second_sample
+        if way is None or draft.prefix or chain.needs_draft(features, draft) is not DraftSignal.AGREEMENT:
+            return draft
+        return chain.read(features, await self._samples.compared(state, draft, answer, asked, way))
 
     def escalates(self, state: RequestState, draft: Draft) -> bool:
         """Have a whole draft judged. Notes in `state` what was decided and why."""
@@ -110,10 +135,8 @@ class Cascade:
             return None
 
 
-def _draft_of(reply: Reply) -> Draft:
-    meaning, price = reply.meaning, reply.backend.price
-    assert meaning is not None  # noqa: S101 - refusals are no drafts
-    usage = meaning.usage
+def _draft_of(reply: Reply, meaning: Meaning) -> Draft:
+    price, usage = reply.backend.price, meaning.usage
     return Draft(
         text=meaning.text,
         mean_logprob=meaning.mean_logprob,
@@ -121,4 +144,14 @@ def _draft_of(reply: Reply) -> Draft:
         finish_reason=meaning.finish_reason,
         usage=usage,
         cost_usd=price.cost_usd(usage) if price and usage else None,
+        signals=_signals_of(meaning),
     )
+
+
+def _signals_of(meaning: Meaning) -> DraftSignals:
+    if not meaning.logprobs:
+        return NO_DRAFT_SIGNALS
+    try:
+        return measured(meaning.logprobs, meaning.text, meaning.finish_reason)
+    except ValueError:  # "bytes" that are none
+        return NO_DRAFT_SIGNALS

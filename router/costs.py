@@ -32,10 +32,10 @@ def used(state: RequestState) -> tuple[int | None, float | None]:
         machine_usd = state.machine_usd if state.machine_priced else 0.0
         return (0, machine_usd) if state.outcome in UNPAID else (None, None)
     tokens, cost_usd = usage.prompt_tokens + usage.completion_tokens, _answer_usd(state, usage)
-    draft = _thrown_away(state)
-    if draft is not None and draft.usage is not None:
-        tokens += draft.usage.prompt_tokens + draft.usage.completion_tokens
-    student_usd = state.machine_usd if state.machine_priced else draft.cost_usd if draft is not None else None
+    beside = _beside(state)
+    if beside is not None:
+        tokens += beside.prompt_tokens + beside.completion_tokens
+    student_usd = _students_part_usd(state) if state.machine_priced or beside is not None else None
     if student_usd is not None:
         cost_usd = student_usd + (cost_usd or 0.0)
     return tokens, cost_usd
@@ -46,12 +46,22 @@ def _thrown_away(state: RequestState) -> Draft | None:
     return state.draft if state.route != "student" else None
 
 
+def _beside(state: RequestState) -> Usage | None:
+    """What the student used beside the answer: for a draft that was thrown away, or for a second sample."""
+    if state.draft is None:
+        return None
+    return state.draft.usage if _thrown_away(state) is not None else state.draft.sample_usage
+
+
 def _students_part_usd(state: RequestState) -> float | None:
     """What the student's work cost beside the answer; None: unknown."""
     if state.machine_priced:
         return state.machine_usd
-    draft = _thrown_away(state)
-    return 0.0 if draft is None else draft.cost_usd
+    if state.draft is None:
+        return 0.0
+    if _thrown_away(state) is not None:
+        return state.draft.cost_usd
+    return 0.0 if state.draft.sample_usage is None else state.draft.sample_cost_usd
 
 
 def _answer_usd(state: RequestState, usage: Usage | None) -> float | None:

@@ -29,6 +29,7 @@ from router.resilience.attempts import Attempt, Attempts
 from router.resilience.deadline import Deadline
 from router.resilience.routes import Routes
 from router.response_cache import ResponseCache
+from router.second_sample import SecondSamples
 
 RESERVE_S = 0.25
 """Of the request's whole time, kept for delivering a draft when the teachers are too slow."""
@@ -57,7 +58,8 @@ class Delivery:
         self._routes = routes
         self._outcomes = outcomes
         self._metrics = metrics
-        self._cascade = Cascade(metrics)
+        samples = SecondSamples(routes, metrics, limit_bytes=server.max_response_bytes)
+        self._cascade = Cascade(metrics, samples)
         self._cache = cache
         self.caches = cache is not None
         """Whether `deliver_cached` is worth a call."""

@@ -139,6 +139,9 @@ class Metrics(QualityMetrics):
             "Signals that a policy asked for and did not get in time.",
             ("signal",),
         )
+        self.second_samples = self._counter(
+            "router_second_samples", "Drafts that the student was asked for once more, to compare.", ("outcome",)
+        )
 
     def _define_machinery(self) -> None:
         self.inflight = self._gauge("router_inflight_requests", "Requests being answered.", merged="livesum")
@@ -258,6 +261,7 @@ class Metrics(QualityMetrics):
             (self.policy_apply_failures, product(("unreadable", "not_buildable", "not_kept"))),
             (self.cache_lookups, product(("hit", "miss"))),
             (self.signals_unavailable, product(Signal)),
+            (self.second_samples, product(("ok", "timeout", "error", "no_room"))),
             (self.training_examples, product(("allowed", "conditional", "denied"))),
             (self.unpriced, product(("student", "teacher"))),
         ):
@@ -306,6 +310,8 @@ class Metrics(QualityMetrics):
             if beside_usd is not None:  # a second model was paid for
                 self._cost_of("student")(beside_usd)
                 answer_usd = None if answer_usd is None else answer_usd - beside_usd
+        elif record.draft is not None and record.draft.sample_usage is not None:
+            self._observe_tokens(record.draft.sample_usage, "student")
         if answer_usd is not None:
             self._cost_of(route)(answer_usd)
         elif record.route is not None:

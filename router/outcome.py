@@ -164,7 +164,8 @@ class RequestState:
     def note(self, meaning: Meaning) -> None:
         """This plain answer will be delivered."""
         self.usage, self.finish_reason, self.completion = meaning.usage, meaning.finish_reason, meaning.text
-        self.fingerprint, self.mean_logprob, self.token_ids = meaning[3:]
+        self.fingerprint, self.mean_logprob = meaning.fingerprint, meaning.mean_logprob
+        self.token_ids = meaning.token_ids
 
 
 Observer = Callable[[RequestState, DecisionRecord], None]

@@ -130,7 +130,9 @@ class Students:
     def _wanted(self, chain: PolicyChain) -> Additions:
         student = self._config.student
         logprobs = student.capture_logprobs or bool(chain.reviewers)
-        return Additions(logprobs=logprobs, token_ids=student.capture_token_ids)
+        return Additions(
+            logprobs=logprobs, token_ids=student.capture_token_ids, top_logprobs=chain.measures.top_logprobs
+        )
 
     def _generation(
         self,

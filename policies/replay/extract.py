@@ -29,7 +29,8 @@ from policies.replay.columns import (
     columns_of,
 )
 from policies.replay.slim import NO_DRAFT, Chunk, DraftSignals, Features, Record, decode
-from policies.validity import CALLS, CHECKS
+from policies.validity import CALLS
+from policies.validity import CHECKS as VALIDITY_CHECKS
 
 FORCED_POLICY = "request"
 """Stands as the policy of a decision that the client made; no document changes that."""
@@ -234,10 +235,10 @@ def finish_code(reason: str | None) -> int:
 
 
 def failed_bits(signals: DraftSignals | None) -> int:
-    """The failed checks of a draft, one bit each in the order of CHECKS; UNKNOWN: it was not checked."""
+    """The failed checks of a draft, one bit each in the order of VALIDITY_CHECKS; UNKNOWN: it was not checked."""
     if signals is None or signals.failed is None:
         return UNKNOWN
-    return sum(1 << bit for bit, name in enumerate(CHECKS) if name in signals.failed)
+    return sum(1 << bit for bit, name in enumerate(VALIDITY_CHECKS) if name in signals.failed)
 
 
 def _is_empty(text: str | None, finish_reason: str | None) -> bool:

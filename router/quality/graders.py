@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from msgspec.structs import replace
 
@@ -19,6 +19,7 @@ from policies.record import Grade, Usage
 from policies.regrading import BY_LABEL, BY_TEACHER, comparison, scored
 from router.config import ConfigError
 from router.config.quality import GraderConfig
+from router.draft_answers import wanted_schema
 from router.encoder import Encoder
 from router.quality.judge import Judge
 from router.quality.pair import SILENT, Grader, Pair, Verdict
@@ -95,17 +96,6 @@ class SchemaGrader:
             return await asyncio.to_thread(_each, pair, self._name, partial(_follows, schema=schema))
         except UnsupportedSchema:
             return Verdict(Grade(grader=self._name))
-
-
-def wanted_schema(request: Mapping[str, Any]) -> object | None:
-    """What a request's `response_format` demands; None: nothing."""
-    wanted = request.get("response_format")
-    if not isinstance(wanted, dict):
-        return None
-    if wanted.get("type") == "json_object":
-        return {"type": "object"}
-    details = wanted.get("json_schema")
-    return details.get("schema") if wanted.get("type") == "json_schema" and isinstance(details, dict) else None
 
 
 def load_schema(config: GraderConfig) -> object | None:

@@ -92,6 +92,12 @@ class Routes:
         """The teachers alone, for a draft of the student that is not good enough."""
         return self._of(self._teachers, request, deadline, watchers)
 
+    def student_alone(
+        self, student: Pool, request: Affine, deadline: Deadline, *, watchers: Sequence[Watcher] = ()
+    ) -> Attempts:
+        """The student, asked once more: to compare its answers, or for one that no teacher would give."""
+        return self._of((Step(student),), request, deadline, watchers)
+
     def _of(
         self,
         steps: Sequence[Step],
