@@ -1,1 +1,1 @@
-"""Routing measured on labelled outcomes: who learns what, scored on rows that it never saw, in figures others report."""
+"""Routing measured on labelled outcomes: what learners score on rows that they never saw, in published figures."""

@@ -12,7 +12,7 @@ ORACLE = "oracle"
 
 
 def scores(rows: Outcomes) -> dict[str, Floats]:
-    """Baseline -> [n], higher means teacher. Equal scores are in random order, in expectation: `random` is that alone."""
+    """Baseline -> [n], higher means teacher. Equal scores go in random order: `random` is that alone."""
     found = {RANDOM: np.full(len(rows), 0.5)}
     if rows.text is not None:
         lengths = np.array([len(text) for text in rows.text], dtype=np.float64)

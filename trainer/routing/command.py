@@ -39,11 +39,13 @@ class Negative(click.ClickException):
 @click.option("--folds", type=click.IntRange(2, 50), default=5, show_default=True, help="Of the cross-fitting.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--scores-out", type=_FILE, help="Write a CSV with id, score and each learner's score, a row a query.")
-@click.option("--artefact-out", type=_FILE, help="Fit the recommended learner on all rows, and write it for a policy's `model`.")
+@click.option(
+    "--artefact-out", type=_FILE, help="Fit the recommended learner on all rows, and write it for a policy's `model`."
+)
 @click.option("--plot", type=_FILE, help="Draw quality over the share of strong calls (PNG).")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def evaluate(data: Path, **options: Any) -> None:
-    """Learn routing policies on labelled outcomes in DATA (CSV, plain or gzip), and measure them on rows they never saw.
+    """Learn routing policies on labelled outcomes in DATA (CSV or .csv.gz), and measure them on rows they never saw.
 
     One row a query: how well a weak and a strong model answered it, and what a policy may look at. Every row is scored
     by models that were fitted without it and without its near-duplicates.

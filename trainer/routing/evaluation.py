@@ -9,7 +9,17 @@ import numpy as np
 
 from trainer.routing import baselines, folds
 from trainer.routing.crossfit import cross_fit
-from trainer.routing.figures import Band, Estimate, Figures, Resamples, band, differences, mean_interval, samples, summary
+from trainer.routing.figures import (
+    Band,
+    Estimate,
+    Figures,
+    Resamples,
+    band,
+    differences,
+    mean_interval,
+    samples,
+    summary,
+)
 from trainer.routing.groups import near_duplicates
 from trainer.routing.learner import Learner
 from trainer.routing.learners import draft_learners, prompt_learners, reference
@@ -86,7 +96,9 @@ def learners_for(rows: Outcomes) -> list[Learner]:
     return [*draft_learners(), *([] if frozen is None else [frozen])]
 
 
-def score(rows: Outcomes, learners: Sequence[Learner], plan: Plan, progress: Progress = lambda step, how: None) -> Scored:
+def score(
+    rows: Outcomes, learners: Sequence[Learner], plan: Plan, progress: Progress = lambda step, how: None
+) -> Scored:
     """Cross-fitted scores of all rows.
 
     Raises:
@@ -146,13 +158,16 @@ def notes(scored: Scored, accuracy: Mapping[str, Estimate]) -> list[str]:
             "there is no gap to recover, so APGR, CPT and the recovered part are not defined"
         )
     elif gap.low is not None and gap.low <= 0:
-        found.append("the interval of the gap includes 0: figures that are relative to it say little; more rows are needed")
+        found.append(
+            "the interval of the gap includes 0: figures that are relative to it say little; more rows are needed"
+        )
     if len(rows) < FEW_ROWS:
         found.append(f"only {len(rows)} rows: expect the figures to change with more")
     sizes = np.bincount(scored.groups)
     if (repeated := int(sizes[sizes > 1].sum())) > 0:
         found.append(
-            f"{repeated:,} rows are near-duplicates of others (largest group: {int(sizes.max())}); each group stays in one fold"
+            f"{repeated:,} rows are near-duplicates of others (largest group: {int(sizes.max())}); each group "
+            "stays in one fold"
         )
     if rows.text is not None and (empty := sum(not text.strip() for text in rows.text)):
         found.append(f"{empty:,} rows have an empty text")

@@ -93,7 +93,9 @@ Samples = Mapping[str, Floats]
 """Figure -> [1 + B]: on the rows themselves, then on each resample."""
 
 
-def samples(rows: Outcomes, score: Floats, resamples: Resamples, share: float, *, probability: bool) -> dict[str, Floats]:
+def samples(
+    rows: Outcomes, score: Floats, resamples: Resamples, share: float, *, probability: bool
+) -> dict[str, Floats]:
     """All figures of one score on the rows and on the resamples."""
     ranked = measures.ranking(score)
     names: list[str] = []

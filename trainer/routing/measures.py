@@ -1,4 +1,4 @@
-"""How good a routing score is. All figures are computed for many weightings of the rows at once: [B, n], one a resample.
+"""How good a routing score is. All figures are computed for many weightings of the rows at once: [B, n].
 
 Two modes. *RouteLLM's*: 11 operating points, at the edges of the score's deciles. *Exact*: one point a query, where
 rows of equal score are escalated in random order, in expectation: within such a block the curve is a straight line.
@@ -59,7 +59,7 @@ class Curve:
         return self.gains[:, -1]
 
     def at(self, share: float, cumulated: Floats | None = None) -> Floats:
-        """[B], the gain (or another quantity that was cumulated along the ranking) when `share` of the calls is strong."""
+        """[B], the gain (or what else was cumulated along the ranking) when `share` of the calls is strong."""
         values = self.gains if cumulated is None else cumulated
         right = np.maximum(np.argmax(self.shares >= share - _ROUNDING, axis=1), 1)
         return _between(self.shares, values, right, np.full(len(values), share))
@@ -115,7 +115,7 @@ def decile_points(ranked: Ranking, exact: Curve, weights: Floats) -> Curve:
     gains = np.zeros_like(shares)
     below = 1 - exact.shares[:, ::-1]  # rising: the share of rows with a lower score than each block's, lowest first
     for b in range(len(n)):
-        calls = _blocks_called(np.rint(below[b] * n[b]), int(round(n[b])), ranked.values)
+        calls = _blocks_called(np.rint(below[b] * n[b]), round(float(n[b])), ranked.values)
         shares[b, 1:] = exact.shares[b, calls]
         gains[b, 1:] = exact.gains[b, calls]
     return Curve(shares, gains)
@@ -159,9 +159,9 @@ def auroc(ranked: Ranking, weights: Floats, positive: Bools) -> Floats:
 
 
 def calibration_error(score: Floats, weights: Floats, outcome: Floats) -> Floats:
-    """[B], mean gap between stated and observed probability over ten bins of equal width. Source: Guo et al. 2017, eq. 3.
+    """[B], mean gap between stated and observed probability over ten bins of equal width.
 
-    Never 0 for a finite sample, and larger on a resample than on the rows themselves.
+    Never 0 for a finite sample, and larger on a resample than on the rows themselves. Source: Guo et al. 2017, eq. 3.
     """
     bins = np.minimum((np.clip(score, 0.0, 1.0) * ECE_BINS).astype(np.int64), ECE_BINS - 1)
     member = (bins[:, None] == np.arange(ECE_BINS)).astype(np.float64)

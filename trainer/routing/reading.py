@@ -80,7 +80,9 @@ def read(path: Path, columns: Columns) -> Outcomes:
     except OSError as exc:
         raise DataError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     if len(lines) < MIN_ROWS:
-        raise DataError(f"{path}: has {len(lines)} rows; no less than {MIN_ROWS} can be cross-fitted, and hundreds say something")
+        raise DataError(
+            f"{path}: has {len(lines)} rows; no less than {MIN_ROWS} can be cross-fitted, and hundreds say something"
+        )
     source = _Source(path, lines)
     numeric: list[tuple[str, Floats]] = []
     categorical: dict[str, tuple[str, ...]] = {}
@@ -107,12 +109,16 @@ def _check(columns: Columns) -> None:
     if columns.weak == columns.strong:
         raise DataError(f"--weak and --strong both name {columns.weak!r}; name the outcomes of two models")
     if columns.text is None and not columns.signals:
-        raise DataError("nothing to route by: give --text (the prompts), --signals (of the weak model's answer), or both")
+        raise DataError(
+            "nothing to route by: give --text (the prompts), --signals (of the weak model's answer), or both"
+        )
     if (columns.cost_weak is None) != (columns.cost_strong is None):
         raise DataError("--cost-weak and --cost-strong: give both or none; one cost alone compares nothing")
     for name in columns.signals:
         if name in (columns.weak, columns.strong):
-            raise DataError(f"--signals: {name!r} is an outcome; a policy cannot see it before it decides. Leave it out")
+            raise DataError(
+                f"--signals: {name!r} is an outcome; a policy cannot see it before it decides. Leave it out"
+            )
         if name == columns.text:
             raise DataError(f"--signals: {name!r} is the text already; leave it out")
 
@@ -165,13 +171,12 @@ def _check_header(path: Path, header: Sequence[str], columns: Columns) -> None:
 def _opened(path: Path) -> Iterator[IO[str]]:
     with path.open("rb") as raw:
         zipped = raw.read(2) == GZIP_MAGIC
-    opened: IO[str] = (
-        gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-        if zipped
-        else path.open("r", encoding="utf-8-sig", newline="")
-    )
-    with opened as file:
-        yield file
+    if zipped:
+        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as text:
+            yield text
+    else:
+        with path.open("r", encoding="utf-8-sig", newline="") as file:
+            yield file
 
 
 @contextmanager
@@ -200,7 +205,8 @@ class _Source:
                 raise DataError(f"{self.path}, line {line}: {ID!r} is empty; give each query one, or rename the column")
             if value in first:
                 raise DataError(
-                    f"{self.path}: lines {first[value]} and {line} have the same {ID!r} {value[:80]!r}; make the ids unique"
+                    f"{self.path}: lines {first[value]} and {line} have the same {ID!r} {value[:80]!r}; "
+                    "make the ids unique"
                 )
             first[value] = line
         return tuple(fields)
@@ -209,7 +215,9 @@ class _Source:
         if name is None:
             return None
         if not any(value.strip() for value in table[name]):
-            raise DataError(f"{self.path}: --text: the column {name!r} is empty in all rows; name the one with the prompts")
+            raise DataError(
+                f"{self.path}: --text: the column {name!r} is empty in all rows; name the one with the prompts"
+            )
         return tuple(table[name])
 
     def outcome(self, option: str, name: str, fields: Sequence[str]) -> Floats:
@@ -218,8 +226,8 @@ class _Source:
             at = int(empty[0])
             what = f"is {fields[at][:40]!r}" if fields[at].strip() else "is empty"
             raise DataError(
-                f"{self.path}, line {self.lines[at]}: {name!r} ({option}) {what}, as in {empty.size} rows; an outcome is a "
-                "number from 0 (wrong) to 1 (right). Leave rows out that have none"
+                f"{self.path}, line {self.lines[at]}: {name!r} ({option}) {what}, as in {empty.size} rows; an "
+                "outcome is a number from 0 (wrong) to 1 (right). Leave rows out that have none"
             )
         if (outside := np.flatnonzero((values < 0) | (values > 1))).size:
             at = int(outside[0])
@@ -237,8 +245,8 @@ class _Source:
         if wrong.size:
             at = int(wrong[0])
             raise DataError(
-                f"{self.path}, line {self.lines[at]}: {name!r} ({option}) is {table[name][at][:40]!r}; a cost is a number "
-                "from 0 on (USD or tokens) in every row"
+                f"{self.path}, line {self.lines[at]}: {name!r} ({option}) is {table[name][at][:40]!r}; a cost is a "
+                "number from 0 on (USD or tokens) in every row"
             )
         if not values.any():
             raise DataError(f"{self.path}: {name!r} ({option}) is 0 in all rows; leave the costs out")
@@ -251,13 +259,15 @@ class _Source:
         wrong = np.flatnonzero(np.isnan(values) & ~empty)
         given = len(fields) - int(empty.sum())
         if wrong.size and given - wrong.size < NUMERIC_SHARE * given:
-            return self._categories(name, [("" if gone else value.strip()) for gone, value in zip(empty, fields, strict=True)])
+            return self._categories(
+                name, [("" if gone else value.strip()) for gone, value in zip(empty, fields, strict=True)]
+            )
         wrong = np.flatnonzero(~np.isfinite(values) & ~empty)
         if wrong.size:
             at = int(wrong[0])
             raise DataError(
-                f"{self.path}, line {self.lines[at]}: {name!r} (--signals) is {fields[at].strip()[:40]!r} where other rows "
-                "have finite numbers; correct it, or leave the field empty"
+                f"{self.path}, line {self.lines[at]}: {name!r} (--signals) is {fields[at].strip()[:40]!r} where other "
+                "rows have finite numbers; correct it, or leave the field empty"
             )
         return values
 

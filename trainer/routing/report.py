@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -158,8 +158,8 @@ def show(report: Report, console: Console) -> None:
     console.print(_differences(report))
     console.print(
         f"score = {report.recommended}: P(strong better), cross-fitted; above {report.threshold:.4f} it escalates "
-        f"{report.share:.0%} of these rows.\nRecovered, APGR: of the gap between weak and strong. CPT: percent of strong calls "
-        "that recover half or 80 % of it.\nCost: relative to sending every query to the strong model.",
+        f"{report.share:.0%} of these rows.\nRecovered, APGR: of the gap between weak and strong. CPT: percent of "
+        "strong calls that recover half or 80 % of it.\nCost: relative to sending every query to the strong model.",
         markup=False, highlight=False,
     )  # fmt: skip
 
@@ -169,7 +169,9 @@ def _accuracies(report: Report) -> Table:
     table.add_column("quality")
     for name in ("weak", "strong", "gap", "oracle"):
         table.add_column(name, justify="right")
-    table.add_row("all rows", *(written(report.accuracy[name], "share") for name in ("weak", "strong", "gap", "oracle")))
+    table.add_row(
+        "all rows", *(written(report.accuracy[name], "share") for name in ("weak", "strong", "gap", "oracle"))
+    )
     return table
 
 
@@ -190,7 +192,11 @@ def _figures(report: Report) -> Table:
 
 
 def _differences(report: Report) -> Table:
-    shown = [(figure, title, kind) for figure, title, kind in ROWS if figure in ("apgr", "cpt80", "recovered", "auroc_strong_better")]
+    shown = [
+        (figure, title, kind)
+        for figure, title, kind in ROWS
+        if figure in ("apgr", "cpt80", "recovered", "auroc_strong_better")
+    ]
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("score minus")
     for _, title, _ in shown:
@@ -204,7 +210,9 @@ def written(value: Estimate | None, kind: str, *, interval: bool = True, sign: s
     """`.641 [.620, .660]`-like text; `-` for what is not defined."""
     if value is None or value.estimate is None:
         return "-"
-    scale, digits, unit = {"part": (1, 3, ""), "share": (100, 1, " %"), "percent": (1, 1, " %"), "points": (1, 2, "")}[kind]
+    scale, digits, unit = {"part": (1, 3, ""), "share": (100, 1, " %"), "percent": (1, 1, " %"), "points": (1, 2, "")}[
+        kind
+    ]
 
     def number(x: float) -> str:
         return format(scale * x, f"{sign}.{digits}f")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from policies import artefact
 from policies.calibration import expected_calibration_error, reliability
@@ -19,7 +17,16 @@ from trainer.routing.evaluation import SCORE, Evaluation, Plan, Progress, Scored
 from trainer.routing.learner import Exportable
 from trainer.routing.reading import Columns, DataError, read
 
-MEASURES = ("apgr", "cpt50", "cpt80", "apgr_exact", "cpt80_exact", "recovered", "auroc_weak_wrong", "auroc_strong_better")
+MEASURES = (
+    "apgr",
+    "cpt50",
+    "cpt80",
+    "apgr_exact",
+    "cpt80_exact",
+    "recovered",
+    "auroc_weak_wrong",
+    "auroc_strong_better",
+)
 """Of the report, kept in an artefact."""
 
 
@@ -58,8 +65,8 @@ def run(
     progress("reading", f"{len(rows):,} rows")
     if not rows.advantage.any():
         raise NothingToLearn(
-            f"{path}: {columns.weak!r} and {columns.strong!r} are equal in every row: no query is answered better by either, "
-            "so there is nothing to route by. Check the columns"
+            f"{path}: {columns.weak!r} and {columns.strong!r} are equal in every row: no query is answered better "
+            "by either, so there is nothing to route by. Check the columns"
         )
     scored = evaluation.score(rows, evaluation.learners_for(rows), plan, progress)
     if outputs.scores is not None:

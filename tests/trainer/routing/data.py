@@ -9,7 +9,12 @@ import numpy as np
 
 from trainer.routing.outcomes import Floats, Ints, Outcomes
 
-TOPICS = ("proof integral theorem lemma", "city capital river country", "verb noun grammar spelling", "atom charge orbit energy")
+TOPICS = (
+    "proof integral theorem lemma",
+    "city capital river country",
+    "verb noun grammar spelling",
+    "atom charge orbit energy",
+)
 
 
 def outcomes(n: int = 300, seed: int = 0, *, text: bool = True) -> Outcomes:

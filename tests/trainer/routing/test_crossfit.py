@@ -13,7 +13,7 @@ from trainer.routing.groups import near_duplicates
 from trainer.routing.outcomes import Floats, Ints, Outcomes
 from trainer.similarity.texts import shingles
 
-COPIES = (str.upper, lambda text: f"  {text}\n", lambda text: text + " please", lambda text: text.replace("w1", "w2"))
+COPIES = (str.upper, lambda text: f"  {text}\n", lambda text: text + " please", lambda text: text.replace("w", "v", 1))
 
 
 class Memory:
@@ -23,7 +23,9 @@ class Memory:
 
     def fit(self, rows: Outcomes, *, groups: Ints, seed: int) -> Memory:
         assert rows.text is not None
-        self.seen = [(shingles(text.casefold()), float(each > 0)) for text, each in zip(rows.text, rows.advantage, strict=True)]
+        self.seen = [
+            (shingles(text.casefold()), float(each > 0)) for text, each in zip(rows.text, rows.advantage, strict=True)
+        ]
         return self
 
     def score(self, rows: Outcomes) -> Floats:
@@ -65,7 +67,9 @@ def test_groups_are_the_changed_copies_and_nothing_else() -> None:
 def test_groups_ignore_what_most_prompts_begin_with() -> None:
     rows = outcomes(80)
     assert rows.text is not None
-    template = "You are given a question. Think it over, then answer with one letter and nothing else, please. Question: "
+    template = (
+        "You are given a question. Think it over, then answer with one letter and nothing else, please. Question: "
+    )
     told = Outcomes(**{**vars(rows), "text": tuple(template * 3 + text for text in rows.text)})
     assert len(set(near_duplicates(told).tolist())) == 80
 
@@ -79,7 +83,9 @@ def test_groups_without_texts_are_rows_with_equal_signals() -> None:
 
 def test_coarse_signals_do_not_make_rows_the_same() -> None:
     rows = outcomes(50, text=False)
-    coarse = Outcomes(**{**vars(rows), "signals": np.round(rows.signals[:, :1]), "signal_names": ("a",), "categorical": {}})
+    coarse = Outcomes(
+        **{**vars(rows), "signals": np.round(rows.signals[:, :1]), "signal_names": ("a",), "categorical": {}}
+    )
     assert len(set(near_duplicates(coarse).tolist())) == 50
 
 

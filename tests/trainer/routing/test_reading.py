@@ -36,7 +36,9 @@ def test_values_are_read_when_names_have_odd_characters(tmp_path: Path) -> None:
 
 
 def test_empty_signals_are_kept_as_missing(tmp_path: Path) -> None:
-    rows = read(file(tmp_path, lines(r1="1,t,0,1,,x", r2="2,t,0,1,NaN,")), Columns(weak="a", strong="b", signals=("s", "c")))
+    rows = read(
+        file(tmp_path, lines(r1="1,t,0,1,,x", r2="2,t,0,1,NaN,")), Columns(weak="a", strong="b", signals=("s", "c"))
+    )
     assert np.isnan(rows.signals[1:3, 0]).all()
     assert rows.categorical["c"][2] == ""
     assert rows.text is None
@@ -44,7 +46,7 @@ def test_empty_signals_are_kept_as_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_gzip_byte_order_mark_and_truth_values_are_read(tmp_path: Path, zipped: bool) -> None:
-    content = ("\ufeffid,t,a,b\n" + "\n".join(f"{i},\"a, \"\"b\"\"\n{i}\",TRUE,0.5" for i in range(20))).encode()
+    content = ("\ufeffid,t,a,b\n" + "\n".join(f'{i},"a, ""b""\n{i}",TRUE,0.5' for i in range(20))).encode()
     path = tmp_path / "data.whatever"
     path.write_bytes(gzip.compress(content) if zipped else content)
     rows = read(path, BASE)

@@ -1,1 +1,1 @@
-"""`make routing-results`: what routing is worth on public data, measured again and written into docs/routing-results.md."""
+"""`make routing-results`: routing on public data, measured again and written into docs/routing-results.md."""

@@ -25,7 +25,9 @@ NEGATIVE = Path(__file__).with_name("negative.md")
 
 @click.command()
 @click.option("--data", type=_FOLDER, envvar="LOCUM_DATA", required=True, help="Folder of the data sets (LOCUM_DATA).")
-@click.option("--docs", type=_FOLDER, default=Path("docs"), show_default=True, help="Where the page and its pictures go.")
+@click.option(
+    "--docs", type=_FOLDER, default=Path("docs"), show_default=True, help="Where the page and its pictures go."
+)
 @click.option("--kept", type=click.Path(file_okay=False, path_type=Path), help="Folder of what was measured before.")
 @click.option("--only", multiple=True, metavar="NAME", help="Measure these parts and print them; no page. Repeatable.")
 def main(data: Path, docs: Path, kept: Path | None, only: tuple[str, ...]) -> None:
@@ -55,7 +57,9 @@ def main(data: Path, docs: Path, kept: Path | None, only: tuple[str, ...]) -> No
 
 
 def _part(section: Section, data: Path, docs: Path, store: Kept, steps: Steps) -> list[str]:
-    found, before = store.result(section, data, lambda: section.measure(data, lambda how: steps.update(section.name, how)))
+    found, before = store.result(
+        section, data, lambda: section.measure(data, lambda how: steps.update(section.name, how))
+    )
     steps.done(section.name, "measured before" if before else "measured")
     return list(section.write(found, docs))
 

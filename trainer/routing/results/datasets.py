@@ -24,6 +24,8 @@ DATA_SETS = {
         "Linwei94/LLM-Calibration-Study (arXiv:2505.23854), questions TIGER-AI-Lab/MMLU-Pro",
         "outcomes MIT; questions Apache-2.0",
     ),
-    "banking77/train.csv": DataSet("BANKING77, 10,003 requests with their intents", "Casanueva et al. 2020", "CC BY 4.0"),
+    "banking77/train.csv": DataSet(
+        "BANKING77, 10,003 requests with their intents", "Casanueva et al. 2020", "CC BY 4.0"
+    ),
     "banking77/test.csv": DataSet("BANKING77, 3,080 requests", "Casanueva et al. 2020", "CC BY 4.0"),
 }  # fmt: skip

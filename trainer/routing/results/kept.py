@@ -61,7 +61,9 @@ def sha256_of(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as exc:
-        raise DataMissing(f"{path}: cannot be read: {exc.strerror or exc}; --data must name the folder with the data sets") from exc
+        raise DataMissing(
+            f"{path}: cannot be read: {exc.strerror or exc}; --data must name the folder with the data sets"
+        ) from exc
 
 
 def _sources(module: str) -> list[Path]:

@@ -39,7 +39,9 @@ class PromptResults:
         for name in TITLES:
             path = data / "routellm" / f"{name}.csv.gz"
             started = time.monotonic()
-            report, _ = run(path, COLUMNS, Plan(), Outputs(), lambda step, how, name=name: note(f"{name}: {step}: {how}"))  # type: ignore[misc]
+            report, _ = run(
+                path, COLUMNS, Plan(), Outputs(), lambda step, how, name=name: note(f"{name}: {step}: {how}")
+            )  # type: ignore[misc]
             seconds = time.monotonic() - started
             others = [run(path, COLUMNS, Plan(seed=seed), Outputs())[0] for seed in OTHER_SEEDS]
             found[name] = {
@@ -55,7 +57,12 @@ class PromptResults:
             report = msgspec.convert(found[name]["report"], Report)
             replace_file(pictures / f"routing-{name}.png", plot.png(report, f"{title}: Mixtral-8x7B and GPT-4"))
             lines += [f"**{title}**, n = {report.data.n:,}", "", *table(report, PUBLISHED[name]), ""]
-            lines += [_seeds(found[name]), "", f"![{title}: quality over the share of strong calls](routing-{name}.png)", ""]
+            lines += [
+                _seeds(found[name]),
+                "",
+                f"![{title}: quality over the share of strong calls](routing-{name}.png)",
+                "",
+            ]
         return lines
 
 

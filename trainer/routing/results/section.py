@@ -1,4 +1,4 @@
-"""What a part of the results page is. Parts are listed in `sections.py`; each stands in the module of what it measures."""
+"""What a part of the results page is. They are listed in `sections.py`; each stands beside what it measures."""
 
 from __future__ import annotations
 
