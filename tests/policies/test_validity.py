@@ -30,7 +30,10 @@ WEATHER: dict[str, object] = {"weather": SCHEMA}
 CHOICE = form_of("Which is a fruit?\nA) stone\nB) apple\nC) nail\nAnswer with the letter.")
 
 
-def failed(asked: Asked = Asked(), text: str | None = "fine", finish: str | None = "stop", **more: Any) -> list[str]:
+ANY = Asked()
+
+
+def failed(asked: Asked = ANY, text: str | None = "fine", finish: str | None = "stop", **more: Any) -> list[str]:
     return list(failed_checks(asked, Answer(text, finish, **more)))
 
 
