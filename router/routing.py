@@ -31,10 +31,10 @@ def build_chain(config: RoutingConfig, student: StudentDefaults | None = None, *
     """
     content = config.model_dump_json() + (student.bundle_id if student else "")
     digest = hashlib.sha256(content.encode()).hexdigest()
-    policies, reviewers = config.build_policies(student)
+    built = config.build_policies(student)
     return PolicyChain(
-        policies,
-        reviewers=reviewers,
+        built.policies,
+        reviewers=built.reviewers,
         version=f"{f'v{version}' if version else 'file'}-{digest[:12]}",
         default_route=config.default_route,
         on_policy_error=config.on_policy_error,
