@@ -180,4 +180,4 @@ def _between(xs: Floats, ys: Floats, right: Ints, x: Floats) -> Floats:
 
 def ratio(above: Floats, below: Floats) -> Floats:
     """NaN where `below` is not positive."""
-    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+    return np.asarray(np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0))

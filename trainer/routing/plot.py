@@ -45,5 +45,5 @@ def png(report: Report, title: str) -> bytes:
     axes.grid(alpha=0.2)
     axes.legend(fontsize=8, loc="lower right", framealpha=0.9)
     out = io.BytesIO()
-    canvas.print_png(out)
+    canvas.print_png(out)  # type: ignore[no-untyped-call]
     return out.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -39,9 +40,7 @@ class PromptResults:
         for name in TITLES:
             path = data / "routellm" / f"{name}.csv.gz"
             started = time.monotonic()
-            report, _ = run(
-                path, COLUMNS, Plan(), Outputs(), lambda step, how, name=name: note(f"{name}: {step}: {how}")
-            )  # type: ignore[misc]
+            report, _ = run(path, COLUMNS, Plan(), Outputs(), partial(_say, note, name))
             seconds = time.monotonic() - started
             others = [run(path, COLUMNS, Plan(seed=seed), Outputs())[0] for seed in OTHER_SEEDS]
             found[name] = {
@@ -93,3 +92,7 @@ def _seeds(found: Found) -> str:
     apgr = ", ".join(f"{each['apgr']['estimate']:.3f}" for each in found["other_seeds"])
     cpt80 = ", ".join(f"{each['cpt80']['estimate']:.1f} %" for each in found["other_seeds"])
     return f"Other folds (seeds 1 and 2): APGR {apgr}; CPT80 {cpt80}. One evaluation took {found['seconds']:.0f} s."
+
+
+def _say(note: Note, name: str, step: str, how: str) -> None:
+    note(f"{name}: {step}: {how}")
