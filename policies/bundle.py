@@ -6,6 +6,7 @@ A bundle is a folder `<registry>/<bundle id>/`:
     manifest.json       where it comes from: teacher, data, filters, licences, evaluation, verdict
     model/              Hugging Face layout, quantized
     calibrator.json     P(the student is wrong) from its mean logprob (policies/calibration.py)
+    certificate.json    what is proven of the threshold (policies/certificate.py), where it was tuned with a guarantee
     report.html, report.json, funnel.html, funnel.json
 
 `<registry>/current.json` is the one pointer (serving/registry.py).
@@ -42,6 +43,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     """File relative to the bundle; None = no cascade."""
     cascade_threshold: float | None = None
     """P(the student is wrong) above which the teacher answers; set by recalibration or `locum tune`."""
+    certificate: str | None = None
+    """File relative to the bundle: what is proven of the threshold (policies/certificate.py); None = nothing."""
     price_usd_per_1m_input_tokens: float | None = None
     price_usd_per_1m_output_tokens: float | None = None
 

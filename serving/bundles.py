@@ -74,7 +74,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise DamagedBundle(
             f"{folder / BUNDLE_FILE}: schema {bundle.schema} is not the {BUNDLE_SCHEMA_VERSION} of this version"
         )
-    for inner in (bundle.model, bundle.calibrator):
+    for inner in (bundle.model, bundle.calibrator, bundle.certificate):
         if inner is not None and not _is_inside(inner):
             raise DamagedBundle(f"{folder}: {inner!r} in {BUNDLE_FILE} must be a path inside the bundle")
     return bundle
@@ -164,7 +164,7 @@ def model_files(bundle: Bundle, files: Mapping[str, str]) -> dict[str, str]:
 
 def _form_problem(bundle: Bundle, files: Mapping[str, str]) -> str | None:
     """What contradicts itself, or None."""
-    for inner in (bundle.model, bundle.calibrator):
+    for inner in (bundle.model, bundle.calibrator, bundle.certificate):
         if inner is not None and not _is_inside(inner):
             return f"{inner!r} in {BUNDLE_FILE} must be a path inside the bundle"
     model = model_files(bundle, files)
@@ -172,8 +172,9 @@ def _form_problem(bundle: Bundle, files: Mapping[str, str]) -> str | None:
         return f"the folder {bundle.model!r} has no files; it must hold the model in Hugging Face layout"
     if content_hash(model) != bundle.model_sha256:
         return f"the files of {bundle.model!r} do not have the model_sha256 of {BUNDLE_FILE}"
-    if bundle.calibrator is not None and bundle.calibrator not in files:
-        return f"the calibrator {bundle.calibrator!r} that {BUNDLE_FILE} names is missing"
+    for kind, name in (("calibrator", bundle.calibrator), ("certificate", bundle.certificate)):
+        if name is not None and name not in files:
+            return f"the {kind} {name!r} that {BUNDLE_FILE} names is missing"
     threshold = bundle.cascade_threshold
     if threshold is not None and not 0.0 <= threshold <= 1.0:
         return f"cascade_threshold {threshold} in {BUNDLE_FILE} must be a probability in [0, 1]"

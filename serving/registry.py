@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
 LOCK_TIMEOUT_S = 30.0
 """A writer holds the lock for renames only, never while it hashes or copies."""
-DERIVED_CALIBRATOR = "calibrator.json"
+DERIVED_CALIBRATOR, DERIVED_CERTIFICATE = "calibrator.json", "certificate.json"
 
 
 class Registry:
@@ -144,21 +144,25 @@ class Registry:
             remove(folder)
         return bundle
 
-    def derive(self, bundle_id: str, *, calibrator: Path | None, cascade_threshold: float) -> Bundle:
+    def derive(
+        self, bundle_id: str, *, calibrator: Path | None, cascade_threshold: float, certificate: Path | None = None
+    ) -> Bundle:
         """A bundle with the same model (hard links, no copy) and another calibrator and threshold.
 
         Args:
             calibrator: None keeps the one that the bundle has.
             cascade_threshold: P(the student is wrong) above which the teacher answers, in [0, 1].
+            certificate: of this threshold; that of another one is not kept.
         Raises:
-            UnknownBundle, DamagedBundle, OSError (the calibrator cannot be read).
+            UnknownBundle, DamagedBundle, OSError (the calibrator or the certificate cannot be read).
         """
         bundle, base, manifest = self.verified(bundle_id), self.folder(bundle_id), self.manifest(bundle_id)
         name = DERIVED_CALIBRATOR if calibrator is not None else bundle.calibrator
         kept = {
             path: digest
             for path, digest in manifest.files.items()
-            if path != BUNDLE_FILE and (calibrator is None or path not in (bundle.calibrator, DERIVED_CALIBRATOR))
+            if path not in (BUNDLE_FILE, bundle.certificate)
+            and (calibrator is None or path not in (bundle.calibrator, DERIVED_CALIBRATOR))
         }
         with self._incoming() as incoming:
             folder = incoming / "bundle"
@@ -168,7 +172,15 @@ class Registry:
             if calibrator is not None:
                 shutil.copyfile(calibrator, folder / DERIVED_CALIBRATOR)
                 kept[DERIVED_CALIBRATOR] = sha256_of(folder / DERIVED_CALIBRATOR)
-            changes = {"calibrator": name, "cascade_threshold": cascade_threshold, "created_s": self._clock()}
+            if certificate is not None:
+                shutil.copyfile(certificate, folder / DERIVED_CERTIFICATE)
+                kept[DERIVED_CERTIFICATE] = sha256_of(folder / DERIVED_CERTIFICATE)
+            changes = {
+                "calibrator": name,
+                "cascade_threshold": cascade_threshold,
+                "certificate": None if certificate is None else DERIVED_CERTIFICATE,
+                "created_s": self._clock(),
+            }
             derived = seal(
                 folder,
                 msgspec.structs.replace(bundle, **changes),

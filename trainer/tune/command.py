@@ -10,6 +10,7 @@ import click
 from policies.record import Purpose
 
 if TYPE_CHECKING:
+    from trainer.tune.certify import Asked
     from trainer.tune.run import Target
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -37,6 +38,27 @@ class WrongInput(click.ClickException):
     help=f"At most this share of the requests to the teacher; default without other limits: {DEFAULT_TEACHER_SHARE}.",
 )
 @click.option("--max-quality-loss", type=_Share, help="Accuracy that may be lost against sending all to the teacher.")
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 0.9999),
+    help="Prove the loss with this probability instead of estimating it, e.g. 0.95; the result has a certificate.",
+)
+@click.option(
+    "--budget-usd-per-day",
+    type=click.FloatRange(0.0, min_open=True),
+    help="With --confidence: the teacher's share is what this pays at the log's rate and prices.",
+)
+@click.option("--per-tag", metavar="KEY", help="With --confidence: a threshold for each value of this tag.")
+@click.option(
+    "--score",
+    metavar="POLICY",
+    help="With --confidence: tune the threshold of this policy by its recorded votes, not by the mean logprob.",
+)
+@click.option(
+    "--document",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --confidence and --out: a file of `locum policy get`, written to OUT/policy.json with the result.",
+)
 @click.option(
     "--grader",
     type=click.Choice(["exact", "numeric", "contains"]),
@@ -77,22 +99,25 @@ def tune(log_dir: Path, **options: Any) -> None:
     logprobs; where the log has the teacher's answer to the same messages, the real gain is known. Records of the
     evaluation set that the bundle was judged on are refused.
 
+    With --confidence the loss is proven, on shadow answers as well, or the command says that it is infeasible or how
+    many more labels it takes (docs/tune.md).
+
     \b
     Example:
       locum tune traffic --registry students --tag set=tune --max-teacher-share 0.2
       locum student promote BUNDLE
-    Without a registry:
-      locum tune traffic --out tuned --max-quality-loss 0.01
+    Without a registry, and with a guarantee:
+      locum tune traffic --out tuned --max-quality-loss 0.01 --confidence 0.95
 
     \b
     Exit codes: 0 done; 1 too few labels, no threshold within the limits, a damaged
     bundle or a full disk; 2 wrong input.
     """
     try:
-        from trainer.tune import run  # noqa: PLC0415 - numpy
+        from trainer.tune import certify, run  # noqa: PLC0415 - numpy
     except ModuleNotFoundError as exc:
         raise WrongInput(f"`locum tune` needs {exc.name}: pip install 'locum[loop]'") from exc
-    wishes = run.Wish(_share(options), options["max_quality_loss"])
+    _check_combination(options)
     chosen = run.Chosen(
         purposes=_purposes(options["purpose"]),
         tags=_tags(options["tags"]),
@@ -101,9 +126,16 @@ def tune(log_dir: Path, **options: Any) -> None:
         grader=options["grader"],
         min_score=options["min_score"],
     )
-    fitting = run.Fitting(wishes, options["method"], options["folds"], options["seed"])
+    target = _target(options)
     try:
-        result = run.tune_from_log(log_dir, _target(options), chosen, fitting)
+        if options["confidence"] is not None:
+            found = certify.certify_from_log(log_dir, target, chosen, _asked(options))
+            shown, as_json = certify.lines(found), certify.as_json(found)
+        else:
+            wish = run.Wish(_share(options), options["max_quality_loss"])
+            fitting = run.Fitting(wish, options["method"], options["folds"], options["seed"])
+            result = run.tune_from_log(log_dir, target, chosen, fitting)
+            shown, as_json = run.lines(result), run.as_json(result)
     except run.WRONG_INPUT as exc:
         raise WrongInput(_message(exc, options)) from exc
     except run.NEGATIVE as exc:
@@ -112,11 +144,44 @@ def tune(log_dir: Path, **options: Any) -> None:
         raise click.ClickException(str(exc)) from exc
     except run.FAILED as exc:
         raise click.ClickException(f"{_message(exc, options)}; nothing was written") from exc
-    if options["as_json"]:
-        click.echo(run.as_json(result))
-        return
-    for line in run.lines(result):
+    for line in [as_json] if options["as_json"] else shown:
         click.echo(line)
+
+
+def _check_combination(options: dict[str, Any]) -> None:
+    """Raises: WrongInput: options that have no effect together."""
+    if options["confidence"] is None:
+        for name in ("budget_usd_per_day", "per_tag", "score", "document"):
+            if options[name] is not None:
+                raise WrongInput(f"--{name.replace('_', '-')}: takes --confidence as well, such as --confidence 0.95")
+        return
+    if all(options[name] is None for name in ("max_quality_loss", "max_teacher_share", "budget_usd_per_day")):
+        raise WrongInput("--confidence: say what is to be proven, for example --max-quality-loss 0.01")
+    if options["max_quality_loss"] is not None and not 0.0 < options["max_quality_loss"] < 1.0:
+        raise WrongInput("--max-quality-loss: with --confidence it is above 0 and below 1")
+    if options["per_tag"] is not None and options["max_quality_loss"] is None:
+        raise WrongInput("--per-tag: takes --max-quality-loss, which is to hold for each value")
+    if options["registry"] is not None:
+        for name in ("per_tag", "score", "document"):
+            if options[name] is not None:
+                raise WrongInput(
+                    f"--{name.replace('_', '-')}: a bundle holds one threshold, of mean logprobs; give --out"
+                )
+
+
+def _asked(options: dict[str, Any]) -> Asked:
+    from trainer.tune.certify import Asked  # noqa: PLC0415
+    from trainer.tune.traffic import Score  # noqa: PLC0415
+
+    return Asked(
+        confidence=options["confidence"],
+        max_quality_loss=options["max_quality_loss"],
+        max_teacher_share=options["max_teacher_share"],
+        budget_usd_per_day=options["budget_usd_per_day"],
+        score=Score(options["score"], options["per_tag"]),
+        seed=options["seed"],
+        document=options["document"],
+    )
 
 
 def _message(exc: Exception, options: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """The labelled answers of a student, collected from a traffic log.
 
 A label is a property of the request: it grades the student's draft and the teacher's answer alike, also when it was
-given to another record with the same messages. A score judges the one answer that was delivered.
+given to another record with the same messages. A score judges the one answer that was delivered. Shadow answers are
+kept apart: both answers of a request that was drawn with a known probability, each with its grade.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from policies.cascade import is_empty
 from policies.grading import Grader, is_right
 from policies.judgements import Judgement, judgements
-from policies.record import DecisionRecord, Purpose
-from policies.traffic import Place, read
+from policies.quality import counted
+from policies.record import DecisionRecord, Purpose, ShadowRecord
+from policies.traffic import Place, read, shadows
 from policies.traffic_sql import open_log
+from policies.validity import is_empty
 from trainer.evaluation.dataset import prompt_hash
+from trainer.tune.pairs import Pairs
 from trainer.tune.sealed import Sealed
 from trainer.tune.threshold import Answers
+from trainer.tune.traffic import Score, Traffic
 
 ANSWERED = frozenset({"ok", "degraded"})
 
@@ -67,6 +71,18 @@ class Row:
     right: bool
     teacher: float | None = None
     """Share of the teacher's answers to the same messages that are right; None = not known."""
+    graded: float | None = None
+    """Outcome of the student's answer where it is finer than right and wrong, in [0, 1]."""
+    score: float | None = None
+    """As in `Pairs.score`; None = not known."""
+    tag: str = ""
+    weight: float = 1.0
+    """1 / the probability with which the request was drawn."""
+    created_s: float = 0.0
+
+    @property
+    def outcome(self) -> float:
+        return float(self.right) if self.graded is None else self.graded
 
 
 @dataclass
@@ -74,6 +90,10 @@ class Collected:
     """What was found, and what was left out by cause."""
 
     rows: list[Row] = field(default_factory=list)
+    """Judged by people."""
+    drawn: list[Row] = field(default_factory=list)
+    """Graded with their shadow answers; weighed."""
+    traffic: Traffic = field(default_factory=Traffic)
     sealed_ids: list[str] = field(default_factory=list)
     """Labelled records of the sealed sets. They are not among the rows."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -82,21 +102,50 @@ class Collected:
     def students(self) -> Counter[str]:
         return Counter(row.student for row in self.rows)
 
-    def answers(self) -> Answers:
+    def answers(self, *, drawn: bool = False) -> Answers:
+        rows = self.drawn if drawn else self.rows
         return Answers(
-            logprob=np.array([row.logprob for row in self.rows], dtype=np.float64),
-            right=np.array([row.right for row in self.rows], dtype=np.bool_),
-            teacher=np.array([math.nan if row.teacher is None else row.teacher for row in self.rows], dtype=np.float64),
-            groups=tuple(row.prompt for row in self.rows),
+            logprob=np.array([row.logprob for row in rows], dtype=np.float64),
+            right=np.array([row.right for row in rows], dtype=np.bool_),
+            teacher=np.array([math.nan if row.teacher is None else row.teacher for row in rows], dtype=np.float64),
+            groups=tuple(row.prompt for row in rows),
         )
 
+    @property
+    def use_drawn(self) -> bool:
+        """Whether the shadow answers are the better source: more of their rows have both outcomes. The two samples are
+        never mixed, since only one of them says with which probability it was drawn."""
+        return len(self.drawn) >= sum(row.teacher is not None for row in self.rows) > 0 or not self.rows
 
-def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed) -> Collected:
-    """Read the log in three passes (feedback, labels by prompt, answers); no text is kept.
+    def pairs(self) -> tuple[Pairs, bool]:
+        """Rows with a score and both outcomes, and whether the teacher was taken to be always right.
+
+        Where no answer of the teacher was judged, the loss against a teacher without errors is an upper bound.
+        """
+        rows = [row for row in (self.drawn if self.use_drawn else self.rows) if row.score is not None]
+        assumed = not any(row.teacher is not None for row in rows)
+        if not assumed:
+            rows = [row for row in rows if row.teacher is not None]
+        least = min((row.weight for row in rows), default=1.0)
+        lost = [(1.0 if row.teacher is None else row.teacher) - row.outcome for row in rows]
+        self.traffic.labelled_s = [row.created_s for row in rows]
+        pairs = Pairs(
+            ids=tuple(row.decision_id for row in rows),
+            score=np.array([row.score for row in rows], dtype=np.float64),
+            loss=np.array(lost, dtype=np.float64),
+            weight=np.array([row.weight / least for row in rows], dtype=np.float64),
+            tag=tuple(row.tag for row in rows),
+        )
+        return pairs, assumed
+
+
+def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, score: Score | None = None) -> Collected:
+    """Read the log in four passes (feedback, shadow answers, labels by prompt, answers); no text is kept.
 
     Raises: TrafficError: the folder cannot be read; QueryError: `where` is no condition.
     """
-    judged = judgements(folder)
+    score = score or Score()
+    judged, graded = judgements(folder), _graded(folder)
     damaged: set[Place] = set()
     labels = {
         prompt.exact: judgement.label
@@ -116,13 +165,66 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed) -> C
         delivered = _delivered_is_right(record, label, judgement, grading)
         if record.route == "teacher" and prompt is not None and delivered is not None:
             teacher.setdefault(prompt.exact, []).append(delivered)
-        answered = record.draft is not None or record.route == "student"
-        if answered and (chosen.students is None or record.student in chosen.students):
-            _add_row(collected, record, prompt, _student_is_right(record, label, delivered, grading), sealed)
+        if chosen.students is not None and record.student not in chosen.students:
+            continue
+        shadow = graded.get(record.decision_id)
+        collected.traffic.add(record, score, _logprob(record))
+        if record.draft is not None or record.route == "student":
+            right = _student_is_right(record, label, delivered, grading)
+            row = _row(collected, record, prompt, right, sealed)
+            if row is not None:
+                found = score.of(record, row.logprob)
+                collected.rows.append(dataclasses.replace(row, score=found, tag=score.tag_of(record)))
+        if shadow is not None:
+            _add_drawn(collected, record, shadow, prompt, score, grading, sealed)
     collected.counts["damaged"] = len(damaged)
-    collected.rows.sort(key=lambda row: row.decision_id)  # whatever order the log is read in, the result is the same
+    # Whatever order the log is read in, the result is the same.
+    collected.rows.sort(key=lambda row: row.decision_id)
+    collected.drawn.sort(key=lambda row: row.decision_id)
     collected.rows = [_with_teacher(row, teacher.get(row.prompt)) for row in collected.rows]
     return collected
+
+
+def _graded(folder: Path) -> dict[str, ShadowRecord]:
+    """Shadow answers with a grade of both, by the request; the last one counts."""
+    found: dict[str, ShadowRecord] = {}
+    for shadow in shadows(folder):
+        grade = counted(shadow.grades) if shadow.status == "ok" else None
+        if grade is not None and grade.student is not None and grade.teacher is not None:
+            found[shadow.decision_id] = shadow
+    return found
+
+
+def _add_drawn(
+    collected: Collected, record: DecisionRecord, shadow: ShadowRecord, prompt: _Prompt | None, score: Score,
+    grading: Grading, sealed: Sealed,
+) -> None:  # fmt: skip
+    grade = counted(shadow.grades)
+    assert grade is not None and grade.student is not None  # noqa: S101 - see `_graded`
+    logprob = _logprob(record)
+    if logprob is None and shadow.asked == "student":
+        logprob = shadow.mean_logprob
+    found = score.of(record, logprob)
+    if found is None or (sealed and prompt is None) or (record.draft is not None and record.draft.prefix):
+        return
+    if prompt is not None and prompt.loose in sealed.prompts:
+        collected.sealed_ids.append(record.decision_id)
+        return
+    collected.drawn.append(
+        Row(
+            record.decision_id,
+            shadow.student,
+            record.decision_id if prompt is None else prompt.exact,
+            math.nan if logprob is None else logprob,
+            grade.student >= grading.min_score,
+            teacher=grade.teacher,
+            graded=grade.student,
+            score=found,
+            tag=score.tag_of(record),
+            weight=1.0 / shadow.propensity,
+            created_s=record.created_s,
+        )
+    )
 
 
 def _matching(folder: Path, chosen: Filter, damaged: set[Place]) -> Iterator[DecisionRecord]:
@@ -191,9 +293,10 @@ def _student_is_right(
     return delivered if record.route == "student" else None
 
 
-def _add_row(
+def _row(
     collected: Collected, record: DecisionRecord, prompt: _Prompt | None, right: bool | None, sealed: Sealed
-) -> None:
+) -> Row | None:
+    """None where the answer cannot be used; what for is counted."""
     logprob = _logprob(record)
     counts = collected.counts
     if record.draft is not None and record.draft.prefix:
@@ -208,7 +311,8 @@ def _add_row(
         collected.sealed_ids.append(record.decision_id)
     else:
         key = record.decision_id if prompt is None else prompt.exact
-        collected.rows.append(Row(record.decision_id, record.student, key, logprob, right))
+        return Row(record.decision_id, record.student, key, logprob, right, created_s=record.created_s)
+    return None
 
 
 def _logprob(record: DecisionRecord) -> float | None:

@@ -19,6 +19,8 @@ from serving.errors import RegistryError, UnknownBundle
 from serving.registry import Registry
 from trainer.tune import report
 from trainer.tune.cut import WishNotMet
+from trainer.tune.document import DocumentError
+from trainer.tune.guarantee import NotCertified
 from trainer.tune.labelled import Collected, Filter, Grading, collect
 from trainer.tune.report import TuneResult
 from trainer.tune.sealed import Sealed, SealedSetError, load_sealed
@@ -33,10 +35,10 @@ class TuneInputError(ValueError):
 
 
 WRONG_INPUT = (
-    TuneInputError, SealedSetError, TrafficError, QueryError, UnknownBundle,
+    TuneInputError, DocumentError, SealedSetError, TrafficError, QueryError, UnknownBundle,
     NotADirectoryError, FileExistsError, PermissionError,  # of --out
 )  # fmt: skip
-NEGATIVE = (TooFewLabels, UselessSignal, WishNotMet)
+NEGATIVE = (TooFewLabels, UselessSignal, WishNotMet, NotCertified)
 FAILED = (RegistryError, OSError)
 """The input is right and the machine is not: a damaged bundle, a full disk."""
 
@@ -90,7 +92,7 @@ class Fitting:
 
 
 @dataclass(frozen=True)
-class _Student:
+class Student:
     """Whose answers count."""
 
     names: frozenset[str] | None
@@ -104,7 +106,7 @@ def tune_from_log(log_dir: Path, target: Target, chosen: Chosen, fitting: Fittin
 
     Raises: WRONG_INPUT, NEGATIVE, FAILED; nothing is written then.
     """
-    student = _student(target)
+    student = student_of(target)
     sealed = load_sealed(chosen.exclude, student.manifest)
     collected = collect(
         log_dir,
@@ -112,7 +114,7 @@ def tune_from_log(log_dir: Path, target: Target, chosen: Chosen, fitting: Fittin
         Grading(chosen.grader, chosen.min_score),
         sealed,
     )
-    name = _only_student(collected, student, sealed)
+    name = only_student(collected, student, sealed)
     tuned = tune(collected.answers(), fitting.wish, method=fitting.method, folds=fitting.folds, seed=fitting.seed)
     result = report.result_of(tuned, collected, student=name, sealed_sets=len(sealed.files))
     if target.registry is not None and student.bundle is not None:
@@ -124,9 +126,9 @@ def as_json(result: TuneResult) -> str:
     return msgspec.json.encode(result).decode()
 
 
-def negative_as_json(error: TooFewLabels | UselessSignal | WishNotMet) -> str:
+def negative_as_json(error: TooFewLabels | UselessSignal | WishNotMet | NotCertified) -> str:
     """`missing_labels` is null where more labels are not known to help."""
-    missing = error.missing if isinstance(error, TooFewLabels) else None
+    missing = error.missing if isinstance(error, TooFewLabels | NotCertified) else None
     return msgspec.json.encode({"error": str(error), "missing_labels": missing}).decode()
 
 
@@ -141,20 +143,20 @@ def lines(result: TuneResult) -> Iterator[str]:
     yield from _policy_table(result).splitlines()
 
 
-def _student(target: Target) -> _Student:
+def student_of(target: Target) -> Student:
     """Raises: RegistryError, TuneInputError, OSError."""
     if target.registry is None:
-        return _Student(None if target.student is None else frozenset({target.student}))
+        return Student(None if target.student is None else frozenset({target.student}))
     registry = Registry(target.registry)
     bundle = registry.current() if target.bundle_id is None else registry.get(target.bundle_id)
     if bundle is None:
         raise TuneInputError(f"--bundle: {target.registry} has no current bundle; say which one to tune")
     registry.verified(bundle.bundle_id)  # before any work: a bundle derived from a damaged one would be damaged too
     twins = {each.bundle_id for each in registry.list() if each.model_sha256 == bundle.model_sha256}
-    return _Student(frozenset(twins | {bundle.bundle_id}), bundle, registry.manifest(bundle.bundle_id))
+    return Student(frozenset(twins | {bundle.bundle_id}), bundle, registry.manifest(bundle.bundle_id))
 
 
-def _only_student(collected: Collected, student: _Student, sealed: Sealed) -> str:
+def only_student(collected: Collected, student: Student, sealed: Sealed) -> str:
     """Whose rows these are. Raises: TuneInputError: rows of the test set, or of several students."""
     if collected.sealed_ids:
         named = ", ".join(collected.sealed_ids[:MAX_NAMED])
