@@ -148,8 +148,8 @@ def _choice(form: TextForm, text: str) -> str | None:
     certain = [letter for letter in alone if letter not in _ARTICLES]
     if certain or alone:
         return (certain or alone)[-1]
-    plain = normal(text)
-    meant = [letter for letter, wording in form.options if wording and wording in plain]
+    plain = f" {_same_signs(text)} "
+    meant = [letter for letter, wording in form.options if (words := _same_signs(wording)) and f" {words} " in plain]
     return meant[0] if len(meant) == 1 else None
 
 
