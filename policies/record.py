@@ -13,7 +13,7 @@ import msgspec
 from policies.base import RequestFeatures, Route, RouteDecision
 from policies.chain import Vote
 from policies.draft_signals import DraftSignals
-from policies.grading import NUMERIC_TOLERANCE, Grader
+from policies.grading import Grader
 from policies.window import WindowReview
 
 SCHEMA_VERSION = 1
@@ -126,6 +126,12 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the answer is another one, although it may be the student's too."""
         return self.window is not None and self.window.asked_again
 
+    @property
+    def continued(self) -> LateEnding | None:
+        """How a teacher went on from it, where one did."""
+        late = self.window.late if self.window is not None else None
+        return late if late is not None and late.action == "continue" else None
+
 
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request, from its features to its outcome. Durations in seconds, money in USD.
@@ -232,7 +238,8 @@ class Grade(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     student_when_second: float | None = None
     compares: Grader | None = None
     """How a grader with a name of its own compares texts; None: its name says it, or it compares none."""
-    tolerance: float = NUMERIC_TOLERANCE
+    tolerance: float | None = None
+    """Of its numbers, where it is not the usual one."""
 
     @property
     def is_scored(self) -> bool:

@@ -10,7 +10,7 @@ from typing import get_args
 
 from msgspec.structs import replace
 
-from policies.grading import Grader, is_right
+from policies.grading import NUMERIC_TOLERANCE, Grader, is_right
 from policies.record import DecisionRecord, Grade, ShadowRecord
 
 KINDS: tuple[Grader, ...] = get_args(Grader)
@@ -25,7 +25,11 @@ def comparison(name: str, kind: Grader, tolerance: float, against: str) -> Grade
         name: of the grader, without what it compares with.
         against: BY_LABEL or BY_TEACHER.
     """
-    return Grade(grader=f"{name}/{against}", compares=None if name == kind else kind, tolerance=tolerance)
+    return Grade(
+        grader=f"{name}/{against}",
+        compares=None if name == kind else kind,
+        tolerance=None if tolerance == NUMERIC_TOLERANCE else tolerance,
+    )
 
 
 def scored(grade: Grade, student: str, teacher: str, label: str) -> Grade:
@@ -34,7 +38,8 @@ def scored(grade: Grade, student: str, teacher: str, label: str) -> Grade:
     kind = grade.compares or next((each for each in KINDS if each == name), None)
     if kind is None or against not in (BY_LABEL, BY_TEACHER):
         return grade
-    scores = [float(is_right(answer, label, kind, tolerance=grade.tolerance)) for answer in (student, teacher)]
+    tolerance = NUMERIC_TOLERANCE if grade.tolerance is None else grade.tolerance
+    scores = [float(is_right(answer, label, kind, tolerance=tolerance)) for answer in (student, teacher)]
     return replace(grade, grader=f"{name}/{BY_LABEL}", student=scores[0], teacher=scores[1])
 
 

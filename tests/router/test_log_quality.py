@@ -67,6 +67,27 @@ def test_quality_counts_only_requests_since_a_date(log: Path) -> None:
     assert "no answered request" in run(log, "--since", "1m").output
 
 
+def test_quality_takes_a_label_that_came_after_the_answers_were_graded(tmp_path: Path) -> None:
+    """Agreement with the teacher is complete; by the labels the student is right in half of its answers."""
+    agreed = Grade(grader="exact/teacher", student=1.0, teacher=1.0)
+    write_segment(tmp_path, "a", [decision(n, route="student", completion="yes") for n in range(40)])
+    write_segment(tmp_path, "b", [shadow(n, propensity=1.0, completion="Yes", grades=(agreed,)) for n in range(40)])
+    before = json.loads(run(tmp_path, "--json").stdout)["total"]
+    assert before["quality"]["student"]["value"] == 1.0
+    write_segment(tmp_path, "c", [judgement(n, label="yes" if n % 2 else "no") for n in range(40)])
+    after = json.loads(run(tmp_path, "--json").stdout)["total"]
+    assert after["quality"]["student"]["value"] == after["quality"]["all_teacher"]["value"] == 0.5
+    assert after["labels"]["by_grader"] == {"exact/label": 40}
+
+
+def test_label_of_another_tenant_grades_nothing(tmp_path: Path) -> None:
+    agreed = Grade(grader="exact/teacher", student=1.0, teacher=1.0)
+    write_segment(tmp_path, "a", [decision(n, route="student", completion="yes") for n in range(40)])
+    write_segment(tmp_path, "b", [shadow(n, propensity=1.0, completion="yes", grades=(agreed,)) for n in range(40)])
+    write_segment(tmp_path, "c", [judgement(n, label="no", tenant="other") for n in range(40)])
+    assert json.loads(run(tmp_path, "--json").stdout)["total"]["labels"]["by_grader"] == {"exact/teacher": 40}
+
+
 def test_quality_says_how_many_labels_are_missing_when_there_are_too_few(tmp_path: Path) -> None:
     write_segment(tmp_path, "a", [decision(1, route="student"), shadow(1)])
     result = run(tmp_path)

@@ -54,12 +54,15 @@ def test_numbers_agree_within_the_tolerance() -> None:
     assert graded(pair("102", "100"), loose)[0].student == 0.0
 
 
-@pytest.mark.parametrize(
-    ("kind", "answers"),
-    [("numeric", pair("12", "no number")), ("contains", pair("a", "a")), ("json_schema", pair("{}", "{}"))],
-)
-def test_grader_is_silent_when_there_is_nothing_to_compare_with(kind: Any, answers: Pair) -> None:
-    assert graded(answers, GraderConfig(type=kind)) == ()
+@pytest.mark.parametrize(("kind", "answers"), [("numeric", pair("12", "no number")), ("contains", pair("a", "a"))])
+def test_grade_waits_for_a_label_when_there_is_nothing_to_compare_with(kind: Any, answers: Pair) -> None:
+    (grade,) = graded(answers, GraderConfig(type=kind, name="own"))
+    assert grade == Grade(grader="own/label", compares=kind)
+    assert not grade.is_scored
+
+
+def test_grader_is_silent_when_no_schema_is_wanted() -> None:
+    assert graded(pair("{}", "{}"), GraderConfig(type="json_schema")) == ()
 
 
 def test_pattern_is_looked_for_in_each_answer() -> None:
