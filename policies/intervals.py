@@ -88,16 +88,16 @@ class Moments(msgspec.Struct):
         if kind == "any":
             if n < MIN_OBSERVATIONS:
                 return None
-            half = _student_t(z, n - 1) * math.sqrt(n / (n - 1)) * self._deviation(value)
+            half = _student_t(z, n - 1) * math.sqrt(n / (n - 1)) * self.deviation(value)
             return Estimate(value, value - half, value + half, self.n, n)
         mass = z * z / 2
         padded = self._padded(((0.0, mass), (1.0, mass)) if kind == "score" else ((-1.0, 0.5), (0.0, 1.0), (1.0, 0.5)))
         centre = padded.ws / padded.w
-        half = z * padded._deviation(centre)
+        half = z * padded.deviation(centre)
         low, high = min(value, centre - half), max(value, centre + half)
         return Estimate(value, max(0.0 if kind == "score" else -1.0, low), min(1.0, high), self.n, n)
 
-    def _deviation(self, mean: float) -> float:
+    def deviation(self, mean: float) -> float:
         """Standard deviation of the weighted mean."""
         return math.sqrt(max(0.0, self.w2s2 - 2 * mean * self.w2s + mean * mean * self.w2)) / self.w
 

@@ -12,7 +12,10 @@ For one arm with outcome y, weight w (0 = not observed), model m and coefficient
                                           better m is; with w = 1 everywhere it is the plain mean of y
 
 Intervals come from the variance of the influence function. That of Hajek's weights takes the mean residual of the
-stratum off (linearisation).
+stratum off (linearisation). Few labels show too little of it, and none when they agree: `doubt_of` adds what limits by
+pseudo-observations would allow for (Agresti & Coull 1998, Agresti & Min 2005), for each stratum by the labels of the
+rows that count there; distances to the limits add up as variances do (Zou & Donner 2008). Labels of other strata, or of
+answers that the policy would not deliver, make nothing surer.
 Sources: Horvitz & Thompson 1952; Swaminathan & Joachims 2015 (snips); Robins, Rotnitzky & Zhao 1994, Dudik, Langford &
 Li 2011 (dr); Chernozhukov et al. 2018 (cross-fitting).
 """
@@ -27,7 +30,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.intervals import CONFIDENCE, Estimate
+from policies.intervals import CONFIDENCE, Estimate, Moments
 from policies.replay.columns import Floats
 
 Estimator = Literal["dr", "snips", "ips"]
@@ -58,6 +61,35 @@ class Weighed:
     """Weight - 1, for the variance; 0 in strata without observations, and for `ips`."""
     outcome: Floats
     """As observed, else as predicted."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What the labels behind an estimate of bounded outcomes do not show, because they are few."""
+
+    below: float
+    """Variance that the lower limit has to allow for beside that of the estimate."""
+    above: float
+    """... and the upper limit."""
+    n: int
+    """Labels that the estimate rests on."""
+    effective_n: float
+
+    def __add__(self, other: Doubt) -> Doubt:
+        """Of a sum of two estimates."""
+        return Doubt(
+            self.below + other.below,
+            self.above + other.above,
+            self.n + other.n,
+            self.effective_n + other.effective_n,
+        )
+
+    def __neg__(self) -> Doubt:
+        return Doubt(self.above, self.below, self.n, self.effective_n)
+
+
+Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+NO_DOUBT = Doubt(0.0, 0.0, 0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -116,24 +148,49 @@ def total(*parts: Scores) -> Scores:
 
 
 def estimate(
-    found: Scores, *, n: int, floor: float = 0.0, confidence: float = CONFIDENCE, scale: float = 1.0
+    found: Scores, *, n: int, doubt: Doubt = NO_DOUBT, confidence: float = CONFIDENCE, scale: float = 1.0
 ) -> Estimate:
     """The mean with its interval.
 
     Args:
         n: observations that it rests on.
-        floor: least standard error, where few observations that agree would claim to know.
         scale: multiplies value and limits.
     """
     size = len(found.value)
     value = float(found.value.mean())
-    deviation = float(found.influence.std(ddof=1)) / math.sqrt(size) if size > 1 else math.inf
-    half = NormalDist().inv_cdf(0.5 + confidence / 2) * max(deviation, floor)
-    return Estimate(value * scale, (value - half) * scale, (value + half) * scale, n, float(n))
+    variance = float(found.influence.var(ddof=1)) / size if size > 1 else math.inf
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    low, high = value - z * math.sqrt(variance + doubt.below), value + z * math.sqrt(variance + doubt.above)
+    return Estimate(value * scale, low * scale, high * scale, n, doubt.effective_n or float(n))
 
 
-def agreement_floor(weights: Floats) -> float:
-    """Standard error of a share that n observations agree on, as Agresti & Coull (1998) have it; n by Kish (1965)."""
-    squares = float((weights * weights).sum())
-    n = float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
-    return math.sqrt(2.0 * (n + 2.0)) / (n + 4.0) ** 1.5 if n > 0 else 1.0
+def doubt_of(arm: Arm, kind: Literal["score", "difference"], coefficient: Floats, strata: Strata, count: int) -> Doubt:
+    """What the labels of an arm leave open under a policy: stratum by stratum, how much further the limits of a mean of
+    so few labels lie from it than their variance says.
+
+    Args:
+        kind: of the labels.
+        coefficient: [n], in [0, 1]: how much of the arm the policy gets.
+    """
+    shares = np.bincount(strata, coefficient, minlength=count) / len(strata)
+    rows = np.flatnonzero((arm.weight > 0) & (coefficient > 0))
+    cells, y, weight = strata[rows], arm.y[rows], arm.weight[rows] * coefficient[rows]
+    sums = [
+        np.bincount(cells, each, minlength=count)
+        for each in (weight, weight**2, weight * y, weight**2 * y, weight**2 * y**2)
+    ]
+    seen = np.bincount(cells, minlength=count)
+    found = NO_DOUBT
+    for cell in np.flatnonzero(shares > 0).tolist():
+        labels = Moments(int(seen[cell]), *(float(each[cell]) for each in sums))
+        told, shown = labels.estimate(kind), 0.0
+        if told is None:  # what stands in the estimate is the model's mean
+            within = (strata == cell) & (coefficient > 0)
+            mean = float(np.average(arm.model[within], weights=coefficient[within]))
+            told = Estimate(mean, 0.0 if kind == "score" else -1.0, 1.0, 0, 0.0)
+        else:
+            shown = labels.deviation(told.value) ** 2
+        below, above = ((end / Z) ** 2 - shown for end in (told.value - told.low, told.high - told.value))
+        share = float(shares[cell]) ** 2
+        found += Doubt(share * max(0.0, below), share * max(0.0, above), told.n, told.effective_n)
+    return found

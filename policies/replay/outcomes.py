@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from policies.replay.annotations import Annotations
 from policies.replay.columns import STUDENT, TEACHER, Columns, Flags, Floats
-from policies.replay.estimators import Arm, Estimator, Strata, Weighed, agreement_floor, weighed
+from policies.replay.estimators import Arm, Doubt, Estimator, Strata, Weighed, doubt_of, weighed
 from policies.replay.models import Matrix, cross_fitted, folds_of, standardised
 
 MIN_LABELS = 30
@@ -47,10 +47,27 @@ class Outcome:
             arms.append(replace(arm, model=np.where(known, arm.model, mean)))
         return replace(self, student=arms[0], teacher=arms[1])
 
-    @property
-    def least_error(self) -> float:
-        """Standard error below which no mean of these labels is believed, however much they agree."""
-        return agreement_floor(np.concatenate([self.student.weight, self.teacher.weight]))
+    def doubt(self, student: Floats, teacher: Floats) -> Doubt:
+        """Of a mean that gets so much of either arm, [n] each in [0, 1]."""
+        parts = zip((self.student, self.teacher), (student, teacher), self.supported.T, strict=True)
+        arms = [doubt_of(arm, "score", np.where(known, k, 0.0), self.strata, STRATA) for arm, k, known in parts]
+        return arms[0] + arms[1]
+
+    def doubt_of_difference(self, coefficient: Floats) -> Doubt:
+        """Of the mean of teacher minus student: by the differences where requests have both labels."""
+        known = np.where(self.supported.all(axis=1), coefficient, 0.0)
+        both = (self.student.weight > 0) & (self.teacher.weight > 0)
+        if not both.any():
+            student, teacher = (
+                doubt_of(arm, "score", known, self.strata, STRATA) for arm in (self.student, self.teacher)
+            )
+            return teacher + -student
+        paired = Arm(
+            self.teacher.y - self.student.y,
+            np.where(both, self.student.weight, 0.0),
+            self.teacher.model - self.student.model,
+        )
+        return doubt_of(paired, "difference", known, self.strata, STRATA)
 
 
 @dataclass(frozen=True)

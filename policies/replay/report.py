@@ -10,7 +10,7 @@ import numpy as np
 from policies.intervals import Estimate
 from policies.replay.annotations import Annotations
 from policies.replay.columns import STUDENT, Columns, Flags, Floats
-from policies.replay.estimators import Estimator, Scores, Strata, Weighed, estimate, hajek, scores, total
+from policies.replay.estimators import Doubt, Estimator, Scores, Strata, Weighed, estimate, hajek, scores, total
 from policies.replay.evaluate import Verdicts
 from policies.replay.models import cross_fitted, folds_of, sample
 from policies.replay.outcomes import STRATA, Designs, Outcome
@@ -53,11 +53,10 @@ class Measured:
 
     outcome: Outcome
     arms: tuple[Weighed, Weighed]
-    least_error: float
 
     @classmethod
     def by(cls, estimator: Estimator, outcome: Outcome) -> Measured:
-        return cls(outcome, outcome.weighed(estimator), outcome.least_error)
+        return cls(outcome, outcome.weighed(estimator))
 
 
 @dataclass(frozen=True)
@@ -127,10 +126,10 @@ def report(evidence: Evidence, verdicts: Verdicts, shadow_says: Floats) -> Repor
         open_loss = needs[:, 0] & (~evidence.quality.outcome.supported.all(axis=1) | review.unsupported)
         unsupported = unsupported | open_rows
         graded = evidence.quality
-        found = mixed(graded, kept, asked_teacher)
-        quality = _bounded("quality", found, graded, open_rows, warnings, lowest=0.0)
-        found = mixed(graded, (-kept[0], -kept[1]), kept)
-        loss = _bounded("quality_loss", found, graded, open_loss, warnings, lowest=-1.0, share=float(kept[0].mean()))
+        found, doubt = mixed(graded, kept, asked_teacher), graded.outcome.doubt(kept[0], asked_teacher[0])
+        quality = _bounded("quality", found, doubt, open_rows, warnings, lowest=0.0)
+        found, doubt = mixed(graded, (-kept[0], -kept[1]), kept), graded.outcome.doubt_of_difference(kept[0])
+        loss = _bounded("quality_loss", found, doubt, open_loss, warnings, lowest=-1.0)
     per_month = n * MONTH_S / evidence.window_s if evidence.window_s > 0 else np.nan
     hopeless = _hopeless(review)
     return Report(
@@ -230,21 +229,10 @@ def _moved(review: Escalation, base: Floats, shown: Floats, outcome: Floats) -> 
 
 
 def _bounded(
-    name: str,
-    found: Scores,
-    measured: Measured,
-    unknown: Flags,
-    warnings: list[str],
-    *,
-    lowest: float,
-    share: float = 1.0,
+    name: str, found: Scores, doubt: Doubt, unknown: Flags, warnings: list[str], *, lowest: float
 ) -> Estimate | None:
     """An estimate within [lowest, 1]. For the rows that are not known it allows for the worst and the best (Manski
-    1990); with too many of them it is refused.
-
-    Args:
-        share: of the requests that the estimate rests on.
-    """
+    1990); with too many of them it is refused."""
     open_share = float(unknown.mean())
     if open_share > MAX_UNSUPPORTED:
         warnings.append(
@@ -252,7 +240,7 @@ def _bounded(
             "that they would go to, nor for requests like them. Shadow sampling in both directions makes it known"
         )
         return None
-    value = estimate(found, n=measured.outcome.labels, floor=measured.least_error * share)
+    value = estimate(found, n=doubt.n, doubt=doubt)
     low = value.low - open_share * (value.value - lowest)
     high = value.high + open_share * (1.0 - value.value)
     return _within(replace(value, low=low, high=high), lowest, 1.0)

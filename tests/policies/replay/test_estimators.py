@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from policies.replay.estimators import Arm, Estimator, agreement_floor, estimate, scores, total, weighed
+from policies.replay.estimators import Arm, Estimator, doubt_of, estimate, scores, total, weighed
 from policies.replay.models import cross_fitted, folds_of, standardised
 
 Floats = NDArray[np.float64]
@@ -155,6 +155,8 @@ def test_estimate_is_the_plain_mean_when_everything_was_observed() -> None:
 
 def test_interval_keeps_a_width_when_few_labels_agree() -> None:
     y, strata = np.ones(50), np.zeros(50, np.int64)
-    ready = weighed(Arm(y, np.ones(50), y), strata, 1, "dr")
-    found = estimate(scores(ready, np.ones(50), strata, 1), n=50, floor=agreement_floor(np.ones(50)))
-    assert 0.02 < found.high - found.value < 0.08
+    arm = Arm(y, np.ones(50), y)
+    ready, doubt = weighed(arm, strata, 1, "dr"), doubt_of(arm, "score", np.ones(50), strata, 1)
+    found = estimate(scores(ready, np.ones(50), strata, 1), n=50, doubt=doubt)
+    assert 0.02 < found.value - found.low < 0.12
+    assert found.high == found.value == 1.0
