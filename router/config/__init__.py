@@ -125,7 +125,26 @@ class Config(Table):
 
     def warnings(self) -> tuple[str, ...]:
         """What is valid and may do less, or other, than was meant. Raises: PolicyConfigError."""
-        return (*self.routing.warnings(), *self.quality.warnings(self.student, self.teacher))
+        return (
+            *self.routing.warnings(),
+            *self._price_warnings(),
+            *self.quality.warnings(self.student, self.teacher),
+        )
+
+    def _price_warnings(self) -> tuple[str, ...]:
+        """Of one half of a bill."""
+        unpriced = [
+            name
+            for name, endpoint in self.student.endpoints()
+            if not endpoint.has_token_prices and endpoint.machine_usd_per_hour is None
+        ]
+        if not unpriced or not self.teacher.has_token_prices:
+            return ()
+        which = "" if unpriced == ["student"] else f" ({', '.join(unpriced)})"
+        return (
+            f"student: the teacher has prices and the student{which} has none, so what its answers cost, and what they "
+            "save, is unreported; set machine_usd_per_hour, or price_usd_per_1m_input_tokens and ..._output_tokens",
+        )
 
     def secret_env_names(self) -> list[tuple[str, str]]:
         """(key, variable) of every environment variable that the file names."""

@@ -74,3 +74,8 @@ class TokenPrices(Table):
             if given and getattr(self, key) is None:
                 raise WrongKey(key, f"is missing: without it no cost is reported, and {given[0]} has no effect")
         return self
+
+    @property
+    def has_token_prices(self) -> bool:
+        """Whether the cost of an answer can be told from its tokens."""
+        return self.price_usd_per_1m_input_tokens is not None and self.price_usd_per_1m_output_tokens is not None

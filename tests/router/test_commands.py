@@ -66,6 +66,37 @@ def test_check_warns_when_a_calibrator_has_no_threshold_of_its_own(config_file: 
     assert "no_threshold" not in CliRunner().invoke(main, ["check", "-c", str(config_file)]).stderr
 
 
+PRICES = "price_usd_per_1m_input_tokens = 2.5\nprice_usd_per_1m_output_tokens = 10.0\n"
+
+
+@pytest.mark.parametrize(
+    ("student", "warned"),
+    [
+        ("", True),
+        ("price_usd_per_1m_input_tokens = 0.02\n", True),
+        (PRICES, False),
+        ("machine_usd_per_hour = 1.5\n", False),
+    ],
+)
+def test_check_warns_when_only_the_teacher_has_prices(config_file: Path, student: str, warned: bool) -> None:
+    text = config_file.read_text().replace("[teacher]", f"{student}[teacher]")
+    config_file.write_text(text)
+    assert "has prices" not in CliRunner().invoke(main, ["check", "-c", str(config_file)]).stderr
+    config_file.write_text(text + PRICES)
+    result = CliRunner().invoke(main, ["check", "-c", str(config_file)])
+    assert result.exit_code == 0
+    assert ("warning: student: the teacher has prices and the student has none" in result.stderr) == warned
+
+
+def test_check_names_the_replica_whose_machine_has_no_price(config_file: Path) -> None:
+    replicas = "".join(
+        f'[[student.replicas]]\nname = "{name}"\nbase_url = "http://{name}.example/v1"\n{price}'
+        for name, price in (("a", "machine_usd_per_hour = 1.0\n"), ("b", ""))
+    )
+    config_file.write_text(f'[student]\n{replicas}[teacher]\nbase_url = "http://127.0.0.1:9/v1"\n{PRICES}')
+    assert "the student (b) has none" in CliRunner().invoke(main, ["check", "-c", str(config_file)]).stderr
+
+
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_wrong_key_is_exit_code_2_and_named(config_file: Path, command: str) -> None:
     config_file.write_text(config_file.read_text() + "colour = 3\n")
