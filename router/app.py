@@ -142,6 +142,7 @@ class Parts:
             admission=self.admission,
             outcomes=EmbeddingOutcomes(config, self.metrics, self.log),
             metrics=self.metrics,
+            telemetry=self.telemetry,
         )
         self.control = Control(
             config,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from typing import Protocol
+
 from policies.record import Outcome
 from router.errors import (
     BackendTimeout,
@@ -16,12 +20,22 @@ from router.errors import (
     StateUnavailable,
     Unauthorized,
 )
+from router.exchange import ClientGone
 from router.http_client import Headers
 from router.resilience.attempts import Attempts
 from router.resilience.deadline import Deadline
 
+logger = logging.getLogger(__name__)
+
 CLIENT_CLOSED_REQUEST = 499
 """Status in the record of a request whose client left; nobody receives it."""
+
+
+class Ended(Protocol):
+    """What is known about a request that ends."""
+
+    decision_id: str
+    body_read_s: float | None
 
 
 def outcome_of(error: LocumError, *, admitted: bool) -> Outcome:
@@ -46,6 +60,26 @@ def too_slow(*, body_read: bool) -> LocumError:
         late.status = 408
         return late
     return BackendTimeout("Not answered within server.request_timeout_s.", cause="timeout")
+
+
+def error_of(raised: Exception | asyncio.CancelledError, state: Ended, *, client_gone: bool) -> LocumError | None:
+    """What a request that was left by an exception ends with; None: its client has gone.
+
+    An exception that nobody expected is logged, and hidden from the client.
+    """
+    match raised:
+        case LocumError():
+            return raised
+        case TimeoutError():
+            return too_slow(body_read=state.body_read_s is not None)
+        case ClientGone():
+            return None
+        case asyncio.CancelledError() if client_gone:
+            return None
+        case asyncio.CancelledError():  # the server's drain time is over
+            return ShuttingDown("The gateway is shutting down.", retry_after_s=1)
+    logger.error("request %s failed inside the gateway", state.decision_id, exc_info=raised)
+    return LocumError("Internal error; the gateway's log says more.")
 
 
 def unavailable(attempts: Attempts, deadline: Deadline, *, retry_after_s: int) -> LocumError:

@@ -23,9 +23,9 @@ from router.config import Config
 from router.decision_ids import DecisionIds, with_level
 from router.delivery import Delivery, answer_headers, stream_head
 from router.dialects.base import Dialect
-from router.endings import CLIENT_CLOSED_REQUEST, error_headers, outcome_of, too_slow, unavailable
-from router.errors import BackendError, BudgetSpent, LocumError, Overloaded, ShuttingDown, UnsupportedEncoding
-from router.exchange import ClientGone, Exchange
+from router.endings import CLIENT_CLOSED_REQUEST, error_headers, error_of, outcome_of, unavailable
+from router.errors import BackendError, BudgetSpent, LocumError, Overloaded, UnsupportedEncoding
+from router.exchange import Exchange
 from router.generations import Generation, Generations
 from router.logs import belong_to
 from router.metrics import Metrics
@@ -99,20 +99,12 @@ class Gateway:
         try:
             with TimeLimit(self._server.body_timeout_s) as limit:
                 await self._serve(exchange, state, limit)
-        except LocumError as error:
-            await self._end_with(error, exchange, state)
-        except TimeoutError:
-            await self._end_with(too_slow(body_read=state.body_read_s is not None), exchange, state)
-        except ClientGone:
-            await self._end_without_client(state)
-        except asyncio.CancelledError:
-            if not exchange.client_gone:  # the server's drain time is over
-                await self._end_with(ShuttingDown("The gateway is shutting down.", retry_after_s=1), exchange, state)
-                return
-            await self._end_without_client(state)
-        except Exception:
-            logger.exception("request %s failed inside the gateway", state.decision_id)
-            await self._end_with(LocumError("Internal error; the gateway's log says more."), exchange, state)
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - each becomes the request's end
+            error = error_of(raised, state, client_gone=exchange.client_gone)
+            if error is None:
+                await self._end_without_client(state)
+            else:
+                await self._end_with(error, exchange, state)
         finally:
             exchange.stop_watching()
             if exchange.has_heartbeats:

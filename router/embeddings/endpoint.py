@@ -6,12 +6,11 @@ One `DecisionRecord` ends every request, on every way out; see `router/embedding
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from router.admission import Admission
 from router.config import Config, ConfigError
@@ -23,9 +22,9 @@ from router.embeddings.outcome import EmbeddingOutcomes, EmbeddingState
 from router.embeddings.remote import RemoteModel
 from router.embeddings.request import EmbeddingRequest
 from router.encoder import EncoderUnavailable
-from router.endings import CLIENT_CLOSED_REQUEST, error_headers, outcome_of, too_slow
-from router.errors import InvalidRequest, LocumError, Overloaded, ShuttingDown, UnsupportedEncoding, error_body
-from router.exchange import ClientGone, Exchange
+from router.endings import CLIENT_CLOSED_REQUEST, error_headers, error_of, outcome_of
+from router.errors import InvalidRequest, LocumError, Overloaded, UnsupportedEncoding, error_body
+from router.exchange import Exchange
 from router.generations import Generations
 from router.http_client import Headers
 from router.logs import belong_to
@@ -34,7 +33,9 @@ from router.resilience.deadline import Deadline
 from router.resilience.pool import OnBreaker, Pool
 from router.time_limit import TimeLimit
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from router.telemetry.embeddings import EmbeddingTrace
+    from router.telemetry.exporting import Telemetry
 
 DRAIN_S = 2.0
 
@@ -50,10 +51,13 @@ class Model(Protocol):
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    async def answer(self, request: EmbeddingRequest, headers: Headers, deadline: Deadline) -> Answered:
+    async def answer(
+        self, request: EmbeddingRequest, headers: Headers, deadline: Deadline, trace: EmbeddingTrace | None = None
+    ) -> Answered:
         """
         Args:
             headers: the client's.
+            trace: is told of every call.
         Raises:
             LocumError.
         """
@@ -91,6 +95,7 @@ class Embeddings:
         admission: Admission,
         outcomes: EmbeddingOutcomes,
         metrics: Metrics,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """
         Args:
@@ -104,6 +109,7 @@ class Embeddings:
         self._admission = admission
         self._outcomes = outcomes
         self._metrics = metrics
+        self._telemetry = telemetry
         self._ids = DecisionIds()
         self._inflight = 0
 
@@ -111,29 +117,25 @@ class Embeddings:
         """Serve one request, and end it in exactly one record whatever happens."""
         state = EmbeddingState(self._ids.next(), time.monotonic(), self._generations.current)
         belong_to(state)
+        if self._telemetry is not None:
+            self._telemetry.begin_embeddings(state, self.path, exchange.headers)
         self._inflight += 1
         self._metrics.add_inflight(1)
         try:
             with TimeLimit(self._server.body_timeout_s) as limit:
                 await self._serve(exchange, state, limit)
-        except LocumError as error:
-            await self._end_with(error, exchange, state)
-        except TimeoutError:
-            await self._end_with(too_slow(body_read=state.body_read_s is not None), exchange, state)
-        except ClientGone:
-            await self._end_without_client(state)
-        except asyncio.CancelledError:
-            if not exchange.client_gone:  # the server's drain time is over
-                await self._end_with(ShuttingDown("The gateway is shutting down.", retry_after_s=1), exchange, state)
-                return
-            await self._end_without_client(state)
-        except Exception:
-            logger.exception("request %s failed inside the gateway", state.decision_id)
-            await self._end_with(LocumError("Internal error; the gateway's log says more."), exchange, state)
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - each becomes the request's end
+            error = error_of(raised, state, client_gone=exchange.client_gone)
+            if error is None:
+                await self._end_without_client(state)
+            else:
+                await self._end_with(error, exchange, state)
         finally:
             exchange.stop_watching()
             if state.permit is not None and state.permit.is_open:  # else settled with the record
                 await state.permit.settle(tokens=None, cost_usd=None)
+            if state.trace is not None:
+                state.trace.end()
             self._inflight -= 1
             self._metrics.add_inflight(-1)
 
@@ -172,7 +174,7 @@ class Embeddings:
             deadline_s=deadline.at_s,
         )
         state.called_s = time.monotonic()
-        answered = await self._model.answer(request, exchange.headers, deadline)
+        answered = await self._model.answer(request, exchange.headers, deadline, state.trace)
         await self._deliver(exchange, state, answered)
 
     async def _deliver(self, exchange: Exchange, state: EmbeddingState, answered: Answered) -> None:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from router.config.embeddings import EmbeddingsConfig
 from router.embeddings.request import EmbeddingRequest, TooLong, answer_of
 from router.encoder import Vector, load_transformer
-from router.errors import BackendBroken, BackendTimeout, InvalidRequest, Overloaded
+from router.errors import BackendBroken, BackendTimeout, InvalidRequest, LocumError, Overloaded
 from router.http_client import Headers
 from router.resilience.deadline import Deadline
 from router.resilience.pool import Pool
+
+if TYPE_CHECKING:
+    from router.telemetry.embeddings import EmbeddingTrace
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +71,24 @@ class LocalModel:
     async def __aexit__(self, *_: object) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, request: EmbeddingRequest, headers: Headers, deadline: Deadline) -> Answered:
+    async def answer(
+        self, request: EmbeddingRequest, headers: Headers, deadline: Deadline, trace: EmbeddingTrace | None = None
+    ) -> Answered:
         """Raises: InvalidRequest, Overloaded, BackendBroken, BackendTimeout."""
+        started_s = time.monotonic()
+        cause: str | None = "cancelled"
+        try:
+            answered = await self._within_time(request, deadline)
+            cause = None
+            return answered
+        except LocumError as error:
+            cause = error.code
+            raise
+        finally:
+            if trace is not None:
+                trace.computed(self._config.model, started_s, cause)
+
+    async def _within_time(self, request: EmbeddingRequest, deadline: Deadline) -> Answered:
         try:
             async with asyncio.timeout(deadline.cut(self._config.request_timeout_s)):
                 return await self._answer(request)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from policies.base import RouteDecision
 from policies.record import SCHEMA_VERSION, CaptureLevel, DecisionRecord, Outcome, Usage, encode, strictest
@@ -20,6 +21,9 @@ from router.generations import Generation
 from router.logs import log_access
 from router.metrics import Metrics
 from router.traffic_log import TrafficLog
+
+if TYPE_CHECKING:
+    from router.telemetry.embeddings import EmbeddingTrace
 
 PATH = "/v1/embeddings"
 REASON = "embeddings"
@@ -47,7 +51,9 @@ class EmbeddingState:
     error_code: str | None = None
     tokens: int | None = None
     """Of the texts, as the model counted them."""
-    settled: bool = False
+    record: DecisionRecord | None = None
+    """Once it is settled."""
+    trace: EmbeddingTrace | None = None
 
     @property
     def route(self) -> None:
@@ -81,10 +87,9 @@ class EmbeddingOutcomes:
 
     async def settle(self, state: EmbeddingState) -> None:
         """Write the record, once; to be awaited before the last byte of the answer. A full disk does not raise."""
-        if state.settled:
+        if state.record is not None:
             return
-        state.settled = True
-        record = self._record(state)
+        record = state.record = self._record(state)
         self._metrics.observe_embedding(record)
         if self._access_log:
             log_access(record, "embeddings")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from random import Random
+from typing import TYPE_CHECKING
 
 from router.backends import Backend
 from router.config import BackendConfig, Config
@@ -23,6 +24,9 @@ from router.resilience.attempts import Attempts, Step, Tools
 from router.resilience.deadline import Deadline
 from router.resilience.pool import OnBreaker, Pool
 from router.time_limit import TimeLimit
+
+if TYPE_CHECKING:
+    from router.telemetry.embeddings import EmbeddingTrace
 
 PATH = b"/embeddings"
 
@@ -64,10 +68,13 @@ class RemoteModel:
         for pool in self.pools:
             await pool.__aexit__(None, None, None)
 
-    async def answer(self, request: EmbeddingRequest, headers: Headers, deadline: Deadline) -> Answered:
+    async def answer(
+        self, request: EmbeddingRequest, headers: Headers, deadline: Deadline, trace: EmbeddingTrace | None = None
+    ) -> Answered:
         """The backend's answer, or its refusal of the request itself. Raises: RateLimited, NoRoute, BackendTimeout."""
-        attempts = Attempts(self._steps, request, deadline, tools=self._tools)
-        ask = partial(self._ask, request, headers, deadline)
+        watchers = () if trace is None else (trace,)
+        attempts = Attempts(self._steps, request, deadline, tools=self._tools, watchers=watchers)
+        ask = partial(self._ask, request, headers, deadline, trace)
         attempt = await attempts.next()
         while attempt is not None:
             try:
@@ -79,8 +86,16 @@ class RemoteModel:
                 return answered
         raise unavailable(attempts, deadline, retry_after_s=self._retry_after_s)
 
-    async def _ask(self, request: EmbeddingRequest, headers: Headers, deadline: Deadline, backend: Backend) -> Answered:
+    async def _ask(
+        self,
+        request: EmbeddingRequest,
+        headers: Headers,
+        deadline: Deadline,
+        trace: EmbeddingTrace | None,
+        backend: Backend,
+    ) -> Answered:
         """One call. Raises: BackendError."""
+        headers = headers if trace is None else trace.forwarded(headers, backend)
         limit_s = deadline.cut(backend.config.request_timeout_s)
         body = request.forwarded(backend.config.model)
         try:

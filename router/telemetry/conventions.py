@@ -12,6 +12,8 @@ OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
 REQUEST_MODEL = "gen_ai.request.model"
 REQUEST_STREAM = "gen_ai.request.stream"
+ENCODING_FORMATS = "gen_ai.request.encoding_formats"
+DIMENSIONS = "gen_ai.embeddings.dimension.count"
 RESPONSE_MODEL = "gen_ai.response.model"
 FINISH_REASONS = "gen_ai.response.finish_reasons"
 TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
@@ -30,7 +32,8 @@ DURATION_BUCKETS_S = [0.01 * 2**power for power in range(14)]
 FIRST_TOKEN_BUCKETS_S = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
 PER_TOKEN_BUCKETS_S = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]
 
-OPERATIONS = {"/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
+EMBEDDINGS = "embeddings"
+OPERATIONS = {"/v1/completions": "text_completion", "/v1/embeddings": EMBEDDINGS}
 """Of endpoints that are not `chat`."""
 _PROVIDERS = (
     ("api.openai.com", "openai"),

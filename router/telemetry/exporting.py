@@ -25,10 +25,13 @@ from opentelemetry.util.re import parse_env_headers
 from router.config import ConfigError, TelemetryConfig
 from router.http_client import Headers
 from router.telemetry import conventions as names
+from router.telemetry.calls import Begun, incoming_context
+from router.telemetry.embeddings import EmbeddingTrace
 from router.telemetry.instruments import Instruments
-from router.telemetry.trace import RequestTrace, incoming_context
+from router.telemetry.trace import RequestTrace
 
 if TYPE_CHECKING:
+    from router.embeddings.outcome import EmbeddingState
     from router.outcome import RequestState
 
 SCOPE = "locum"
@@ -78,19 +81,25 @@ class Telemetry:
 
     def begin(self, state: RequestState, headers: Headers) -> None:
         """Follow a request that has just arrived."""
+        trace = RequestTrace(state, self._begun(state.dialect.path, state.created_s, headers))
+        state.trace = trace
+        state.watchers = (*state.watchers, trace)
+
+    def begin_embeddings(self, state: EmbeddingState, path: str, headers: Headers) -> None:
+        """Follow a request for embeddings that has just arrived."""
+        state.trace = EmbeddingTrace(state, path, self._begun(path, state.created_s, headers))
+
+    def _begun(self, path: str, created_s: float, headers: Headers) -> Begun:
         span = None
         if self._tracer is not None:
-            path = state.dialect.path
             span = self._tracer.start_span(
                 f"POST {path}",
                 incoming_context(headers),
                 SpanKind.SERVER,
                 {names.HTTP_METHOD: "POST", names.HTTP_ROUTE: path},
-                start_time=int(state.created_s * 1e9),
+                start_time=int(created_s * 1e9),
             )
-        trace = RequestTrace(state, span, self._tracer, self._instruments, propagate=self._propagate)
-        state.trace = trace
-        state.watchers = (*state.watchers, trace)
+        return Begun(span, self._tracer, self._instruments, self._propagate)
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from opentelemetry.metrics import Histogram, Meter
 
-from policies.record import Usage
 from router.telemetry import conventions as names
 
 Attributes = dict[str, str | int]
@@ -55,8 +56,13 @@ class Instruments:
         if first_chunk_s is not None:
             self._first_chunk.record(first_chunk_s, attributes)
 
-    def tokens(self, attributes: Attributes, usage: Usage) -> None:
-        for kind, count in (("input", usage.prompt_tokens), ("output", usage.completion_tokens)):
+    def tokens(self, attributes: Attributes, counts: Mapping[str, int]) -> None:
+        """
+        Args:
+            counts: by the names of their attributes of spans.
+        """
+        for name, count in counts.items():
+            kind = "input" if name == names.INPUT_TOKENS else "output"
             self._tokens.record(count, {**attributes, names.TOKEN_TYPE: kind})
 
     def request(self, attributes: Attributes, *, duration_s: float, ttft_s: float | None, tpot_s: float | None) -> None:
