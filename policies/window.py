@@ -1,4 +1,4 @@
-"""The commit window of a stream: how much of the student's answer is held back, how far it may grow, what watches behind.
+"""The commit window of a stream: how much of the answer is held back, how far it may grow, and what watches behind it.
 
 A reviewer says what it wants of a window by its attribute `commit_window`; what the gateway did is in the record.
 """
@@ -11,8 +11,9 @@ from typing import Literal
 import msgspec
 
 OnEscalation = Literal["cancel", "reserve"]
-"""What becomes of a stream that was rejected. `cancel`: it is given up at once, and should no teacher answer, the student
-is asked once more. `reserve`: it is left unread until a teacher's stream has begun, and is the answer when none does."""
+"""What becomes of a stream that was rejected. `cancel`: it is given up at once, and should no teacher answer, the
+student is asked once more. `reserve`: it is left unread until a teacher's stream has begun; when none does it is the
+answer."""
 LateAction = Literal["mark", "continue"]
 """What a late alarm does. `mark`: the stream ends there, and its last chunk says so. `continue`: a teacher goes on from
 the text so far."""
@@ -89,7 +90,7 @@ class WindowReview(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 def widest(windows: Sequence[CommitWindow]) -> CommitWindow | None:
-    """Of several windows: every bound is the largest, a reserve is kept when one wants it, and the first alarm holds."""
+    """Of several windows: every bound is the largest, a reserve is kept if one wants it, and the first alarm holds."""
     if not windows:
         return None
     return CommitWindow(

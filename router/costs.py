@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.record import Draft, Outcome, Usage
+from policies.record import Draft, LateEnding, Outcome, Usage
 
 if TYPE_CHECKING:
     from router.outcome import RequestState
@@ -17,7 +17,7 @@ def cost_usd(state: RequestState) -> float | None:
     """Of the answer, and of the draft that was paid for before it; None when a part is unknown."""
     if state.cached is not None:
         return 0.0
-    if state.machine_priced and state.route == "student":
+    if state.machine_priced and state.route == "student" and _continued(state) is None:
         return state.machine_usd
     student_usd, answer_usd = _students_part_usd(state), _answer_usd(state, state.usage)
     return None if student_usd is None or answer_usd is None else answer_usd + student_usd
@@ -43,7 +43,13 @@ def used(state: RequestState) -> tuple[int | None, float | None]:
 
 def _thrown_away(state: RequestState) -> Draft | None:
     """The draft that was paid for beside the answer."""
-    return state.draft if state.route != "student" else None
+    draft = state.draft
+    return draft if state.route != "student" or (draft is not None and draft.thrown_away) else None
+
+
+def _continued(state: RequestState) -> LateEnding | None:
+    """How a teacher went on from the student's answer, where one did."""
+    return state.draft.continued if state.draft is not None else None
 
 
 def _beside(state: RequestState) -> Usage | None:
@@ -65,6 +71,10 @@ def _students_part_usd(state: RequestState) -> float | None:
 
 
 def _answer_usd(state: RequestState, usage: Usage | None) -> float | None:
+    late = _continued(state)
+    if late is not None and state.draft is not None:  # two models wrote it, each at its own price
+        own_usd = 0.0 if state.machine_priced else state.draft.cost_usd
+        return None if own_usd is None or late.cost_usd is None else own_usd + late.cost_usd
     price = state.backend.price if state.backend is not None else None
     return None if price is None or usage is None else price.cost_usd(usage)
 

@@ -17,12 +17,15 @@ from router.cascade import Cascade
 from router.chat import ChatRequest
 from router.commit_window import committed, review_of
 from router.config.server import ServerConfig
-from router.dialects.base import refusal_of
+from router.continuation import Seam
+from router.dialects.base import Outgoing, refusal_of
+from router.draft_stream import DraftStream
 from router.errors import BackendError, BackendRefused, BackendTimeout
 from router.exchange import Exchange
 from router.http_client import Headers
+from router.late_alarm import LateWatch
 from router.metrics import Metrics
-from router.opening import Opened, open_stream
+from router.opening import Opened, open_rest, open_stream
 from router.outcome import Outcomes, RequestState
 from router.plain import Reply, fetch
 from router.resilience.attempts import Attempt, Attempts
@@ -133,14 +136,18 @@ class Delivery:
         request: ChatRequest,
         ask: Callable[[Backend], Awaitable[T]],
         discard: Callable[[T], None],
+        *,
+        reserve_s: float = RESERVE_S,
     ) -> tuple[Attempt, T]:
         """The first teacher's answer that can be had, and the attempt, which is the caller's to end.
 
+        Args:
+            reserve_s: of the request's time, for what is done when there is none.
         Raises:
             BackendError: also for a refusal: the student has shown that the request can be answered.
         """
         assert state.deadline is not None  # noqa: S101 - set before any backend is asked
-        deadline = Deadline(state.deadline.at_s - RESERVE_S)
+        deadline = Deadline(state.deadline.at_s - reserve_s)
         attempts = self._routes.escalation(request, deadline, watchers=state.watchers)
         attempt = await attempts.next()
         try:
@@ -190,10 +197,18 @@ class Delivery:
         answered, opened = await attempts.first_answer(attempt, ask, Opened.close)
         state.take(answered)
         if opened.draft is not None:
-            ask_teachers = partial(self._ask_teachers, state, request, ask, Opened.close)
-            answered, opened = await committed(self._cascade, state, answered, opened, ask_teachers)
+            answered, opened = await committed(
+                self._cascade,
+                state,
+                answered,
+                opened,
+                partial(self._ask_teachers, state, request, ask, Opened.close, reserve_s=_asking_takes_s(state)),
+                partial(self._ask_student_again, exchange, state, request),
+            )
         with answered:
             try:
+                if opened.draft is not None:
+                    self._watch_behind_the_window(exchange, state, request, answered, opened.draft)
                 if opened.stream is None:
                     await self._pass_on_refusal(exchange, state, opened.answer, opened.refusal)
                     return
@@ -205,8 +220,76 @@ class Delivery:
                 if opened.stream is not None:
                     opened.stream.record_text(state)
 
+    async def _ask_student_again(
+        self, exchange: Exchange, state: RequestState, request: ChatRequest
+    ) -> tuple[Attempt, Opened]:
+        """The answer of a student whose draft was cancelled for a teacher that cannot be had. Nobody reviews it.
+
+        Raises: BackendError.
+        """
+        assert state.deadline is not None  # noqa: S101 - set before any backend is asked
+        ask = partial(self._open, exchange, state, request, reviewed=False)
+        student = state.generation.student
+        attempts = self._routes.student_alone(student, request, state.deadline, watchers=state.watchers)
+        attempt = await attempts.next()
+        while attempt is not None:
+            try:
+                answered, opened = await attempts.first_answer(attempt, ask, Opened.close)
+            except BackendError as error:
+                attempt = await attempts.next(error)
+            else:
+                state.backend = answered.backend
+                return answered, opened
+        assert attempts.failure is not None  # noqa: S101 - nobody answered
+        raise attempts.failure
+
+    def _watch_behind_the_window(
+        self, exchange: Exchange, state: RequestState, request: ChatRequest, answered: Attempt, draft: DraftStream
+    ) -> None:
+        """Look at the student's stream while the client reads it, where that is configured."""
+        window = state.generation.decider.commit_window
+        if window is None or window.late_alarm is None or draft.is_whole or state.degraded is not None:
+            return
+        interval_s = self._server.heartbeat_interval_s
+
+        def heartbeat() -> None:
+            if interval_s is not None:
+                exchange.begin_heartbeats(interval_s, lambda: stream_head(state))
+
+        watch = LateWatch(
+            window,
+            window.late_alarm,
+            state,
+            answered,
+            open_rest=partial(self._open_rest, exchange, state),
+            ask_teachers=lambda ask: self._ask_teachers(state, request, ask, Opened.close),
+            heartbeat=heartbeat,
+        )
+        draft.watch(watch, keep_text=window.late_alarm.action == "continue")
+
+    def _open_rest(
+        self, exchange: Exchange, state: RequestState, backend: Backend, asked: Outgoing, seam: Seam
+    ) -> Awaitable[Opened]:
+        """The rest of an answer, at its first event. Raises: BackendError, with nothing left open."""
+        return open_rest(
+            backend,
+            asked,
+            forwarded_headers(exchange, state, backend),
+            seam,
+            dialect=state.dialect,
+            capture=True,  # where the draft's text is not kept, this is not either
+            limit_bytes=self._server.max_response_bytes,
+            limit_s=state.cut(backend.config.first_token_timeout_s),
+        )
+
     def _open(
-        self, exchange: Exchange, state: RequestState, request: ChatRequest, backend: Backend
+        self,
+        exchange: Exchange,
+        state: RequestState,
+        request: ChatRequest,
+        backend: Backend,
+        *,
+        reviewed: bool = True,
     ) -> Awaitable[Opened]:
         """A stream at its first event. Raises: BackendError, with nothing left open."""
         state.note_call()
@@ -215,7 +298,7 @@ class Delivery:
             request,
             forwarded_headers(exchange, state, backend),
             dialect=state.dialect,
-            review=review_of(self._cascade, state, request, backend),
+            review=review_of(self._cascade, state, request, backend) if reviewed else None,
             capture=self._outcomes.captures_text(request),
             limit_bytes=self._server.max_response_bytes,
             limit_s=state.cut(backend.config.first_token_timeout_s),
@@ -244,6 +327,13 @@ class Delivery:
         if not state.dialect.passes_refusals:
             body = state.dialect.error_body(refusal_of(answer.status, body))
         await exchange.respond(answer.status, headers, body)
+
+
+def _asking_takes_s(state: RequestState) -> float:
+    """What is kept of a request's time for asking the student once more: as long as it has taken until now, but no more
+    than half of what is left."""
+    assert state.called_s is not None and state.deadline is not None  # noqa: S101 - a stream has begun
+    return max(RESERVE_S, min(time.monotonic() - state.called_s, state.deadline.left_s() / 2))
 
 
 def _drop(reply: Reply) -> None:

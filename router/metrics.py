@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, generate_latest
 
 from policies.base import Signal
-from policies.record import DecisionRecord, Draft, Usage
+from policies.record import DecisionRecord, Draft, LateEnding, Usage
 from router.counting import Gaps, Observer, adder, adders, observers
 from router.errors import Cause
 from router.machine import MachineClock
@@ -118,6 +118,11 @@ class Metrics(QualityMetrics):
         )
         self.draft_cost = self._counter(
             "router_draft_cost_usd", "Cost of drafts that were thrown away; counted in router_cost_usd too.", ()
+        )
+        self.late_alarms = self._counter(
+            "router_late_alarms",
+            "Streams that a late alarm stopped behind their commit window: marked, continued, or left alone.",
+            ("action",),
         )
         self.machine_cost = self._counter(
             "router_student_machine_usd",
@@ -264,6 +269,7 @@ class Metrics(QualityMetrics):
             (self.second_samples, product(("ok", "timeout", "error", "no_room"))),
             (self.training_examples, product(("allowed", "conditional", "denied"))),
             (self.unpriced, product(("student", "teacher"))),
+            (self.late_alarms, product(("mark", "continue", "none"))),
         ):
             for labels in label_sets:
                 counter.labels(*labels)
@@ -300,12 +306,14 @@ class Metrics(QualityMetrics):
             self.embedding_cost.inc(record.cost_usd)
 
     def _observe_cost(self, record: DecisionRecord, route: str) -> None:
-        if record.usage is not None:
-            self._observe_tokens(record.usage, route)
         answer_usd = record.cost_usd
+        if record.draft is not None and record.draft.continued is not None:
+            answer_usd = self._observe_continued(record.draft, record.draft.continued, answer_usd)
+        elif record.usage is not None:
+            self._observe_tokens(record.usage, route)
+        if record.draft is not None and (route != "student" or record.draft.thrown_away):
+            self._observe_draft(record.draft)
         if route != "student":
-            if record.draft is not None:
-                self._observe_draft(record.draft)
             beside_usd = students_part_usd(record)
             if beside_usd is not None:  # a second model was paid for
                 self._cost_of("student")(beside_usd)
@@ -318,6 +326,16 @@ class Metrics(QualityMetrics):
             self._unpriced_of(route)(1)
         if record.counterfactual_cost_usd is not None:
             self._add_counterfactual(record.counterfactual_cost_usd)
+
+    def _observe_continued(self, draft: Draft, late: LateEnding, answer_usd: float | None) -> float | None:
+        """An answer that two models wrote. Returns: the student's part of its cost."""
+        for usage, route in ((draft.usage, "student"), (late.usage, "teacher")):
+            if usage is not None:
+                self._observe_tokens(usage, route)
+        if late.cost_usd is None:
+            return answer_usd
+        self._cost_of("teacher")(late.cost_usd)
+        return None if answer_usd is None else answer_usd - late.cost_usd
 
     def _observe_draft(self, draft: Draft) -> None:
         """One that was thrown away."""

@@ -8,11 +8,12 @@ from typing import NamedTuple
 from router.additions import NOTHING, Additions
 from router.backends import Answer, Backend
 from router.chat import ChatRequest
-from router.dialects.base import Dialect
+from router.dialects.base import Dialect, Outgoing
 from router.draft_stream import DraftStream
 from router.errors import BackendBroken, BackendTimeout
 from router.http_client import Headers
 from router.plain import REFUSALS_OF_OPTIONS
+from router.sse import FrameSplitter
 from router.streaming import Stream
 from router.time_limit import TimeLimit
 
@@ -79,8 +80,46 @@ async def open_stream(
             await stream.peek()
             return Opened(answer, stream)
     except BaseException as exc:
-        if answer is not None:
-            answer.close()
-        if isinstance(exc, TimeoutError):
-            raise BackendTimeout(f"no event within {limit_s:g} s", cause="timeout") from exc
+        _given_up(answer, exc, limit_s)
         raise
+
+
+async def open_rest(
+    backend: Backend,
+    asked: Outgoing,
+    headers: Headers,
+    seam: FrameSplitter,
+    *,
+    dialect: Dialect,
+    capture: bool,
+    limit_bytes: int,
+    limit_s: float,
+) -> Opened:
+    """Ask for the rest of an answer that another model began. Raises: BackendError, with nothing left open.
+
+    Args:
+        seam: makes its chunks those of the stream that they continue.
+        capture, limit_bytes: as of `open_stream`.
+    """
+    answer: Answer | None = None
+    try:
+        with TimeLimit(limit_s):
+            answer = await backend.post(asked.api.path, asked.body, headers)
+            if answer.status >= 400:
+                return Opened(answer, None, await answer.body(limit_bytes))
+            if not answer.is_event_stream:
+                raise BackendBroken("the answer is not an event stream", cause="invalid_response")
+            stream = Stream(backend, answer, asked, dialect, choices=1, capture=capture, splitter=seam)
+            await stream.peek()
+            return Opened(answer, stream)
+    except BaseException as exc:
+        _given_up(answer, exc, limit_s)
+        raise
+
+
+def _given_up(answer: Answer | None, exc: BaseException, limit_s: float) -> None:
+    """Raises: BackendTimeout."""
+    if answer is not None:
+        answer.close()
+    if isinstance(exc, TimeoutError):
+        raise BackendTimeout(f"no event within {limit_s:g} s", cause="timeout") from exc

@@ -248,7 +248,7 @@ class Outcomes:
         capture = self.capture_of(request) if request else self._capture_unparsed(state.tenant)
         full = capture == "full"
         usage = state.usage
-        answered = state.cached.usage if state.cached is not None else usage
+        answered = state.cached.usage if state.cached is not None else _asked_once(state, usage)
         teacher_price = self._teacher.price
         route = state.route
         # The teacher that answered, else the first one.
@@ -297,6 +297,14 @@ class Outcomes:
             mean_logprob=state.mean_logprob,
             draft=_kept_draft(state, full) if state.draft else None,
         )
+
+
+def _asked_once(state: RequestState, usage: Usage | None) -> Usage | None:
+    """What one model alone would have used: of an answer that two wrote, the prompt counts once."""
+    draft = state.draft
+    if usage is None or draft is None or draft.continued is None or draft.usage is None:
+        return usage
+    return Usage(prompt_tokens=draft.usage.prompt_tokens, completion_tokens=usage.completion_tokens)
 
 
 def expected_usage(features: RequestFeatures, choices: int) -> Usage:

@@ -153,7 +153,7 @@ class Delta(NamedTuple):
         """Whether the answer begins or ends here: not a comment, and not the chunk that only names the role."""
         if self.done or self.error is not None:
             return True
-        return self.data is not None and not _only_names_the_role(self.data)
+        return self.data is not None and not only_names_the_role(self.data)
 
 
 class ChatStreamReader:
@@ -314,8 +314,9 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
 
 
-def _only_names_the_role(data: bytes) -> bool:
-    """vLLM sends such a chunk before its first token, other servers before the prefill."""
+def only_names_the_role(data: bytes) -> bool:
+    """Whether a chunk says nothing but whose turn it is: vLLM sends one before its first token, other servers before
+    the prefill."""
     choices = _object(data).get("choices")
     if not isinstance(choices, list) or not choices:
         return False

@@ -19,7 +19,7 @@ from router.config.base import (
     env_name,
     model_name,
 )
-from router.config.resilience import FallbackTeacherConfig, ReplicaConfig, Spread
+from router.config.resilience import Continuation, FallbackTeacherConfig, ReplicaConfig, Spread
 from router.config.tls import BackendTlsConfig
 from serving.options import VllmOptions, VllmSettings
 
@@ -223,6 +223,12 @@ class TeacherConfig(BackendConfig):
     model: ModelName = Field("teacher", description="The name that the backend knows the model by.")
     distillation: Literal["allowed", "conditional", "denied"] = Field(
         "denied", description="Whether the teacher's licence allows training on its answers."
+    )
+    continuation: Continuation = Field(
+        "instruction",
+        description="How it is asked to go on from an answer that a late alarm of the cascade stopped. "
+        "`final_message`: the text so far is the last message, and vLLM's `continue_final_message` is set; "
+        "`instruction`: a message behind it asks to continue, which any chat model understands.",
     )
     fallbacks: tuple[FallbackTeacherConfig, ...] = Field(
         (), description="Further teachers in order; each is asked when those before it cannot answer."

@@ -32,6 +32,9 @@ class ReplicaConfig(Table):
         return plain_http_url(value)
 
 
+Continuation = Literal["instruction", "final_message"]
+
+
 class FallbackTeacherConfig(TokenPrices):
     """A further teacher, asked when those before it cannot answer. Timeouts and limits are the first teacher's."""
 
@@ -43,6 +46,7 @@ class FallbackTeacherConfig(TokenPrices):
     api_key_env: EnvName | None = Field(None, description="Environment variable that holds the backend's key.")
     native_apis: tuple[NativeApi, ...] = Field((), description="As of the first teacher.")
     tls: BackendTlsConfig = BackendTlsConfig()
+    continuation: Continuation = Field("instruction", description="As of the first teacher.")
     distillation: Literal["allowed", "conditional", "denied"] = Field(
         "denied", description="Whether this teacher's licence allows training on its answers."
     )

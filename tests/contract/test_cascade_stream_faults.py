@@ -36,13 +36,16 @@ def start_cascade(start_gateway: StartGateway) -> StartCascade:
         ("fault-422", "refused"), ("fault-hang", "timeout"), ("fault-garbage", "invalid_response"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("gap", ["", "-gap-0.02"])
+@pytest.mark.parametrize(("gap", "on_escalation"), [("", "reserve"), ("-gap-0.02", "reserve"), ("-gap-0.02", "cancel")])
 def test_students_whole_stream_is_delivered_once_when_no_teacher_can_be_had(
-    start_cascade: StartCascade, student: BackendThread, teacher_model: str, cause: str, gap: str
+    start_cascade: StartCascade, student: BackendThread, teacher_model: str, cause: str, gap: str, on_escalation: str
 ) -> None:
     model = f"{WEAK}-tokens-40-fixed{gap}"
-    gateway = start_cascade(model, teacher_model, teacher="first_token_timeout_s = 0.4")
+    gateway = start_cascade(
+        model, teacher_model, teacher="first_token_timeout_s = 0.4", rest=window(on_escalation=on_escalation)
+    )
     response = stream(gateway)
+    assert chats(student) == (1 if on_escalation == "reserve" else 2)
     assert response.content == direct(student, model)
     headers = response.headers
     assert (headers["x-router-route"], headers["x-router-reason"]) == ("student", f"fallback_{cause}")
@@ -54,6 +57,11 @@ def test_students_whole_stream_is_delivered_once_when_no_teacher_can_be_had(
     assert record.usage is not None
     assert record.usage.completion_tokens == 40
     assert record.cost_usd is not None
+    assert draft.window.asked_again is (on_escalation == "cancel")
+    students_usd = gateway.metric('router_cost_usd_total{route="student"}')
+    assert students_usd == pytest.approx(record.cost_usd)
+    answer_usd = (record.usage.prompt_tokens * 0.02 + 40 * 0.04) / 1e6
+    assert record.cost_usd == pytest.approx(answer_usd + (draft.cost_usd if on_escalation == "cancel" else 0.0))
     assert gateway.metric(f'router_fallbacks_total{{cause="{cause}"}}') == 1
 
 

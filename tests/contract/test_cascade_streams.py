@@ -18,6 +18,7 @@ from tests.contract.test_disconnect import WaitUntil
 from tests.contract.windows import (
     DONE,
     HI,
+    RESERVE,
     SURE,
     WEAK,
     WORDS,
@@ -95,7 +96,7 @@ def test_record_of_an_escalated_stream_holds_the_draft_and_its_cost(start_cascad
 def test_what_the_student_writes_until_the_teacher_begins_is_counted_with_the_draft(
     start_cascade: StartCascade,
 ) -> None:
-    gateway = start_cascade(f"{WEAK}-gap-0.02-tokens-400", "fake-delay-0.8")
+    gateway = start_cascade(f"{WEAK}-gap-0.02-tokens-400", "fake-delay-0.8", rest=RESERVE)
     stream(gateway)
     draft = draft_of(gateway)
     assert draft.tokens < 40
@@ -103,7 +104,7 @@ def test_what_the_student_writes_until_the_teacher_begins_is_counted_with_the_dr
 
 
 def test_usage_of_a_rejected_draft_is_the_backends_when_it_has_ended_meanwhile(start_cascade: StartCascade) -> None:
-    gateway = start_cascade(f"{WEAK}-tokens-40-prompt-tokens-900-gap-0.001", "fake-delay-1")
+    gateway = start_cascade(f"{WEAK}-tokens-40-prompt-tokens-900-gap-0.001", "fake-delay-1", rest=RESERVE)
     stream(gateway)
     draft = draft_of(gateway)
     assert (draft.prefix, draft.finish_reason) == (True, None)

@@ -16,7 +16,7 @@ from tests.contract.conftest import RunningGateway, StartGateway
 from tests.contract.test_odd_input import answering
 
 LABELS = {
-    "agreement", "asked", "cause", "delivered", "detector", "direction", "feature", "kind", "licence", "moment", "outcome", "policy",
+    "action", "agreement", "asked", "cause", "delivered", "detector", "direction", "feature", "kind", "licence", "moment", "outcome", "policy",
     "phase", "position", "reason", "replica", "result", "route", "signal", "source", "state",
 }  # fmt: skip
 """Each has a closed set of values, of the code or of the configuration. A tenant, a model, a prompt, a tag, a URL or a

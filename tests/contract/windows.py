@@ -19,8 +19,17 @@ WORDS = ["The", " quick", " brown", " fox", " jumps", " over", " the", " lazy", 
 StartCascade = Callable[..., RunningGateway]
 
 
-def window(tokens: int = 4, time_s: float = 5.0) -> str:
-    return f'[[routing.policies]]\ntype = "tests.contract.reviewers:EarlyDoubter"\n{tokens = }\n{time_s = }'
+def window(tokens: int = 4, time_s: float = 5.0, on_escalation: str = "cancel") -> str:
+    return reviewer("EarlyDoubter", tokens=tokens, time_s=time_s, on_escalation=on_escalation)
+
+
+def reviewer(name: str, **options: object) -> str:
+    """A policy table."""
+    members = "\n".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
+    return f'[[routing.policies]]\ntype = "tests.contract.reviewers:{name}"\n{members}'
+
+
+RESERVE = window(on_escalation="reserve")
 
 
 def starting(start_gateway: StartGateway) -> StartCascade:
