@@ -138,13 +138,13 @@ def _labels_of(prompt: str) -> tuple[str, ...]:
 
 def _choice(form: TextForm, text: str) -> str | None:
     letters = {letter for letter, _ in form.options}
-    stated = [letter for letter in _STATED.findall(text) if letter in letters]
+    stated: list[str] = [letter for letter in _STATED.findall(text) if letter in letters]
     if stated:
         return stated[-1]
     bare = text.strip(" \t\r\n.()[]*\"'`:")
     if bare.upper() in letters:
         return bare.upper()
-    alone = [letter for letter in _ALONE.findall(text) if letter in letters]
+    alone: list[str] = [letter for letter in _ALONE.findall(text) if letter in letters]
     certain = [letter for letter in alone if letter not in _ARTICLES]
     if certain or alone:
         return (certain or alone)[-1]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from policies.base import RequestFeatures, Signal
+from policies.base import RequestFeatures, RouteDecision, Signal
 from policies.chain import PolicyChain
 from policies.record import DecisionRecord, Draft
 from policies.replay.columns import NONE, ROUTES, STUDENT, UNKNOWN, Columns
@@ -62,7 +62,7 @@ def evaluate_records(
             said = decision.reason if decision.policy == DEFAULT else f"{decision.policy}.{decision.reason}"
             if first[row] == STUDENT and reviewable[row] and drafts.known[row]:
                 review, _ = chain.review(record.features, _draft_of(record, prefix=bool(drafts.prefix[row])))
-                if review is not None:
+                if isinstance(review, RouteDecision):
                     escalated[row] = review.route == "teacher"
                     said = f"{review.policy}.{review.reason}"
         reason[row] = names.setdefault(said, len(names))

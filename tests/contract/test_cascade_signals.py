@@ -215,7 +215,7 @@ def test_cost_of_a_second_sample_is_part_of_a_draft_that_is_thrown_away(start: S
     ask(gateway)
     record, draft = the_record(gateway), draft_of(gateway)
     assert draft.cost_usd == pytest.approx((20 * 0.02 + 5 * 0.04) / 1e6)
-    assert record.counterfactual_cost_usd is not None
+    assert record.counterfactual_cost_usd is not None and draft.cost_usd is not None
     assert record.cost_usd == pytest.approx(draft.cost_usd + record.counterfactual_cost_usd)
     assert gateway.metric('router_draft_tokens_total{direction="input"}') == 20
 

@@ -198,7 +198,8 @@ def test_agreement_takes_an_uncertain_draft_to_the_side_that_it_points_to(tmp_pa
     for agreement, score, said in ((1.0, 0.25, "confident"), (0.0, 0.75, "low_confidence"), (0.5, 0.5, "confident")):
         answer = policy.review(SEEN, drafted(-1.0, agreement=agreement))
         assert isinstance(answer, RouteDecision | Abstain)
-        assert (answer.score, answer.reason) == (pytest.approx(score), said)
+        assert answer.score == pytest.approx(score)
+        assert answer.reason == said
     assert vote(policy, drafted(-3.0, agreement=1.0)) == ("teacher", "low_confidence")  # outside of the band it is sure
     assert vote(by_calibrator(tmp_path, threshold=0.6), drafted(-1.0, agreement=0.0)) == (None, "confident")
 
