@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +27,10 @@ Progress = Callable[[int, int], None]
 
 class BadScores(ValueError):
     """A learner broke its contract."""
+
+
+class WorkerDied(RuntimeError):
+    """A process that fitted a fold was killed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +88,7 @@ def cross_fit(
         groups, fold_of: [n], see `groups.near_duplicates` and `folds.assign`.
         processes: default: one a core for enough rows.
     Raises:
-        BadScores
+        BadScores, WorkerDied
     """
     order = folds.canonical(rows.ids, seed)
     scores = {learner.name: np.full(len(rows), np.nan) for learner in learners}
@@ -113,5 +118,7 @@ def _results(tasks: Sequence[_Task], processes: int) -> Iterator[tuple[int, Floa
         try:
             for future in as_completed(running):
                 yield running[future], future.result()
+        except BrokenProcessPool as exc:
+            raise WorkerDied("a process that fitted a fold was killed, most likely because memory ran out") from exc
         finally:
             pool.shutdown(cancel_futures=True)

@@ -39,7 +39,7 @@ class NotExportable(ValueError):
 
 
 WRONG_INPUT = (DataError, folds.TooFewGroups)
-NEGATIVE = (NothingToLearn, NotExportable, crossfit.BadScores)
+NEGATIVE = (NothingToLearn, NotExportable, crossfit.BadScores, crossfit.WorkerDied)
 
 
 @dataclass(frozen=True)
