@@ -136,7 +136,7 @@ class Templates:
         seen: set[bytes] = set()
         for text in texts:
             tokens = text.split()
-            if (whole := digest(*tokens)) in seen:
+            if (whole := digest(" ".join(tokens))) in seen:
                 continue
             seen.add(whole)
             rows += 1
@@ -158,4 +158,4 @@ class Templates:
 
 
 def _slot(place: str, tokens: Sequence[str]) -> int:
-    return int.from_bytes(digest(place, *tokens)[:8], "big") % _SLOTS
+    return int.from_bytes(digest(place, " ".join(tokens))[:8], "big") % _SLOTS
