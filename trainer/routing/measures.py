@@ -31,7 +31,10 @@ class Ranking:
 
     def sums(self, weighted: Floats) -> Floats:
         """[B, n] over rows -> [B, m] over blocks."""
-        return np.add.reduceat(weighted[:, self.order], self.starts, axis=1)
+        ordered = weighted[:, self.order]
+        if len(self.starts) == len(self.order):
+            return ordered
+        return np.asarray(np.add.reduceat(ordered, self.starts, axis=1))
 
 
 def ranking(score: Floats) -> Ranking:
