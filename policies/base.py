@@ -316,6 +316,15 @@ class Governor(Protocol):
         ...
 
 
+@runtime_checkable
+class Explorer(Governor, Protocol):
+    """A governor that turns decisions round by lot: its budget is kept by what it might spend."""
+
+    def probability(self, tags: dict[str, str], route: Route) -> float:
+        """With which a decision for `route` is turned round, as long as there is budget."""
+        ...
+
+
 class StudentDefaults(msgspec.Struct, frozen=True, kw_only=True):
     """What the served student brings along for the policies; a policy's own options win.
 
@@ -328,6 +337,8 @@ class StudentDefaults(msgspec.Struct, frozen=True, kw_only=True):
     """P(the student is right) from its mean logprob: the bundle's calibrator.json."""
     cascade_threshold: float | None = None
     """P(the student is wrong) above which the teacher answers."""
+    certificate: Path | None = None
+    """What is proven of that threshold: the bundle's certificate.json."""
     model_sha256: str | None = None
     """Of the served model, so that a calibrator still fits a bundle that differs in its thresholds only."""
 

@@ -36,6 +36,7 @@ from policies.draft_score import NO_SCORE, DraftScore, is_within, signals_of
 from policies.draft_signals import DraftSignal
 from policies.record import Draft
 from policies.stated_confidence import ConfidenceReader
+from policies.tag_thresholds import ThresholdByTag
 from policies.validity import BROKEN_CALL, BROKEN_JSON, CHECKS, EMPTY, OTHER_FORM, REFUSED, TRUNCATED, is_empty
 
 REASONS = frozenset(
@@ -77,6 +78,9 @@ class Cascade(ReviewerModel):
         le=1.0,
         description="P(the draft is wrong) above which the teacher answers; default: the model's, else the bundle's, "
         "if the calibrator is the bundle's too.",
+    )
+    threshold_by_tag: ThresholdByTag | None = Field(
+        None, description="Other thresholds for some values of a tag, as `locum tune --per-tag` writes them."
     )
     escalate_empty: bool = Field(True, description="Escalate a draft without text that is no tool call either.")
     escalate_truncated: bool | Literal["unasked"] = Field(
@@ -175,6 +179,16 @@ class Cascade(ReviewerModel):
         """The one of the options, else the one that came with the model."""
         return self.threshold if self.threshold is not None else self._score.threshold
 
+    def threshold_for(self, features: RequestFeatures) -> float | None:
+        """`used_threshold`, or that of the request's tag."""
+        by_tag = self.threshold_by_tag
+        return self.used_threshold if by_tag is None else by_tag.of(features.tags, self.used_threshold)
+
+    @property
+    def score_sha256(self) -> str | None:
+        """Of the artefact that the score comes from: what a certificate of the threshold is about."""
+        return self._score.sha256
+
     def for_student(self, student: StudentDefaults) -> Cascade:
         """This policy with what the bundle brings where the options say nothing.
 
@@ -250,14 +264,14 @@ class Cascade(ReviewerModel):
     def needs_draft(self, features: RequestFeatures, draft: Draft) -> DraftSignal | None:
         if self.second_sample_band is None or draft.prefix or signals_of(draft).agreement is not None:
             return None
-        if self.failed_check(draft) is not None or self.used_threshold is None:
+        if self.failed_check(draft) is not None or self.threshold_for(features) is None:
             return None
         score = self._score.of(features, draft, self.second_sample_band)
         within = not isinstance(score, str) and is_within(score, self.second_sample_band)
         return DraftSignal.AGREEMENT if within else None
 
     def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | None:
-        threshold = self.used_threshold
+        threshold = self.threshold_for(features)
         failed = self.failed_check(draft)
         if failed is not None:
             return escalate(failed, score=1.0, threshold=threshold)

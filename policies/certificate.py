@@ -8,19 +8,29 @@ worse for certain; but nothing is promised any more, and the certificate is void
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from policies import artefact
-from policies.base import Abstain, PolicyModel, RequestFeatures, RouteDecision, escalate
+from policies.base import (
+    Abstain,
+    PolicyConfigError,
+    PolicyModel,
+    RequestFeatures,
+    RouteDecision,
+    StudentDefaults,
+    escalate,
+)
 
 SCHEMA = 1
 
 Cause = Literal["student_changed", "teacher_changed", "score_changed", "threshold_changed", "drift"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
+NO_STUDENT = frozenset({"", "none"})
+"""Names of a student that is not there yet: whether it will be the right one is not known."""
 OnVoid = Literal["keep", "teacher"]
 """What a policy does whose certificate is void: go on by the same threshold, or leave everything to the teacher."""
 
@@ -110,6 +120,8 @@ class Serving:
     """That the teacher states and drift detection did not know."""
     alarms: Collection[str] = ()
     """Detectors of drift whose alarm rings."""
+    drift_accepted_s: float = 0.0
+    """When somebody last told drift detection to take the traffic for normal as it is."""
 
 
 def load(path: Path) -> Certificate:
@@ -130,13 +142,14 @@ def causes_of(certificate: Certificate, serving: Serving) -> tuple[Cause, ...]:
         and serving.score_sha256 is not None
         and serving.score_sha256 != certificate.score_sha256,
         "threshold_changed": not _same_thresholds(certificate, serving),
-        "drift": bool(set(serving.alarms) - {"teacher_fingerprint"}),
+        "drift": bool(set(serving.alarms) - {"teacher_fingerprint"})
+        or serving.drift_accepted_s > certificate.created_s,
     }
     return tuple(cause for cause in CAUSES if found[cause])
 
 
 def _same_student(certificate: Certificate, serving: Serving) -> bool:
-    if serving.student in ("", certificate.student):
+    if serving.student in NO_STUDENT or serving.student == certificate.student:
         return True
     return bool(certificate.student_model_sha256) and serving.student_model_sha256 == certificate.student_model_sha256
 
@@ -156,19 +169,47 @@ def _same_thresholds(certificate: Certificate, serving: Serving) -> bool:
 
 
 class Standing:
-    """Whether the certificate of a policy is valid now. The gateway keeps it up to date; offline it stays valid."""
+    """Whether the certificate of a policy is valid now. The gateway keeps it up to date; offline nothing voids it but
+    what the policy itself is built from."""
 
-    def __init__(self, policy: str, certificate: Certificate, on_void: OnVoid) -> None:
+    def __init__(self, policy: str, certificate: Certificate, on_void: OnVoid, built: Serving) -> None:
+        """
+        Args:
+            built: student, thresholds and score, which stay what they are for as long as the policy does.
+        """
         self.policy = policy
         self.certificate = certificate
         self.on_void: OnVoid = on_void
-        self.causes: tuple[Cause, ...] = ()
+        self._built = built
+        self.causes = causes_of(certificate, built)
+
+    def judge(
+        self,
+        *,
+        teachers: Collection[str] = (),
+        new_fingerprints: Collection[str] = (),
+        alarms: Collection[str] = (),
+        drift_accepted_s: float = 0.0,
+    ) -> bool:
+        """Look at what has changed around the policy; as in `Serving`. Returns: whether the standing has changed."""
+        before = self.causes
+        self.causes = causes_of(
+            self.certificate,
+            replace(
+                self._built,
+                teachers=teachers,
+                new_fingerprints=new_fingerprints,
+                alarms=alarms,
+                drift_accepted_s=drift_accepted_s,
+            ),
+        )
+        return self.causes != before
 
     @property
     def valid(self) -> bool:
         return not self.causes
 
-    def as_json(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, Any]:
         """For the admin API and `/readyz`."""
         certificate = self.certificate
         return {
@@ -179,8 +220,56 @@ class Standing:
             "max_quality_loss": certificate.max_quality_loss,
             "confidence": certificate.confidence,
             "n": certificate.n,
+            "teacher_share": msgspec.to_builtins(certificate.groups[-1].teacher_share),
             "created_s": certificate.created_s,
         }
+
+    def describe(self) -> str:
+        """One line for people."""
+        certificate = self.certificate
+        promise = (
+            f"at most {100 * certificate.max_quality_loss:.3g} points lost with {certificate.confidence:.4g} "
+            f"confidence, by {certificate.n} labels"
+        )
+        if self.valid:
+            return f"{self.policy}: certificate valid: {promise}"
+        return f"{self.policy}: certificate void ({', '.join(self.causes)}): nothing is promised; it was: {promise}"
+
+
+def standing_of(
+    table: Mapping[str, Any], policy: object, name: str, student: StudentDefaults | None
+) -> Standing | None:
+    """The standing of a policy that was built from a table; None: it has no certificate.
+
+    A bundle's certificate is about the bundle's threshold: it counts where the table has none of its own.
+
+    Raises: PolicyConfigError.
+    """
+    on_void = table.get("on_void", "keep")
+    if on_void not in get_args(OnVoid):
+        raise PolicyConfigError(f"on_void: must be 'keep' or 'teacher', not {on_void!r}")
+    path = table.get("certificate")
+    if path is not None and not isinstance(path, str):
+        raise PolicyConfigError(f"certificate: must be the path of a file, not {path!r}")
+    if path is None and name == "cascade" and table.get("threshold") is None and student is not None:
+        path = student.certificate
+    if path is None:
+        return None
+    try:
+        certificate = load(Path(path))
+    except artefact.ArtefactError as exc:
+        raise PolicyConfigError(f"certificate: {exc}") from exc
+    if certificate.policy != name:
+        raise PolicyConfigError(f"certificate: {path} is about the policy {certificate.policy!r}, not {name!r}")
+    by_tag = getattr(policy, "threshold_by_tag", None)
+    built = Serving(
+        student=student.bundle_id if student is not None else "",
+        student_model_sha256=student.model_sha256 if student is not None else None,
+        threshold=table.get("threshold", getattr(policy, "used_threshold", None)),
+        thresholds_by_tag=by_tag.thresholds if by_tag is not None else {},
+        score_sha256=getattr(policy, "score_sha256", None),
+    )
+    return Standing(name, certificate, on_void, built)
 
 
 class CertificateGuard(PolicyModel):

@@ -27,6 +27,7 @@ from policies.draft_signals import DraftSignal
 from policies.window import CommitWindow, Progress, widest
 
 if TYPE_CHECKING:
+    from policies.certificate import Standing
     from policies.governing import Governors
     from policies.record import Draft
     from policies.shadowing import Shadows
@@ -101,12 +102,15 @@ class PolicyChain:
         on_policy_error: Route,
         governors: Governors | None = None,
         shadows: Shadows | None = None,
+        standings: Sequence[Standing] = (),
     ) -> None:
         """
         Args:
             governors: reconsider what the policies, or the reviewers, have decided.
             shadows: are asked by the gateway, beside the request.
+            standings: of the certificates of its policies.
         """
+        self.standings = tuple(standings)
         self.governors = governors
         self.shadows = shadows
         self.policies = tuple(policies)

@@ -88,6 +88,13 @@ class DraftScore(NamedTuple):
         return self.model.fitted.default_threshold if self.model is not None else None
 
     @property
+    def sha256(self) -> str | None:
+        """Of the artefact; None without one."""
+        if self.model is not None:
+            return self.model.sha256
+        return None if self.calibrator is None else artefact.encoded(self.calibrator)[1]
+
+    @property
     def needs_top_logprobs(self) -> bool:
         return self.model is not None and not NEED_TOP_LOGPROBS.isdisjoint(self.model.names)
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from policies.adapter import adapt
 from policies.base import Governor, Policy, PolicyConfigError, Reviewer, StudentDefaults
+from policies.certificate import CertificateGuard, Standing, standing_of
 from policies.shadowing import DEFAULT_MEASURE_SHARE, Shadowed
 
 ENTRY_POINT_GROUP = "locum.policies"
@@ -23,7 +24,7 @@ BUILT_IN_POLICY_TYPES = (*DEFAULT_POLICY_TYPES, "cascade", "budget", "explore")
 AnyPolicy = Policy | Reviewer | Governor
 MODES = ("decide", "shadow")
 MEASURE_SHARE = "shadow_measure_share"
-COMMON_KEYS = frozenset({"type", "mode", MEASURE_SHARE})
+COMMON_KEYS = frozenset({"type", "mode", MEASURE_SHARE, "certificate", "on_void"})
 """Keys of every policy table; the others are the policy's own options."""
 PolicyFactory = Callable[..., object]
 """A class, or any callable, that builds a policy from its options as keyword arguments."""
@@ -51,6 +52,8 @@ class BuiltPolicies(NamedTuple):
     """Asked behind all others."""
     shadows: list[Shadowed]
     """Asked, and without a say."""
+    standings: list[Standing]
+    """Of the policies that have a certificate."""
 
 
 def build(type_name: str, options: Mapping[str, Any], *, student: StudentDefaults | None = None) -> AnyPolicy:
@@ -93,6 +96,7 @@ def build_all(tables: Sequence[Mapping[str, Any]], *, student: StudentDefaults |
     """
     deciding: list[AnyPolicy] = []
     shadows: list[Shadowed] = []
+    standings: list[Standing] = []
     for index, table in enumerate(tables):
         options = {key: value for key, value in table.items() if key not in COMMON_KEYS}
         try:
@@ -103,18 +107,24 @@ def build_all(tables: Sequence[Mapping[str, Any]], *, student: StudentDefaults |
             if any(policy.name == other.name for other in same_mode):
                 where = "in shadow" if in_shadow else "in the chain"
                 raise PolicyConfigError(f"type: a policy named {policy.name!r} is already {where}")
+            standing = None if in_shadow else standing_of(table, policy, policy.name, student)
         except PolicyConfigError as exc:
             raise PolicyConfigError(f"{index}.{exc}") from exc
         if in_shadow:
             shadows.append(Shadowed(policy, measure_share))
-        else:
-            deciding.append(policy)
+            continue
+        if standing is not None:
+            standings.append(standing)
+            if standing.on_void == "teacher":
+                deciding.append(CertificateGuard(standing))
+        deciding.append(policy)
     # Which methods a class has says what it is; the adapter has checked that it has one.
     return BuiltPolicies(
         policies=[policy for policy in deciding if isinstance(policy, Policy)],
         reviewers=[policy for policy in deciding if isinstance(policy, Reviewer)],
         governors=[policy for policy in deciding if isinstance(policy, Governor)],
         shadows=shadows,
+        standings=standings,
     )
 
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from policies.base import Policy, PolicyConfigError, Signal, StudentDefaults
 from policies.bundle import Bundle
@@ -22,6 +23,9 @@ from router.resilience.pool import OnBreaker, Pool
 from router.routing import Decider, build_chain
 from router.signals import SignalSource
 from router.tokenizer import PromptTokenizer, TokenizerUnsupported, load_tokenizer
+
+if TYPE_CHECKING:
+    from router.governance.governance import Governance
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +43,15 @@ class Students:
         environ: Mapping[str, str] = os.environ,
         *,
         on_breaker: OnBreaker = lambda name, state: None,
+        governance: Governance | None = None,
     ) -> None:
-        """Raises: ConfigError."""
+        """
+        Args:
+            governance: of the gateway; None where nothing is served (`locum explain`).
+        Raises:
+            ConfigError.
+        """
+        self._governance = governance
         self._config = config
         self._on_breaker = on_breaker
         self._environ = environ
@@ -91,6 +102,7 @@ class Students:
         defaults = StudentDefaults(
             bundle_id=bundle.bundle_id,
             calibrator=folder / bundle.calibrator if bundle.calibrator else None,
+            certificate=folder / bundle.certificate if bundle.certificate else None,
             cascade_threshold=bundle.cascade_threshold,
             model_sha256=bundle.model_sha256,
         )
@@ -129,7 +141,8 @@ class Students:
 
     def _wanted(self, chain: PolicyChain) -> Additions:
         student = self._config.student
-        logprobs = student.capture_logprobs or bool(chain.reviewers)
+        judged = bool(chain.reviewers) or (chain.shadows is not None and chain.shadows.reviews)
+        logprobs = student.capture_logprobs or judged
         return Additions(
             logprobs=logprobs, token_ids=student.capture_token_ids, top_logprobs=chain.measures.top_logprobs
         )
@@ -145,7 +158,7 @@ class Students:
         document = (version or self.version).document
         budget_s = self._config.encoder.latency_budget_s
         signals = SignalSource(tokenizer=equipment.tokenizer, encoder=self.encoder, budget_s=budget_s)
-        decider = Decider(self._config, document.routing, chain, signals, student)
+        decider = Decider(self._config, document.routing, chain, signals, student, self._governance)
         return Generation(student, decider, document, equipment, self._wanted(chain), users)
 
 

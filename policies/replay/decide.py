@@ -14,6 +14,7 @@ import numpy as np
 
 from policies.base import Policy
 from policies.calibration import Calibrator, Clipped, Identity, Isotonic, Platt
+from policies.certificate import CertificateGuard
 from policies.long_context import MAX_BYTES_PER_TOKEN, MIN_BYTES_PER_TOKEN, LongContext
 from policies.long_reasoning import LongReasoning
 from policies.replay.columns import (
@@ -195,11 +196,19 @@ def confidences(calibrator: Calibrator, raw: Floats) -> Floats:
     return np.where(np.isfinite(raw), found, np.nan)
 
 
+def certificate_guard(policy: CertificateGuard, columns: Columns) -> Votes:
+    """What voided a certificate is not in the records: a document is replayed as if nothing had."""
+    ballot = Ballot(len(columns))
+    ballot.cast(np.ones(len(columns), np.bool_), "certificate_valid")
+    return ballot.votes()
+
+
 Vectorised = Callable[[Policy, Columns], Votes]
 _VECTORISED: dict[type, Callable[..., Votes]] = {
     LongContext: long_context,
     LongReasoning: long_reasoning,
     RetrievalConfidence: retrieval_confidence,
+    CertificateGuard: certificate_guard,
 }
 
 

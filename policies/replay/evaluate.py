@@ -38,7 +38,11 @@ class Verdicts:
 def vectorisable(chain: PolicyChain) -> list[str]:
     """Names of the policies that have no form on columns: with any of them a document is evaluated record by record."""
     slow = [policy.name for policy in chain.policies if vectorised(policy) is None]
-    return slow + [each.name for each in chain.reviewers if type(each) is not Cascade or each.model is not None]
+    return slow + [
+        each.name
+        for each in chain.reviewers
+        if type(each) is not Cascade or each.model is not None or each.threshold_by_tag is not None
+    ]
 
 
 def evaluate(chain: PolicyChain, columns: Columns, logged: PolicyChain | None = None) -> Verdicts:

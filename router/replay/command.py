@@ -138,6 +138,7 @@ def _student(registry: Path | None) -> StudentDefaults | None:
     return StudentDefaults(
         bundle_id=bundle.bundle_id,
         calibrator=folder / bundle.calibrator if bundle.calibrator else None,
+        certificate=folder / bundle.certificate if bundle.certificate else None,
         cascade_threshold=bundle.cascade_threshold,
         model_sha256=bundle.model_sha256,
     )
