@@ -97,9 +97,8 @@ class LateWatch:
             self._stop(stream, state)
 
         def ask(backend: Backend) -> Awaitable[Opened]:
-            assert state.draft is not None and state.draft.usage is not None  # noqa: S101 - it was judged
             asked = outgoing(_request(state), body, backend.config, stream.translation)
-            return self._open_rest(backend, asked, Seam(stream.identity, state.draft.usage))
+            return self._open_rest(backend, asked, Seam(stream.identity, lambda: _used_before(state)))
 
         try:
             attempt, opened = await self._asked(ask, exchange, state)
@@ -193,6 +192,11 @@ class LateWatch:
 def _request(state: RequestState) -> Any:
     assert state.request is not None  # noqa: S101 - it is being answered
     return state.request
+
+
+def _used_before(state: RequestState) -> Usage:
+    assert state.draft is not None and state.draft.usage is not None  # noqa: S101 - a draft always has one
+    return state.draft.usage
 
 
 def _ends(block: bytes) -> bool:
