@@ -134,7 +134,7 @@ def check(path: Path, as_json: bool) -> None:
 
     config = _load(path)
     try:
-        Parts(config, environ=_environment(config))
+        parts = Parts(config, environ=_environment(config))
     except ConfigError as exc:
         _wrong_input(str(exc))
     resolved = config.model_dump(mode="json", exclude_none=True)
@@ -145,6 +145,9 @@ def check(path: Path, as_json: bool) -> None:
             click.echo(line)
     for warning in (*config.unset_secrets(), *config.warnings()):
         click.echo(f"warning: {warning}", err=True)
+    parts.quality.certificates.refresh()
+    for standing in parts.generations.current.decider.chain.standings:
+        click.echo(f"{'note' if standing.valid else 'warning'}: {standing.describe()}", err=True)
 
 
 def _environment(config: Config) -> dict[str, str]:

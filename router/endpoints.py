@@ -73,6 +73,10 @@ def _add_health(app: Application, parts: Parts) -> None:
             "status": "draining" if app.draining else "ready" if ready else "not_ready",
             "policy_version": parts.generations.current.decider.version,
             "policy": parts.control.readiness(),
+            "certificates": {
+                standing.policy: "valid" if standing.valid else "void"
+                for standing in parts.generations.current.decider.chain.standings
+            },
             "student": {"bundle": parts.generations.current.bundle_id, **_state(parts.student)},
             "teacher": _state(parts.teacher),
             "teacher_fallbacks": [_state(teacher) for teacher in parts.teachers[1:]],

@@ -73,9 +73,10 @@ class PolicyEndpoints:
             app.add_api_route(f"/admin/policy{path}", endpoint, methods=[method])
 
     async def current(self, request: Request) -> Response:
-        """The document in force here, with its version as ETag."""
+        """The document in force here, with its version as ETag, and the standing of its policies' certificates."""
         await self._admin.door.enter(request)
-        return self._answer(self._live.applied)
+        standings = self._generations.current.decider.chain.standings
+        return self._answer(self._live.applied, certificates=[standing.as_json() for standing in standings])
 
     async def version(self, version: str, request: Request) -> Response:
         """An earlier one."""
@@ -154,8 +155,8 @@ class PolicyEndpoints:
         except UnknownVersion as exc:
             raise VersionNotFound(exc) from exc
 
-    def _answer(self, version: Version) -> Response:
-        content = {**version.summary(), "document": version.document.model_dump(mode="json")}
+    def _answer(self, version: Version, **more: Any) -> Response:
+        content = {**version.summary(), **more, "document": version.document.model_dump(mode="json")}
         return answer(content, etag=version.version)
 
 

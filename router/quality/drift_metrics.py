@@ -26,6 +26,14 @@ class DriftMetrics:
         self.drift_alarm = self._livemax(
             "router_drift_alarm", "Whether a detector's alarm rings: the score is 1 or more.", ("detector",)
         )
+        self.certificate_valid = Gauge(
+            "router_certificate_valid",
+            "Whether what was proven of a policy's threshold still holds: 0 when its student, teacher, score or "
+            "threshold has changed, or an alarm of drift rings. 1 also when it has no certificate any more.",
+            ("policy",),
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
         self.calibration_error = self._livemax(
             "router_calibration_error", "Mean gap between stated P(wrong) and graded outcomes, by tenths of P(wrong)."
         )

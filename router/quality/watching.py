@@ -14,6 +14,7 @@ from router.config import Config
 from router.generations import Generations
 from router.metrics import Metrics
 from router.outcome import RequestState
+from router.quality.certificates import Certificates
 from router.quality.drift import DriftWatch
 from router.quality.regression import Regression, Runner
 from router.resilience.pool import Pool
@@ -46,6 +47,12 @@ class QualityWatch:
         self.drift: DriftWatch | None = None
         if quality.drift.enabled and config.log.dir:
             self.drift = DriftWatch(quality.drift, store=store, metrics=metrics, folder=folder, student=student)
+        self.certificates = Certificates(
+            generations,
+            metrics,
+            teacher=config.teacher.model,
+            monitor=lambda: self.drift.monitor if self.drift is not None else None,
+        )
         self.regression: Regression | None = None
         if quality.regression is not None:
             runner = Runner(
@@ -72,6 +79,7 @@ class QualityWatch:
             self.drift.observe_shadow(record)
 
     async def __aenter__(self) -> Self:
+        self._start(self.certificates.run())
         for part in (self.drift, self.regression):
             if part is not None:
                 self._start(part.run())
