@@ -139,7 +139,8 @@ def _create(environment: Environment, folder: Path, build: str, progress: Progre
             progress(min(sum(each.startswith(("Collecting", "Processing")) for each in seen), total), total, line[:100])
 
     with tempfile.TemporaryDirectory(prefix="locum-install-") as scratch:
-        command = [python, "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
+        command = [python, "-m", "pip", "install", "--no-compile", "--progress-bar", "off"]
+        command.append("--disable-pip-version-check")
         if index := os.environ.get(INDEX_VARIABLE):
             command += ["--extra-index-url", index]
         if build == "cpu":
@@ -150,16 +151,21 @@ def _create(environment: Environment, folder: Path, build: str, progress: Progre
             pins.write_text("\n".join(re.findall(r"^(\S+==[^\s+]+)", text, re.MULTILINE)), encoding="utf-8")
             command += ["-r", str(pins)]
         _run(command, environment, count)
+    # pip would write the byte code on one core. Some packages hold templates that are no Python: the exit code says so.
+    compiling = [python, "-m", "compileall", "-q", "-j", "0", str(folder / "lib")]
+    _run(compiling, environment, lambda _: None, must_succeed=False)
     progress(total, total, f"packages of the environment {environment.name}")
 
 
-def _run(command: list[str], environment: Environment, on_line: Callable[[str], None]) -> None:
+def _run(
+    command: list[str], environment: Environment, on_line: Callable[[str], None], *, must_succeed: bool = True
+) -> None:
     lines: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():
             lines.append(line.rstrip())
             on_line(line.rstrip())
-    if process.returncode != 0:
+    if process.returncode != 0 and must_succeed:
         kept = [line for line in lines if "is ignored: it is neither" not in line][-ERROR_LINES:]
         raise StageError(
             f"the environment {environment.name} cannot be installed. torch's CPU build is not on PyPI: "

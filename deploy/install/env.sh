@@ -94,15 +94,18 @@ if [ -n "${LOCUM_TORCH_INDEX:-}" ]; then
   export PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-} $LOCUM_TORCH_INDEX"
 fi
 pip() { "$venv/bin/python" -m pip "$@" 2> >(grep -v '^WARNING: Location .* is ignored' >&2); }
+# pip would write the byte code on one core. Some packages hold templates that are no Python.
+compile_all() { "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true; }
 
 started=$(date +%s)
 if [ "$serving" = gpu ]; then
   echo "installing $name (GPU) into $venv: several GB; this takes minutes"
-  pip install --quiet 'vllm>=0.32' accelerate gguf xllamacpp
+  pip install --quiet --no-compile 'vllm>=0.32' accelerate gguf xllamacpp
 else
   echo "installing $name into $venv ($(grep -c '==' "$lock") packages)"
-  pip install --quiet --no-deps --require-hashes -r "$lock"
+  pip install --quiet --no-compile --no-deps --require-hashes -r "$lock"
   [ "$venv" != .venv ] || pip install --quiet --no-deps --no-build-isolation -e .
 fi
+compile_all
 wanted "$lock" >"$stamp"
 echo "$name is ready in $venv ($(($(date +%s) - started)) s)"

@@ -139,7 +139,7 @@ def fake_pip(folder: Path, monkeypatch: pytest.MonkeyPatch, *, code: int = 0) ->
     """Installs nothing; notes what would be run."""
     commands: list[list[str]] = []
 
-    def install(command, environment, on_line) -> None:
+    def install(command, environment, on_line, *, must_succeed=True) -> None:
         commands.append(command)
         if "venv" in command:
             (folder / "bin").mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,8 @@ def test_environment_is_installed_from_its_lock_once(tmp_path: Path, monkeypatch
     assert python == tmp_path / ".venv-train" / "bin" / "python"
     assert "--require-hashes" in commands[1] and commands[1][-1].endswith("locks/train.txt")
     assert seen[0][0] == 0 and seen[-1][0] == seen[-1][1]
-    assert ensure("train", quiet, parent=tmp_path) == python and len(commands) == 2
+    assert ensure("train", quiet, parent=tmp_path) == python
+    assert [command[2] for command in commands] == ["venv", "pip", "compileall"]
 
 
 def test_environment_is_installed_again_when_it_is_half_done_or_the_lock_changed(
@@ -172,10 +173,10 @@ def test_environment_is_installed_again_when_it_is_half_done_or_the_lock_changed
     assert not (tmp_path / ".venv-train" / STAMP).exists()
     commands = fake_pip(tmp_path / ".venv-train", monkeypatch)
     ensure("train", quiet, parent=tmp_path)
-    assert len(commands) == 2
+    assert len(commands) == 3
     (tmp_path / ".venv-train" / STAMP).write_text("of another list")
     ensure("train", quiet, parent=tmp_path)
-    assert len(commands) == 4
+    assert len(commands) == 6
 
 
 def test_gpu_build_is_pinned_to_the_same_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
