@@ -2,8 +2,8 @@
 
 The other policies say how much a request gains by the teacher: its score less the threshold. This one knows what all
 the others want, and what is left for the day: it asks `price * expected cost` more. The price is the dual variable of
-the day's budget, the same for every request at a time, and the gateway finds it (policies/pacing.py). So the budget goes
-where a token buys most, at every hour, instead of to whoever comes first.
+the day's budget, the same for every request at a time, and the gateway finds it (policies/pacing.py). So the budget
+goes where a token buys most, at every hour, instead of to whoever comes first.
 """
 
 from __future__ import annotations

@@ -130,17 +130,12 @@ class Explore(GovernorModel):
         lot = features.signals.lot
         if not isinstance(lot, Lot):
             return Abstain(reason="no_lot")
-        if lot.excluded is not None:
-            return Abstain(reason=lot.excluded)
-        if not decision.student_capable:
-            return Abstain(reason="student_incapable")
-        if draft is None and decision.route == "student" and lot.reviewed:
-            return Abstain(reason="drawn_later")
-        if draft is not None and not lot.reviewed:
-            return Abstain(reason="drawn_before")
-        probability = self.probability(features.tags, decision.route) * (
-            lot.share if decision.route == "student" else 1.0
-        )
+        why_not = _why_not(lot, decision, draft)
+        if why_not is not None:
+            return Abstain(reason=why_not)
+        probability = self.probability(features.tags, decision.route)
+        if decision.route == "student":
+            probability *= lot.share
         if probability <= 0.0:
             return Abstain(reason="no_share")
         other: Route = "student" if decision.route == "teacher" else "teacher"
@@ -159,3 +154,14 @@ class Explore(GovernorModel):
         to_teacher = self.to_teacher if found is None else found.to_teacher
         to_student = self.to_student if found is None else found.to_student
         return to_teacher if route == "student" else to_student
+
+
+def _why_not(lot: Lot, decision: RouteDecision, draft: Draft | None) -> str | None:
+    """The reason why nothing is drawn for this decision; None: something is."""
+    if lot.excluded is not None:
+        return lot.excluded
+    if not decision.student_capable:
+        return "student_incapable"
+    if draft is None:
+        return "drawn_later" if decision.route == "student" and lot.reviewed else None
+    return None if lot.reviewed else "drawn_before"

@@ -19,7 +19,7 @@ RECENT_WINDOWS = 24
 GROUP_WINDOWS = 3
 PROFILE_WEIGHT = 0.3
 """Of a new day in the profile."""
-HORIZON_S = 1_800.0
+HORIZON_S = 900.0
 """At least this far is looked ahead: into the next day, when this one is nearly over. Towards an end that is seconds
 away everything would be too late or too much."""
 PRIOR_PART = 0.02

@@ -82,8 +82,8 @@ class Pacer:
         """The state of all with what this process has seen. Changes nothing of this process's own.
 
         Args:
-            stored: what the others know, which is used up; None, or one in another unit: they know nothing, and get what
-                is known here.
+            stored: what the others know, which is used up; None, or one in another unit: they know nothing, and get
+                what is known here.
         """
         state = stored if stored is not None and stored.unit == self.unit else copy.deepcopy(self.state)
         if self._alone and self.state.updated_s > state.updated_s:

@@ -2,7 +2,7 @@
 
 **Problem.** Of the requests of a day those are to be escalated that gain most, with their costs adding up to the
 budget. That is a knapsack, and its solution for many small items is a price: escalate when the gain is above
-`price * cost`. The price is the dual variable of the budget and the same all day; it is not known before the day is over.
+`price * cost`. The price is the dual variable of the budget and the same all day; nobody knows it before its end.
 
 **Controller.** Solve the rest of the day again and again (model predictive, a primal-dual method with resolving; the
 feedback is that what was spent is subtracted). `left` is what is left of the budget, `volume` what the policies would
@@ -27,7 +27,7 @@ from policies.forecast import DAY_S, HORIZON_S, WINDOW_S, Forecast
 from policies.lengths import Lengths
 
 SCHEMA = 1
-TIME_CONSTANT_S = 1_800.0
+TIME_CONSTANT_S = 1_200.0
 """Of the share's way to where it ought to be: a few windows."""
 MAX_STEP_S = 60.0
 """A state that was out of reach for hours is no reason to hurry: the others have not told what they saw."""

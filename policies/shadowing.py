@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from policies.base import Governor, Policy, RequestFeatures, Reviewer, RouteDecision
-from policies.chain import CHAIN_REASONS, Measure, Vote, checked, vote_of, with_signals
+from policies.chain import CHAIN_REASONS, Measure, PolicyChain, Vote, checked, vote_of, with_signals
 from policies.governing import reconsidered
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Shadows:
         self._governors = [seat for seat in seats if isinstance(seat.policy, Governor)]
         self.reviews = bool(self._reviewers)
         """Whether drafts of the student are shown to one of them."""
+        self.reviewer_names = frozenset(seat.name for seat in self._reviewers if not isinstance(seat.policy, Policy))
+        """Of those that vote on drafts alone."""
         self.artefacts = {seat.name: sha256 for seat in seats if (sha256 := artefact_of(seat.policy)) is not None}
         """Hash of the learned artefact behind a vote, by the policy's name."""
         self._version = version
@@ -100,6 +102,7 @@ class Shadows:
                     began_s = self._clock()
                 votes.append(_marked(vote_of(checked(seat.policy.decide(features)), seat)))
             except Exception:
+                logger.warning("policy %s failed in shadow", seat.name, exc_info=True)
                 votes.append(_failed(seat))
             finally:
                 self._left_s -= self._clock() - began_s
@@ -122,6 +125,7 @@ class Shadows:
                 answer = seat.policy.review(features, draft if read is None else read(features, draft))
                 votes.append(_marked(vote_of(checked(answer, member="review"), seat)))
             except Exception:
+                logger.warning("policy %s failed in shadow", seat.name, exc_info=True)
                 votes.append(_failed(seat))
             finally:
                 self._left_s -= self._clock() - began_s
@@ -137,8 +141,15 @@ def artefact_of(policy: object) -> str | None:
     return found if isinstance(found, str) and found else None
 
 
+def deciding_artefacts(chain: PolicyChain) -> dict[str, str]:
+    """Hash of the learned artefact of each policy that has a say, by its name."""
+    deciding: list[Policy | Reviewer | Governor] = [*chain.policies, *chain.reviewers]
+    deciding += chain.governors.all if chain.governors is not None else ()
+    found = ((each.name, artefact_of(each)) for each in deciding)
+    return {name: sha256 for name, sha256 in found if sha256 is not None}
+
+
 def _failed(seat: _Seat) -> Vote:
-    logger.warning("policy %s failed in shadow", seat.name, exc_info=True)
     return Vote(policy=seat.name, route=None, reason="policy_error", shadow=True)
 
 

@@ -27,6 +27,7 @@ from router.embeddings.outcome import EmbeddingOutcomes
 from router.endpoints import add_endpoints, comes_from_foreign_page, foreign_origin_response
 from router.gateway import Gateway
 from router.generations import Generation, Generations
+from router.governance.governance import Governance
 from router.http_client import Headers
 from router.metrics import Metrics
 from router.outcome import Outcomes
@@ -80,7 +81,10 @@ class Parts:
         if config.student.registry is not None:
             self.metrics.watch_promotion(Path(config.student.registry))
         self.store = open_store(config, self.metrics, environ=environ, served_at=state_path)
-        self.students = Students(config, environ, on_breaker=self._note_breaker)
+        self.governance = Governance(
+            self.store, self.metrics, folder=Path(config.admin.dir), price=lambda: price_of(config.teacher)
+        )
+        self.students = Students(config, environ, on_breaker=self._note_breaker, governance=self.governance)
         machines = list(filter(None, self.students.machines.values()))
         self.metrics.watch_machines(machines)
         if machines or price_of(config.student) is not None:
@@ -120,6 +124,7 @@ class Parts:
             distillation=config.teacher.distillation,
             observers=[self.quality.observe, *([self.shadowing.offer] if self.shadowing is not None else [])],
             access_log=config.server.access_log,
+            governance=self.governance,
         )
         self.admission = Admission(config, store=self.store, metrics=self.metrics, environ=environ)
         cache = ResponseCache(config, self.store, self.metrics) if config.cache.enabled else None
@@ -204,6 +209,7 @@ class Parts:
     def _announce(self, generation: Generation) -> None:
         self.metrics.student_info.info({"student": generation.bundle_id})
         chain = generation.decider.chain
+        self.governance.follow(chain)
         for name in (*(each.name for each in chain.policies), *(each.name for each in chain.reviewers)):
             self.metrics.policy_errors.labels(name)  # at zero, so that the first error is a rise
 
@@ -227,6 +233,7 @@ def build_app(
             await running.enter_async_context(parts.store)
             await running.enter_async_context(parts.admission)
             await running.enter_async_context(parts.generations)
+            await running.enter_async_context(parts.governance)
             for teacher in parts.teachers:
                 await running.enter_async_context(teacher)
             if parts.log is not None:
@@ -242,6 +249,7 @@ def build_app(
             if encoder is not None:
                 await encoder.warm()
             await running.enter_async_context(parts.control)
+            await parts.governance.sync()  # the document in force may be another one by now
             await running.enter_async_context(parts.prober)
             if background is not None:
                 await running.enter_async_context(background(parts.install))
@@ -266,7 +274,7 @@ def build_app(
         app.add_hot_route(parts.gateway.endpoint(dialect))
     app.add_hot_route(parts.embeddings)
     add_endpoints(app, parts)
-    parts.control.add_to(app, parts.quality)
+    parts.control.add_to(app, parts.quality, parts.governance)
     return app
 
 

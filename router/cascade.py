@@ -68,6 +68,8 @@ class Cascade:
             return False
         decision = evaluation.decision
         chosen = backend.route == decision.route == "student" and decision.policy != FORCED_POLICY
+        if decision.propensity < 1.0:  # drawn for the student: its answer is what there is to learn from
+            return False
         return chosen and request.choices == 1 and request.reviewable
 
     async def better_of(self, state: RequestState, reply: Reply, ask: AskTeachers[Reply]) -> Reply:
@@ -111,7 +113,7 @@ class Cascade:
         review, votes = state.generation.decider.review(evaluation.features, draft)
         if state.trace is not None:
             state.trace.reviewed(started_s)
-        last = votes[-1] if votes else None
+        last = next((vote for vote in reversed(votes) if not vote.shadow), None)
         if isinstance(review, Extend):
             return Judgement("extend", last)
         escalated = review is not None and review.route == "teacher"

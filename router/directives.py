@@ -34,10 +34,13 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     purpose: StatedPurpose | None = None
     """What the request is for; anything but `traffic` can never become training data."""
     explain: bool | None = None
+    explore: bool | None = None
+    """False: the route of this request is not drawn by lot."""
     tags: Annotated[dict[ShortText, ShortText], msgspec.Meta(max_length=16)] | None = None
 
 
 NONE = Directives()
+BOOLEANS = frozenset({"explain", "explore"})
 _FROM_HEADER = {
     b"x-router-retrieval-confidence": "retrieval_confidence",
     b"x-router-route": "route",
@@ -45,6 +48,7 @@ _FROM_HEADER = {
     b"x-router-train": "train",
     b"x-router-purpose": "purpose",
     b"x-router-explain": "explain",
+    b"x-router-explore": "explore",
 }
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 
@@ -82,13 +86,13 @@ def _header_values(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, tuple[st
 
 
 def _scalar(key: str, text: str, header: str) -> Any:
-    if key not in ("retrieval_confidence", "explain"):
+    if key not in ("retrieval_confidence", *BOOLEANS):
         return text
     try:
         value = json.loads(text.lower())
     except (ValueError, RecursionError):
         value = None
-    if value is None or (key == "explain" and value in (0, 1)):
+    if value is None or (key in BOOLEANS and value in (0, 1)):
         value = {"1": True, "0": False}.get(text)
     if value is None:
         expected = "a number from 0 to 1" if key == "retrieval_confidence" else "true or false"

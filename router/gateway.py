@@ -34,6 +34,7 @@ from router.resilience.attempts import Attempts
 from router.resilience.deadline import Deadline
 from router.resilience.routes import Routes
 from router.response_cache import ResponseCache
+from router.routing import FORCED_POLICY
 from router.time_limit import TimeLimit
 
 if TYPE_CHECKING:
@@ -150,8 +151,16 @@ class Gateway:
         state.decision_id = with_level(state.decision_id, self._outcomes.capture_of(request))
         explain = request.directives.explain is True
         decider = state.generation.decider
-        evaluation = await decider.decide(request, tenant=tenant.name, every_vote=explain)
+        evaluation = await decider.decide(
+            request,
+            tenant=tenant.name,
+            every_vote=explain,
+            decision_id=state.decision_id,
+            both_models=len(tenant.routes) == 2,
+        )
         state.evaluation, state.reason = evaluation, evaluation.decision.reason
+        if decider.chain.shadows is not None and not explain and evaluation.decision.policy != FORCED_POLICY:
+            state.shadow_votes = asyncio.create_task(decider.ask_shadows(request, evaluation))
         state.decided_s = time.monotonic()
         permit, without_teacher = await self._admit(state, request, evaluation)
         decision = permit.restricted(evaluation.decision)

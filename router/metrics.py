@@ -61,6 +61,7 @@ class Metrics(QualityMetrics):
         self._define_backends()
         self._define_embeddings()
         self._define_students()
+        self._define_governors()
         self._define_quality()
         self._remember_children()
         self._start_at_zero()
@@ -220,6 +221,36 @@ class Metrics(QualityMetrics):
             "router_embedding_cost_usd", "Cost of embeddings whose price and tokens are known.", ()
         )
 
+    def _define_governors(self) -> None:
+        self.shadow_votes = self._counter(
+            "router_shadow_votes",
+            "Votes of policies in shadow, and whether they agree with what was decided.",
+            ("policy", "route", "agreement"),
+        )
+        self.budget_spent = self._gauge(
+            "router_teacher_budget_spent_ratio", "Of the day's budget of the policy `budget`: spent.", merged="livemax"
+        )
+        self.budget_price = self._gauge(
+            "router_teacher_budget_price",
+            "What an escalation must be worth, in score, for each 1,000 tokens or USD of the teacher's.",
+            merged="livemax",
+        )
+        self.budget_forecast = self._gauge(
+            "router_teacher_budget_forecast_ratio",
+            "Of the day's budget of the policy `budget`: expected to be spent when the day ends.",
+            merged="livemax",
+        )
+        self.exploration_spent = self._gauge(
+            "router_exploration_budget_spent_ratio",
+            "Of the day's budget of the policy `explore`: spent.",
+            merged="livemax",
+        )
+        self.exploration_share = self._gauge(
+            "router_exploration_share",
+            "Of the probability of exploring towards the teacher: what its budget leaves.",
+            merged="livemin",
+        )
+
     def _define_students(self) -> None:
         self.training_examples = self._counter(
             "router_training_examples",
@@ -356,6 +387,8 @@ class Metrics(QualityMetrics):
             if decision is not None and decision.route == "teacher" and decision.policy not in NOT_A_POLICY:
                 self._escalations_of(decision.policy, decision.reason)(1)
         for vote in record.votes:
+            if vote.shadow:
+                continue
             if vote.reason == "policy_error":
                 self.policy_errors.labels(vote.policy).inc()
             elif vote.route is None:

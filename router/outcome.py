@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from policies.base import Chunk, RequestFeatures, Route, RouteDecision
-from policies.chain import Evaluation
+from policies.chain import Evaluation, Vote
 from policies.record import (
     SCHEMA_VERSION,
     CaptureLevel,
@@ -43,6 +44,7 @@ from router.response_cache import CachedAnswer
 from router.traffic_log import TrafficLog
 
 if TYPE_CHECKING:
+    from router.governance.governance import Governance
     from router.telemetry.trace import RequestTrace
 
 logger = logging.getLogger(__name__)
@@ -102,6 +104,8 @@ class RequestState:
     machine: MachineUse | None = None
     """What they take of the student's machines; None: nothing is known of their price."""
 
+    shadow_votes: asyncio.Task[tuple[Vote, ...]] | None = None
+    """Policies in shadow are being asked."""
     trace: RequestTrace | None = None
     record: DecisionRecord | None = None
     """How it ended, once it is written."""
@@ -184,9 +188,11 @@ class Outcomes:
         distillation: Literal["allowed", "conditional", "denied"],
         observers: Sequence[Observer] = (),
         access_log: bool = False,
+        governance: Governance | None = None,
     ) -> None:
         """
         Args:
+            governance: is told of every request under a document with governors or shadows.
             access_log: write a line for each request to the process's own log.
             observers: are told of every request whose record is in the log; they return at once.
         """
@@ -197,6 +203,7 @@ class Outcomes:
         self._distillation = distillation
         self._observers = tuple(observers)
         self._access_log = access_log
+        self._governance = governance
 
     def capture_of(self, request: ChatRequest) -> CaptureLevel:
         """What may be kept of a request."""
@@ -218,6 +225,8 @@ class Outcomes:
         if state.settled:
             return
         state.settled = True
+        if state.shadow_votes is not None:
+            _take_votes(state, state.shadow_votes)
         if state.machine is not None:
             state.machine.close()
         try:
@@ -233,6 +242,7 @@ class Outcomes:
         if self._access_log:
             log_access(record, state.policy)
         self._metrics.observe(record)
+        self._govern(state, record)
         if state.permit is not None:
             tokens, spent_usd = used(state)
             await state.permit.settle(tokens=tokens, cost_usd=spent_usd)
@@ -242,6 +252,10 @@ class Outcomes:
                     observe(state, record)
                 except Exception:  # whoever looks on, the client gets its answer
                     logger.exception("an observer of answered requests failed")
+
+    def _govern(self, state: RequestState, record: DecisionRecord) -> None:
+        if self._governance is not None and state.generation.decider.is_governed:
+            self._governance.settle(state, record)
 
     def _record(self, state: RequestState, now_s: float) -> DecisionRecord:
         request, evaluation = state.request, state.evaluation
@@ -305,6 +319,15 @@ def _asked_once(state: RequestState, usage: Usage | None) -> Usage | None:
     if usage is None or draft is None or draft.continued is None or draft.usage is None:
         return usage
     return Usage(prompt_tokens=draft.usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+
+
+def _take_votes(state: RequestState, asked: asyncio.Task[tuple[Vote, ...]]) -> None:
+    """The votes in shadow, of policies that have answered by now: nobody waits for them."""
+    state.shadow_votes = None
+    if not asked.done():
+        asked.cancel()
+    elif not asked.cancelled() and state.evaluation is not None:
+        state.evaluation = msgspec.structs.replace(state.evaluation, votes=state.evaluation.votes + asked.result())
 
 
 def expected_usage(features: RequestFeatures, choices: int) -> Usage:

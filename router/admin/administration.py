@@ -61,7 +61,7 @@ class Administration:
         before = self.live.applied.version
         try:
             version = await change()
-        except (DocumentRejected, UnknownVersion, VersionConflict, StateUnavailable) as exc:
+        except (DocumentRejected, UnknownVersion, VersionConflict, StateUnavailable, InvalidRequest) as exc:
             outcome: Outcome = "failed" if isinstance(exc, StateUnavailable) else "refused"
             await self.write_down(actor, action, outcome, from_version=before, detail=str(exc))
             raise _for_client(exc) from exc

@@ -32,6 +32,7 @@ from router.documents.engine import PolicyEngine
 from router.documents.file import ConfigFile
 from router.documents.live import LivePolicy
 from router.generations import Generations
+from router.governance.governance import Governance
 from router.metrics import Metrics
 from router.quality.watching import QualityWatch
 from router.state.base import Store
@@ -100,12 +101,13 @@ class Control:
         auth = self._config.auth
         return self._keys is not None or (auth is not None and auth.keys_file is not None)
 
-    def add_to(self, app: FastAPI, quality: QualityWatch) -> None:
+    def add_to(self, app: FastAPI, quality: QualityWatch, governance: Governance) -> None:
         """Register the admin API, if there is a key for it, and the console."""
         Console(is_open=self._is_open).add_to(app)
         if not self._is_open:
             return
-        PolicyEndpoints(self._admin, self.engine, self._generations, self._config.log.dir).add_to(app)
+        votes = governance.shadow_votes
+        PolicyEndpoints(self._admin, self.engine, self._generations, self._config.log.dir, votes).add_to(app)
         InsightEndpoints(self._admin, self.engine, self._generations, self._store, self._file).add_to(app)
         StudentEndpoints(self._admin, self._config.student.registry).add_to(app)
         self._replay.add_to(app)

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
+from policies.shadowing import deciding_artefacts
 from router.admin.administration import Administration, VersionNotFound
 from router.documents.diff import changes
 from router.documents.document import MAX_COMMENT_CHARS, DocumentRejected, PolicyDocument, Version, parse_document
@@ -17,6 +18,7 @@ from router.documents.engine import PolicyEngine
 from router.documents.live import ANY_VERSION, Draft, UnknownVersion
 from router.errors import InvalidRequest, VersionConflict, error_body
 from router.generations import Generations
+from router.governance.shadow_votes import ShadowVotes
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
 Comment = Annotated[str, msgspec.Meta(max_length=MAX_COMMENT_CHARS)]
@@ -49,11 +51,28 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     comment: Comment = ""
 
 
+class NotShadowed(InvalidRequest):
+    """A learned policy is to decide before it has shown itself."""
+
+    status = 409
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems), code="not_shadowed")
+
+
 class PolicyEndpoints:
     """The endpoints of `/admin/policy`."""
 
-    def __init__(self, admin: Administration, engine: PolicyEngine, generations: Generations, log_dir: str) -> None:
+    def __init__(
+        self,
+        admin: Administration,
+        engine: PolicyEngine,
+        generations: Generations,
+        log_dir: str,
+        shadow_votes: ShadowVotes,
+    ) -> None:
         self._admin = admin
+        self._shadow_votes = shadow_votes
         self._live = admin.live
         self._engine = engine
         self._generations = generations
@@ -106,6 +125,9 @@ class PolicyEndpoints:
 
         async def change() -> Version:
             document = parse_document(body.document, defaults=self._live.applied.document)
+            missing = await self._not_shadowed(document)
+            if missing:
+                raise NotShadowed(missing)
             return await self._live.put(Draft(document, actor.name, "api", body.comment), expected=expected)
 
         return self._answer(await self._admin.change(actor, "policy.put", change))
@@ -133,12 +155,32 @@ class PolicyEndpoints:
             document = parse_document(body.document, defaults=applied.document)
             result["diff"] = msgspec.to_builtins(changes(applied.document, document))
             await self._live.check(document)
-            result["valid"] = True
+            result["problems"] = await self._not_shadowed(document)
+            result["valid"] = not result["problems"]
             if body.records and self._log_dir:
                 result["effect"] = await self._effect(document, body.records)
         except DocumentRejected as exc:
             result["problems"] = exc.problems
         return answer(result)
+
+    async def _not_shadowed(self, document: PolicyDocument) -> list[str]:
+        """Problems: learned policies that would decide, by artefacts that have voted too seldom in shadow.
+
+        What decides already may go on. The document in force has a say as well, so that nobody lowers the bar in the
+        same step in which he jumps it. Raises: DocumentRejected, StateUnavailable.
+        """
+        required = max(document.routing.require_shadow_votes, self._live.applied.document.routing.require_shadow_votes)
+        if not required:
+            return []
+        generation = await self._engine.built(self._live.applied.model_copy(update={"document": document}))
+        known = set(deciding_artefacts(self._generations.current.decider.chain).values())
+        counts = await self._shadow_votes.counts()
+        return [
+            f"routing.policies: {name} would decide by the artefact {sha256[:12]}, which has {counts[sha256]:,} of "
+            f'{required:,} votes in shadow (routing.require_shadow_votes). Put it in with mode = "shadow" first'
+            for name, sha256 in deciding_artefacts(generation.decider.chain).items()
+            if sha256 not in known and counts[sha256] < required
+        ]
 
     async def _effect(self, document: PolicyDocument, records: int) -> Any:
         """Raises: DocumentRejected."""

@@ -29,6 +29,12 @@ class RoutingConfig(Table):
     fall_back_when_student_forced: StrictBool = Field(
         True, description="Whether the teacher may answer a request for `student` that the student failed."
     )
+    require_shadow_votes: StrictInt = Field(
+        0,
+        ge=0,
+        description="A learned artefact may decide only after so many of its votes in shadow were recorded: else "
+        "`PUT /admin/policy` refuses the document. 0: it may at once.",
+    )
     policies: tuple[dict[str, Any], ...] = Field(
         tuple({"type": name} for name in DEFAULT_POLICY_TYPES),
         description="In order; the first that does not abstain decides.",

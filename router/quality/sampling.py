@@ -69,7 +69,7 @@ class Sampler:
 
 def scored_by_policies(record: DecisionRecord) -> Scored:
     """The last word that came with a score: reviewers of a draft know more than policies before it."""
-    said: list[RouteDecision | Vote | None] = [*reversed(record.votes)]
+    said: list[RouteDecision | Vote | None] = [vote for vote in reversed(record.votes) if not vote.shadow]
     if record.draft is None:
         said.insert(0, record.decision)
     else:

@@ -243,7 +243,7 @@ def measured(
 
 
 def let_through(requests: Requests, rows: np.typing.NDArray[np.bool_], prices: Floats) -> Floats:
-    """[288], the share of the day's wanted tokens whose gain is above each price: free of the noise of single windows."""
+    """[288], the share of the day's wanted tokens whose gain is above each price; no noise of single windows."""
     wanted = requests.wanted & rows
     free = requests.incapable[wanted] | requests.forced[wanted]
     ratio = np.where(free, np.inf, (requests.score[wanted] - requests.threshold) / requests.cost[wanted])
@@ -259,7 +259,7 @@ def swings(values: Sequence[float], size: float = 0.05) -> int:
     """How often a series turns round after it has moved by `size`."""
     turns, direction, extreme = 0, 0, values[0]
     for value in values[1:]:
-        if direction >= 0 and value > extreme or direction <= 0 and value < extreme:
+        if (direction >= 0 and value > extreme) or (direction <= 0 and value < extreme):
             if direction == 0 and abs(value - extreme) >= size:
                 direction = 1 if value > extreme else -1
             if direction != 0:

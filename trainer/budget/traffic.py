@@ -48,9 +48,9 @@ class Scenario:
 
     name: str
     about: str
-    rate: Callable[[Floats], Floats] = lambda seconds: np.ones_like(seconds)
+    rate: Callable[[Floats], Floats] = np.ones_like
     """Multiplies the usual rate, by the second of the day."""
-    longer: Callable[[Floats], Floats] = lambda seconds: np.ones_like(seconds)
+    longer: Callable[[Floats], Floats] = np.ones_like
     """Multiplies the length of answers."""
     expected_bias: float = 1.0
     """Multiplies the expected cost: a predictor that is wrong."""
@@ -141,7 +141,7 @@ def _bursts(seconds: Floats) -> Floats:
 SCENARIOS = (
     Scenario("usual day", "a daily sinusoid, peak to trough 9:1"),
     Scenario("first day", "no profile yet", days_before=0),
-    Scenario("weekend", "half of the traffic, three hours later", rate=lambda s: np.full_like(s, 0.5), profile_s=10_800.0),
+    Scenario("weekend", "half of the traffic, three hours later", rate=lambda s: 0.5 + 0 * s, profile_s=10_800.0),
     Scenario("bursts", "five times the traffic for a quarter of an hour, thrice", rate=_bursts),
     Scenario("step at noon", "twice the traffic from noon on", rate=lambda s: np.where(s < DAY_S / 2, 1.0, 2.0)),
     Scenario("half at noon", "half of the traffic from noon on", rate=lambda s: np.where(s < DAY_S / 2, 1.0, 0.5)),

@@ -28,7 +28,7 @@ def scores(records: Iterable[DecisionRecord]) -> Iterator[float]:
     for record in records:
         review = record.draft.review if record.draft is not None else None
         said = review.score if review is not None else next(
-            (vote.score for vote in record.votes if vote.policy == "cascade" and vote.score is not None), None
+            (vote.score for vote in record.votes if vote.policy == "cascade" and vote.score is not None and not vote.shadow), None
         )  # fmt: skip
         if said is not None:
             yield said
