@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -112,13 +111,15 @@ class Seam(FrameSplitter):
 
     passes_whole_frames = False
 
-    def __init__(self, identity: dict[str, Any], before: Callable[[], Usage]) -> None:
+    def __init__(self, identity: dict[str, Any], before: Usage) -> None:
         """
         Args:
             identity: of the stream that the client knows.
-            before: what was used until the teacher began; asked at its end.
+            before: what was used until the teacher was asked.
         """
         super().__init__()
+        self.usage: Usage | None = None
+        """Of the teacher's part alone."""
         self._identity = {name: json.dumps(value) for name, value in identity.items()}
         self._before = before
         self._begun = False
@@ -142,6 +143,7 @@ class Seam(FrameSplitter):
         replace = {name: value for name, value in self._identity.items() if name in chunk.members}
         usage = usage_of(chunk.values)
         if usage is not None:
+            self.usage = usage
             replace["usage"] = self._sum(chunk.values["usage"])
         new = chunk.splice(replace=replace)
         if not self._begun and chunk.values.get("choices"):
@@ -151,9 +153,8 @@ class Seam(FrameSplitter):
 
     def _sum(self, stated: dict[str, Any]) -> str:
         """The teacher's usage object with what was used before it."""
-        before = self._before()
-        prompt_tokens = stated["prompt_tokens"] + before.prompt_tokens
-        completion_tokens = stated["completion_tokens"] + before.completion_tokens
+        prompt_tokens = stated["prompt_tokens"] + self._before.prompt_tokens
+        completion_tokens = stated["completion_tokens"] + self._before.completion_tokens
         total = {"total_tokens": prompt_tokens + completion_tokens} if "total_tokens" in stated else {}
         return json.dumps(
             {**stated, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, **total},

@@ -138,7 +138,7 @@ class DraftStream(Stream):
             extendable=extendable,
             signals=self._tap.signals(self._finish_reason),
         )
-        return self._with_cost(draft, features)
+        return self.counted(draft, features)
 
     def answer(self, draft: Draft) -> DraftAnswer:
         """The same, as far as validity checks look at it."""
@@ -148,9 +148,10 @@ class DraftStream(Stream):
         """The draft before it is given up: what the student wrote while the teacher was asked was paid for as well."""
         with suppress(FrameTooLarge, BackendBroken):
             self._look_at(self._splitter.feed(self._answer.unread()))
-        return self._with_cost(draft, features)
+        return self.counted(draft, features)
 
-    def _with_cost(self, draft: Draft, features: RequestFeatures) -> Draft:
+    def counted(self, draft: Draft, features: RequestFeatures) -> Draft:
+        """The draft with what has been read of the stream until now."""
         usage = self._usage or Usage(
             prompt_tokens=features.signals.prompt_tokens or features.approx_prompt_tokens,
             completion_tokens=self._tap.tokens,

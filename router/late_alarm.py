@@ -18,7 +18,7 @@ import msgspec
 from policies.base import RequestFeatures, RouteDecision
 from policies.record import LateEnding, Usage
 from policies.window import CommitWindow, LateAlarm, Progress
-from router.backends import Backend
+from router.backends import Answer, Backend
 from router.continuation import NoContinuation, Seam, continued, outgoing
 from router.dialects.base import Outgoing
 from router.draft_stream import DraftStream
@@ -69,6 +69,7 @@ class LateWatch:
         assert state.evaluation is not None  # noqa: S101 - it was reviewed
         self._features: RequestFeatures = state.evaluation.features
         self._rang: RouteDecision | None = None
+        self._seams: dict[Answer, Seam] = {}
 
     def rings(self, block: bytes, tokens: int) -> bool:
         recent = self.recent
@@ -93,12 +94,18 @@ class LateWatch:
         except NoContinuation as no:
             self._note(state, metrics, msgspec.structs.replace(late, action="none", cause=no.cause))
             return await stream.go_on(block, exchange, state, metrics)
-        if not self._reserve:
+        if self._reserve:
+            assert state.draft is not None  # noqa: S101 - it was judged
+            state.draft = stream.counted(state.draft, self._features)
+        else:
             self._stop(stream, state)
 
-        def ask(backend: Backend) -> Awaitable[Opened]:
+        async def ask(backend: Backend) -> Opened:
             asked = outgoing(_request(state), body, backend.config, stream.translation)
-            return self._open_rest(backend, asked, Seam(stream.identity, lambda: _used_before(state)))
+            seam = Seam(stream.identity, _used_before(state))
+            opened = await self._open_rest(backend, asked, seam)
+            self._seams[opened.answer] = seam
+            return opened
 
         try:
             attempt, opened = await self._asked(ask, exchange, state)
@@ -143,14 +150,16 @@ class LateWatch:
             late, action="continue", silence_s=silence_s, teacher=attempt.backend.config.model
         )
         self._note(state, metrics, late)
-        before, events = state.draft.usage, state.streamed_events
+        events = state.streamed_events
         with attempt:
             try:
                 tail = await stream.follow(rest, exchange, state, metrics)
             finally:
-                part = _part(state, before, events)
+                part = self._seams[opened.answer].usage or _estimated(state, events)
+                if state.usage is not None:
+                    state.usage = _sum(_used_before(state), part)
                 price = attempt.backend.price
-                cost_usd = price.cost_usd(part) if price is not None and part is not None else None
+                cost_usd = price.cost_usd(part) if price is not None else None
                 self._write(state, msgspec.structs.replace(late, usage=part, cost_usd=cost_usd))
                 stream.record_text(state)
                 opened.close()
@@ -204,18 +213,18 @@ def _ends(block: bytes) -> bool:
     return b'"finish_reason":"' in block or b'"finish_reason": "' in block or b"[DONE]" in block
 
 
-def _part(state: RequestState, before: Usage | None, events: int) -> Usage | None:
-    """The teacher's part of what the request has used; of one that did not tell it, the events that came."""
-    total = state.usage
-    if before is None:
-        return None
-    if total is None:
-        so_far = before.prompt_tokens + before.completion_tokens
-        return Usage(prompt_tokens=so_far, completion_tokens=state.streamed_events - events)
+def _estimated(state: RequestState, events: int) -> Usage:
+    """The part of a teacher that did not tell it: an event is a token, as backends send them."""
+    before = _used_before(state)
+    prompt_tokens = before.prompt_tokens + before.completion_tokens
+    return Usage(prompt_tokens=prompt_tokens, completion_tokens=state.streamed_events - events)
+
+
+def _sum(before: Usage, part: Usage) -> Usage:
     return msgspec.structs.replace(
-        total,
-        prompt_tokens=total.prompt_tokens - before.prompt_tokens,
-        completion_tokens=total.completion_tokens - before.completion_tokens,
+        part,
+        prompt_tokens=before.prompt_tokens + part.prompt_tokens,
+        completion_tokens=before.completion_tokens + part.completion_tokens,
     )
 
 
