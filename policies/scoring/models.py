@@ -1,4 +1,5 @@
-"""The models of a learned score: sums of weights, and trees. Plain numbers; evaluated without numpy.
+"""The models of a learned score: sums of weights, and trees; those of curves are in `curves`. Plain numbers; evaluated
+without numpy.
 
 A model sees named inputs, of which each may be missing (NaN), the terms of a text, and an embedding. Whatever numbers a
 file holds, evaluating it ends, and a file whose numbers do not fit together is refused when it is read.
@@ -18,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from policies.calibration import sigmoid
+from policies.scoring.curves import Curves, CurvesScorer
 from policies.scoring.text import TextFeatures, bucket, parts
 
 MAX_BUCKETS = 2**20
@@ -128,7 +130,7 @@ class Trees(msgspec.Struct, frozen=True, kw_only=True, tag="trees"):
     """[nodes], of the leaves."""
 
 
-Part = Linear | Trees
+Part = Linear | Trees | Curves
 
 
 class LexicalScorer:
@@ -249,8 +251,10 @@ class TreesScorer:
         return total
 
 
-def scorer(part: Part) -> LinearScorer | TreesScorer:
+def scorer(part: Part) -> LinearScorer | TreesScorer | CurvesScorer:
     """Raises: ValueError: the numbers do not fit together."""
+    if isinstance(part, Curves):
+        return CurvesScorer(part)
     return LinearScorer(part) if isinstance(part, Linear) else TreesScorer(part)
 
 
