@@ -52,6 +52,8 @@ class Columns:
     """The route that the policies chose before generation."""
     propensity: Floats
     """With which they chose it."""
+    review_propensity: Floats
+    """With which the draft was thrown away, or was not; 1 where nothing was drawn."""
     forced: Flags
     answered: Flags
     """A whole answer went out."""

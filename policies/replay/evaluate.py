@@ -38,6 +38,7 @@ class Verdicts:
 def vectorisable(chain: PolicyChain) -> list[str]:
     """Names of the policies that have no form on columns: with any of them a document is evaluated record by record."""
     slow = [policy.name for policy in chain.policies if vectorised(policy) is None]
+    slow += [governor.name for governor in (chain.governors.all if chain.governors is not None else ())]
     return slow + [
         each.name
         for each in chain.reviewers

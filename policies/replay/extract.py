@@ -119,6 +119,7 @@ class ColumnsBuilder:
             ROUTES.get(record.route or "", NONE),
             ROUTES[decision.route],
             decision.propensity,
+            draft.review.propensity if draft.review is not None else 1.0,
             decision.policy == FORCED_POLICY,
             answered,
             record.degraded is not None or record.fallback_cause is not None,
@@ -183,7 +184,7 @@ class ColumnsBuilder:
         """Whether there is text, and the scores of the linear model and of the embedding's head; NaN: unknown."""
         linear = head = math.nan
         for vote in record.votes:
-            if vote.policy == "long_reasoning" and vote.score is not None:
+            if vote.policy == "long_reasoning" and vote.score is not None and not vote.shadow:
                 if vote.reason in LINEAR_REASONS:
                     linear = vote.score
                 elif vote.reason in HEAD_REASONS:

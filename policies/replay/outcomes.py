@@ -110,17 +110,31 @@ def designs_of(columns: Columns) -> Designs:
 
 
 def has_exploration(columns: Columns) -> bool:
-    """Whether drawn routes can stand for each other. Behind a cascade they cannot: who answered a request that was
-    drawn for the student depends on a draft that those drawn for the teacher do not have."""
+    """Whether drawn routes can stand for each other. They cannot where a route was drawn and a draft judged behind it:
+    who answered a request that was drawn for the student depends on a draft then that those drawn for the teacher do not
+    have. `explore` draws once a request, be it about the route or about the draft (policies/explore.py)."""
     drawn = columns.propensity < 1.0
-    return bool(drawn.any()) and not bool((drawn & columns.has_draft).any())
+    return bool(drawn_rows(columns).any()) and not bool((drawn & columns.has_draft).any())
+
+
+def drawn_rows(columns: Columns) -> Flags:
+    """By a lot before generation, or by one about the draft."""
+    drawn: Flags = (columns.propensity < 1.0) | (columns.review_propensity < 1.0)
+    return drawn
+
+
+def lot_weight(columns: Columns) -> Floats:
+    """[n], 1/P(who was chosen), of rows that were drawn; 0 where another model answered than was chosen."""
+    weight = 1.0 / (columns.propensity * columns.review_propensity)
+    other = columns.fell_back | (~columns.has_draft & (columns.route != columns.decided))
+    return np.where(other, 0.0, weight)
 
 
 def strata_of(columns: Columns, *, explored: bool) -> Strata:
     """Rows of one stratum stand for each other."""
     strata = np.where(columns.route == STUDENT, BY_STUDENT, np.where(columns.has_draft, AFTER_DRAFT, BY_TEACHER))
     strata = np.where(columns.full, strata, strata + WITHOUT_TEXT)
-    return np.where(explored & (columns.propensity < 1.0), BY_LOT, strata).astype(np.int64)
+    return np.where(explored & drawn_rows(columns), BY_LOT, strata).astype(np.int64)
 
 
 def drawn_strata(columns: Columns) -> Strata:
@@ -151,7 +165,7 @@ def quality_by_feedback(columns: Columns, notes: Annotations, designs: Designs) 
     rows = notes.feedback_rows[sound]
     arm = np.where(columns.route[rows] == TEACHER, 1, 0)
     y[rows, arm] = notes.feedback_score[sound]
-    weight[rows, arm] = np.where(strata[rows] == BY_LOT, 1.0 / columns.propensity[rows], 1.0)
+    weight[rows, arm] = np.where(strata[rows] == BY_LOT, lot_weight(columns)[rows], 1.0)
     design = designs.before if explored else designs.after
     return modelled(columns, y, weight, strata, design, bounded=True)
 
@@ -169,8 +183,10 @@ def cost_of(columns: Columns, notes: Annotations, designs: Designs) -> Outcome:
     explored = not priced.any() and has_exploration(columns)
     strata = strata_of(columns, explored=explored)
     if explored:
-        weight = np.where((strata == BY_LOT)[:, None], weight / columns.propensity[:, None], weight)
-        weight[(strata == BY_LOT) & columns.fell_back] = 0.0
+        lot = strata == BY_LOT
+        drafts = weight[:, 0] * columns.has_draft  # a draft's cost is known whatever the lot said of it
+        weight = np.where(lot[:, None], weight * lot_weight(columns)[:, None], weight)
+        weight[:, 0] = np.where(lot & columns.has_draft, drafts, weight[:, 0])
     rows, other = notes.rows[priced], np.where(columns.route[notes.rows[priced]] == STUDENT, 1, 0)
     fresh = weight[rows, other] == 0
     y[rows[fresh], other[fresh]] = notes.cost_usd[priced][fresh]
@@ -206,7 +222,7 @@ def latency_of(columns: Columns, designs: Designs, draft_part: Floats) -> Outcom
     strata = strata_of(columns, explored=explored)
     sound, folds = ~columns.fell_back, folds_of(columns.ids)
     lot = strata == BY_LOT
-    factor = np.where(lot, 1.0 / columns.propensity, 1.0)
+    factor = np.where(lot, lot_weight(columns), 1.0)
     y, weight, model = (np.zeros((len(columns), 2)) for _ in range(3))
     drafted = columns.has_draft & (columns.route == TEACHER)
     observed = (sound & (columns.route == STUDENT), sound & (columns.route == TEACHER) & ~drafted)
@@ -216,7 +232,7 @@ def latency_of(columns: Columns, designs: Designs, draft_part: Floats) -> Outcom
         model[:, arm] = cross_fitted(designs.before, y[:, arm], weight[:, arm], folds, bounded=False)
     waited = np.nan_to_num(draft_part * model[:, 0])
     y[drafted, 1] = np.maximum(columns.latency_s - waited, 0.0)[drafted]
-    weight[drafted & sound, 1] = 1.0
+    weight[drafted & sound, 1] = factor[drafted & sound]
     if np.isnan(model[:, 1]).all():  # the teacher was only ever asked after a draft
         model[:, 1] = cross_fitted(designs.before, y[:, 1], weight[:, 1], folds, bounded=False)
     return _outcome(y, np.where(np.isnan(model), 0.0, weight), model, strata)

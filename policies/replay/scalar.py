@@ -45,7 +45,7 @@ def evaluate_records(
     size = len(columns)
     row_of = {identity: row for row, identity in enumerate(columns.ids.tolist())}
     first, reason = np.zeros(size, np.int8), np.zeros(size, np.int32)
-    escalated = np.zeros(size, np.bool_)
+    escalated, by_lot = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
     names: dict[str, int] = {}
     drafts, reviewable = known_drafts(columns, window_of(chain), window_of(logged)), reviewable_rows(chain, columns)
     done = 0
@@ -60,7 +60,8 @@ def evaluate_records(
             decision = _finished(chain.evaluate(record.features, _unavailable)).decision
             first[row] = ROUTES[decision.route]
             said = decision.reason if decision.policy == DEFAULT else f"{decision.policy}.{decision.reason}"
-            if first[row] == STUDENT and reviewable[row] and drafts.known[row]:
+            by_lot[row] = decision.propensity < 1.0
+            if first[row] == STUDENT and reviewable[row] and drafts.known[row] and not by_lot[row]:
                 review, _ = chain.review(record.features, _draft_of(record, prefix=bool(drafts.prefix[row])))
                 if isinstance(review, RouteDecision):
                     escalated[row] = review.route == "teacher"
@@ -69,7 +70,7 @@ def evaluate_records(
         done += 1
         if done % PROGRESS_RECORDS == 0:
             progress(done)
-    reviewed = reviewable & (first == STUDENT) & ~columns.forced
+    reviewed = reviewable & (first == STUDENT) & ~columns.forced & ~by_lot
     known = ~reviewed | drafts.known
     reason[~known] = names.setdefault(REVIEW_UNKNOWN, len(names))
     return Verdicts(first, reviewed, known, escalated, reason, tuple(names), np.zeros(size, np.bool_))

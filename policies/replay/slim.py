@@ -46,12 +46,14 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 class Review(msgspec.Struct, frozen=True, gc=False):
     reason: str = ""
+    propensity: float = 1.0
 
 
 class Vote(msgspec.Struct, frozen=True, gc=False):
     policy: str
     reason: str
     score: float | None = None
+    shadow: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

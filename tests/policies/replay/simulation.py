@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 STUDENT_USD, TEACHER_USD = 0.0001, 0.003
 SLOPE, INTERCEPT = 3.0, 2.0
 DEFAULTS: dict[str, Any] = {
-    "propensity": 1.0, "answered": True, "full": True, "reviewable": True, "has_text": True, "route": STUDENT,
+    "propensity": 1.0, "review_propensity": 1.0, "answered": True, "full": True, "reviewable": True, "has_text": True, "route": STUDENT,
     "decided": STUDENT, "student_window_tokens": 8192, "prompt_tokens": UNKNOWN, "similarity_count": UNKNOWN,
     "requested_output_tokens": 100, "approx_prompt_tokens": 100, "prompt_bytes": 400, "message_count": 1,
     "used_prompt_tokens": 100, "used_completion_tokens": 50, "latency_s": 1.0,
