@@ -102,6 +102,19 @@ class ReliabilityBin(msgspec.Struct, frozen=True):
     sufficient_share: float
 
 
+class PrefixCurve(msgspec.Struct, frozen=True, kw_only=True):
+    """P(the answer is right) from the mean logprob of its first tokens; see policies/prefix_calibration.py."""
+
+    tokens: int
+    """Of the prefix."""
+    calibrator: Calibrator
+    n: int
+    """Answers that went on behind the prefix."""
+    n_sufficient: int
+    ece: float
+    """By cross-fitting."""
+
+
 class CalibratorArtefact(msgspec.Struct, frozen=True, kw_only=True):
     """A fitted calibrator and where it comes from."""
 
@@ -125,6 +138,8 @@ class CalibratorArtefact(msgspec.Struct, frozen=True, kw_only=True):
     ece: float
     """Expected calibration error by cross-fitting: no case judged by a curve that was fitted on it."""
     reliability: tuple[ReliabilityBin, ...]
+    prefixes: tuple[PrefixCurve, ...] | msgspec.UnsetType = msgspec.UNSET
+    """MEAN_LOGPROB: for the beginnings of streams, the shortest first. Not written where there are none."""
 
 
 def load(path: Path) -> CalibratorArtefact:

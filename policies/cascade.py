@@ -7,8 +7,8 @@ answer is right). A model of all signals (`locum evaluate --artefact-out`) takes
 the policy has no opinion and says why.
 
 A stream is judged by its first tokens, before the client sees any of them. An answer that ends within the window is
-judged like a plain one. A longer one is scored by the same calibrator although that was fitted on means of whole
-answers: an approximation, and as long as no calibrator is fitted on prefixes its scores are no tuned probabilities.
+judged like a plain one. A longer one is scored by the curve of prefixes of its length (policies/prefix_calibration.py);
+where the calibrator has none, by that of whole answers, an approximation whose scores are no tuned probabilities.
 """
 
 from __future__ import annotations
@@ -21,29 +21,32 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from policies.base import (
     Abstain,
-    CommitWindow,
     DraftMeasures,
+    Extend,
     PolicyConfigError,
     RequestFeatures,
-    ReviewerModel,
     RouteDecision,
     SecondSample,
     StudentDefaults,
     escalate,
 )
 from policies.calibration import CalibratorArtefact
+from policies.cascade_window import WindowOptions
 from policies.draft_score import NO_SCORE, DraftScore, is_within, signals_of
 from policies.draft_signals import DraftSignal
 from policies.record import Draft
 from policies.stated_confidence import ConfidenceReader
 from policies.tag_thresholds import ThresholdByTag
 from policies.validity import BROKEN_CALL, BROKEN_JSON, CHECKS, EMPTY, OTHER_FORM, REFUSED, TRUNCATED, is_empty
+from policies.window import Progress
 
 REASONS = frozenset(
     {
         *CHECKS,
         "low_confidence",
         "confident",
+        "uncertain",  # of a stream: so close to the threshold that more of it shall tell
+        "late_alarm",  # of a stream, behind its window
         "no_logprobs",  # the backend gave none: they were not asked for, or the answer has more than one choice
         "no_calibrator",  # neither the options nor the student's bundle have one, and there is no model
         "no_threshold",  # neither the options nor the bundle have one that was tuned for this calibrator
@@ -55,7 +58,7 @@ TOP_LOGPROBS = 5
 """Most of a token's distribution; vLLM's throughput falls by a sixth for them."""
 
 
-class Cascade(ReviewerModel):
+class Cascade(WindowOptions):
     """Lets the student answer and escalates when its draft is no answer, or P(it is wrong) is above `threshold`.
 
     A cascade pays for the draft as well: its cost, relative to all-teacher, is the escalated share plus the student's
@@ -125,20 +128,6 @@ class Cascade(ReviewerModel):
     second_sample_max_inflight: int = Field(
         8, ge=1, le=1024, description="Second samples at one time in one worker; other drafts are judged without."
     )
-    commit_window_tokens: int = Field(
-        16,
-        ge=0,
-        le=1024,
-        description="Streams: tokens of the draft that are held back until it is judged by them; an answer that ends "
-        "within them is judged as a whole. 0: streams are not reviewed.",
-    )
-    commit_window_s: float = Field(
-        2.0,
-        gt=0.0,
-        le=60.0,
-        description="Streams: the draft is judged by what there is of it so long after its first token at the latest.",
-    )
-
     _score: DraftScore = PrivateAttr(default=NO_SCORE)
     _confidence: ConfidenceReader | None = PrivateAttr(default=None)
 
@@ -150,8 +139,11 @@ class Cascade(ReviewerModel):
         return band
 
     def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
         if self.calibrator is not None and self.model is not None:
             raise PolicyConfigError("model: takes the place of a calibrator; set one of the two")
+        if self.model is not None and self.late_alarm != "off":
+            raise PolicyConfigError("late_alarm: looks at a few tokens, which only a calibrator scores; remove `model`")
         if self.calibrator is not None:
             self._score = DraftScore.by_calibrator(Path(self.calibrator))
         if self.model is not None:
@@ -212,14 +204,6 @@ class Cascade(ReviewerModel):
         return bound
 
     @property
-    def commit_window(self) -> CommitWindow | None:
-        """The tokens are the delay that every stream pays: 16 take 0.16 s at 100 tokens/s, and labels, names and short
-        facts fit into them as a whole."""
-        if not self.commit_window_tokens:
-            return None
-        return CommitWindow(tokens=self.commit_window_tokens, time_s=self.commit_window_s)
-
-    @property
     def measures(self) -> DraftMeasures:
         top_logprobs = self.top_logprobs
         if top_logprobs is None:
@@ -270,7 +254,7 @@ class Cascade(ReviewerModel):
         within = not isinstance(score, str) and is_within(score, self.second_sample_band)
         return DraftSignal.AGREEMENT if within else None
 
-    def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | None:
+    def review(self, features: RequestFeatures, draft: Draft) -> RouteDecision | Abstain | Extend | None:
         threshold = self.threshold_for(features)
         failed = self.failed_check(draft)
         if failed is not None:
@@ -280,9 +264,18 @@ class Cascade(ReviewerModel):
             return Abstain(reason=score, threshold=threshold)
         if threshold is None:
             return Abstain(reason="no_threshold", score=score)
+        if draft.extendable and self.extend_band and abs(score - threshold) <= self.extend_band:
+            return Extend(reason="uncertain", score=score, threshold=threshold)
         if score > threshold:
             return escalate("low_confidence", score=score, threshold=threshold)
         return Abstain(reason="confident", score=score, threshold=threshold)
+
+    def alarm(self, features: RequestFeatures, progress: Progress) -> RouteDecision | Abstain | None:
+        """Behind the window: whether the last tokens are too uncertain."""
+        score = self._score.of_last_tokens(progress.recent_mean_logprob, progress.recent_tokens)
+        if score is None or score <= self.late_alarm_threshold:
+            return None
+        return escalate("late_alarm", score=score, threshold=self.late_alarm_threshold)
 
     @property
     def checks(self) -> frozenset[str]:

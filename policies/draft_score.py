@@ -19,6 +19,7 @@ from policies.calibration import MEAN_LOGPROB, CalibratorArtefact
 from policies.calibration import load as load_calibrator
 from policies.difficulty import fits as model_fits
 from policies.draft_signals import NAMES, NEED_TOP_LOGPROBS, NO_DRAFT_SIGNALS, DraftSignals, values
+from policies.prefix_calibration import prefix_curve
 from policies.record import Draft
 from policies.scoring.model import ScoreModel, StaleModel
 from policies.scoring.model import load as load_model
@@ -109,7 +110,7 @@ class DraftScore(NamedTuple):
         signals = signals_of(draft)
         agreement = signals.agreement if band is not None else None
         if self.model is None:
-            return self._calibrated(draft.mean_logprob, agreement, band)
+            return self._calibrated(draft, agreement, band)
         recorded = signals.score if signals.scored_by == self.model.sha256 else None
         if recorded is not None and agreement == signals.agreement:
             return recorded  # whoever has the record need not have the texts
@@ -131,12 +132,20 @@ class DraftScore(NamedTuple):
             return score
         return model.probability(seen | {"agreement": signals.agreement}, text)
 
-    def _calibrated(self, mean_logprob: float | None, agreement: float | None, band: Band | None) -> float | str:
-        fitted = self.calibrator
-        confidence = None if mean_logprob is None or fitted is None else fitted.calibrator.confidence(mean_logprob)
-        if confidence is None:
+    def of_last_tokens(self, mean_logprob: float, tokens: int) -> float | None:
+        """The score of a few tokens of a stream that goes on, by a calibrator; None: there is none."""
+        if self.calibrator is None or self.silent is not None:
+            return None
+        confidence = prefix_curve(self.calibrator, tokens).confidence(mean_logprob)
+        return None if confidence is None else 1.0 - confidence
+
+    def _calibrated(self, draft: Draft, agreement: float | None, band: Band | None) -> float | str:
+        fitted, mean_logprob = self.calibrator, draft.mean_logprob
+        if mean_logprob is None or fitted is None:
             return "no_logprobs"
-        return with_agreement(1.0 - confidence, agreement, band)
+        curve = prefix_curve(fitted, draft.tokens) if draft.prefix else fitted.calibrator
+        confidence = curve.confidence(mean_logprob)
+        return "no_logprobs" if confidence is None else with_agreement(1.0 - confidence, agreement, band)
 
 
 def with_agreement(score: float, agreement: float | None, band: Band | None) -> float:
