@@ -9,7 +9,10 @@ from trainer.routing.learner import Learner
 
 def prompt_learners() -> Sequence[Learner]:
     """Routing before generation: from the text alone."""
-    return ()
+    from trainer.routing.learners.prompt import PromptLearner  # noqa: PLC0415 - scikit-learn only where it is used
+    from trainer.routing.learners.tfidf import TfidfLearner  # noqa: PLC0415
+
+    return PromptLearner(), TfidfLearner()
 
 
 def draft_learners() -> Sequence[Learner]:
