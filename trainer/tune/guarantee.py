@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 METHOD = "learn-then-test, fixed sequence, hedged betting/1"
 GRID: Floats = np.concatenate([[0.0], 1.0 / (1.0 + np.exp(-np.linspace(-12.0, 12.0, 481))), [1.0]])
 """Thresholds that are tested, from the safest on: 5 % of the odds apart, the same for any data."""
-AT_ONCE = 16
+AT_ONCE = 48
 """Thresholds that are tested together: more work past the first that fails, fewer rounds."""
 POWER = 0.8
 """`more labels` means: so many that the test passes with this probability, if they are like those there are."""
@@ -141,7 +141,7 @@ def loss_bound(pairs: Pairs, threshold: float, confidence: float, seed: int = 0)
     shuffled = _shuffled(pairs, seed)
     lost = shuffled.kept_loss(threshold)
     bound = 1.0
-    for losses in np.array_split(np.linspace(1.0, -1.0, 801)[1:], 50):
+    for losses in np.array_split(np.linspace(1.0, -1.0, 801)[1:], 16):
         gains = losses[:, None] - lost
         refuted = _proves(gains, shuffled.weight, 1.0 - float(losses.min()), 1.0 - confidence)
         failed = np.flatnonzero(~refuted)

@@ -56,7 +56,9 @@ class Part:
 class Guaranteed:
     """The result."""
 
-    promise: Promise
+    max_quality_loss: float
+    """That is proven."""
+    confidence: float
     parts: tuple[Part, ...]
     """The last one stands for all that the others do not name."""
     pairs: Pairs
@@ -94,7 +96,7 @@ def guaranteed(pairs: Pairs, traffic: Traffic, limits: Limits, seed: int = 0) ->
     share = _total_share(parts, traffic, pairs)
     if limits.max_teacher_share is not None and share.estimate > limits.max_teacher_share:
         raise _not_certified(pairs, traffic, promise, limits.max_teacher_share, seed, reached=share.estimate)
-    return Guaranteed(promise, tuple(parts), pairs, len(traffic.scores), share)
+    return Guaranteed(promise.max_quality_loss, promise.confidence, tuple(parts), pairs, len(traffic.scores), share)
 
 
 def _within_share(pairs: Pairs, traffic: Traffic, limits: Limits, seed: int) -> Guaranteed:
@@ -108,8 +110,7 @@ def _within_share(pairs: Pairs, traffic: Traffic, limits: Limits, seed: int) -> 
         threshold, len(pairs), pairs.effective_n, pairs.teacher_share(threshold), pairs.mean_loss(threshold)
     )
     part = _part((), pairs, found, _scores(traffic, frozenset(), other=True))
-    promise = Promise(max(bound, 1e-9), limits.confidence)
-    return Guaranteed(promise, (part,), pairs, len(traffic.scores), part.teacher_share)
+    return Guaranteed(max(bound, 0.0), limits.confidence, (part,), pairs, len(traffic.scores), part.teacher_share)
 
 
 def threshold_of(share: float, scores: Floats, pairs: Pairs) -> float:
@@ -246,8 +247,8 @@ def certificate_of(
         policy=identity.policy,
         score=identity.score,
         method=METHOD,
-        max_quality_loss=result.promise.max_quality_loss,
-        confidence=result.promise.confidence,
+        max_quality_loss=result.max_quality_loss,
+        confidence=result.confidence,
         threshold=thresholds[-1],
         tag=identity.tag,
         groups=groups,

@@ -100,7 +100,7 @@ class Collected:
 
     @property
     def students(self) -> Counter[str]:
-        return Counter(row.student for row in self.rows)
+        return Counter(row.student for row in (*self.rows, *self.drawn))
 
     def answers(self, *, drawn: bool = False) -> Answers:
         rows = self.drawn if drawn else self.rows
@@ -171,7 +171,7 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, scor
         collected.traffic.add(record, score, _logprob(record))
         if record.draft is not None or record.route == "student":
             right = _student_is_right(record, label, delivered, grading)
-            row = _row(collected, record, prompt, right, sealed)
+            row = _row(collected, record, prompt, right, sealed, by_logprob=score.policy is None)
             if row is not None:
                 found = score.of(record, row.logprob)
                 collected.rows.append(dataclasses.replace(row, score=found, tag=score.tag_of(record)))
@@ -294,7 +294,13 @@ def _student_is_right(
 
 
 def _row(
-    collected: Collected, record: DecisionRecord, prompt: _Prompt | None, right: bool | None, sealed: Sealed
+    collected: Collected,
+    record: DecisionRecord,
+    prompt: _Prompt | None,
+    right: bool | None,
+    sealed: Sealed,
+    *,
+    by_logprob: bool,
 ) -> Row | None:
     """None where the answer cannot be used; what for is counted."""
     logprob = _logprob(record)
@@ -303,7 +309,7 @@ def _row(
         counts["prefix"] += 1  # cut off where it was rejected, and whole only where it was not
     elif right is None:
         counts["unlabelled"] += 1
-    elif logprob is None:
+    elif logprob is None and by_logprob:
         counts["without_logprob"] += 1
     elif sealed and prompt is None:
         counts["not_comparable"] += 1
@@ -311,7 +317,8 @@ def _row(
         collected.sealed_ids.append(record.decision_id)
     else:
         key = record.decision_id if prompt is None else prompt.exact
-        return Row(record.decision_id, record.student, key, logprob, right, created_s=record.created_s)
+        known = math.nan if logprob is None else logprob
+        return Row(record.decision_id, record.student, key, known, right, created_s=record.created_s)
     return None
 
 
