@@ -240,13 +240,16 @@ class TreesScorer:
     def score(self, inputs: dict[str, float], text: TextFeatures | None, embedding: Sequence[float] | None) -> float:
         values = array("f", [inputs[name] for name in self._names])
         feature, threshold, left, right = self._feature, self._threshold, self._left, self._right
+        missing_left = self._missing_left
         total = self._base
         for root in self._roots:
             node = root
             while (below := left[node]) >= 0:
                 value = values[feature[node]]
-                goes_left = self._missing_left[node] if isnan(value) else value <= threshold[node]
-                node = below if goes_left else right[node]
+                if value <= threshold[node] or (missing_left[node] and isnan(value)):
+                    node = below
+                else:
+                    node = right[node]
             total += self._value[node]
         return total
 
