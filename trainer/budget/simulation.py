@@ -20,6 +20,7 @@ from trainer.budget.traffic import DAY_S, FIRST_DAY, REQUESTED_TOKENS, Floats, P
 SYNC_S = 60.0
 """A gateway does so every few seconds; here it would only take longer."""
 TOKENS_PER_S = 50.0
+LAST_S = 3_600.0
 SAVED_S = 30.0
 """How old the state on disk is at a restart."""
 
@@ -51,7 +52,7 @@ class Outcome:
     spend_ratio: float
     """Of the budget, at the end of the day."""
     exhausted_s: float | None
-    """Second of the day at which nothing was left; None: it lasted, or until the last quarter of an hour."""
+    """Second of the day at which nothing was left; None: it lasted into the last hour."""
     recovered: float
     """Of the gap between all-student and all-teacher."""
     share: float
@@ -226,7 +227,7 @@ def measured(
     cumulated = np.cumsum(np.where(here, cost, 0.0)) / limit
     at_ends = np.interp((np.arange(WINDOWS) + 1) * WINDOW_S, second, cumulated)
     over = np.flatnonzero(cumulated >= 1.0)
-    exhausted_s = float(second[over[0]]) if len(over) and second[over[0]] < DAY_S - 900.0 else None
+    exhausted_s = float(second[over[0]]) if len(over) and second[over[0]] < DAY_S - LAST_S else None
     through = let_through(requests, rows, prices)
     return Outcome(
         controller=name,
