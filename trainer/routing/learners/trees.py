@@ -10,6 +10,8 @@ from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
 from policies.scoring.models import Numbers, Trees
 from trainer.routing.outcomes import Floats
 
+LARGEST = float(np.finfo(np.float32).max)
+
 Forest = ExtraTreesRegressor | RandomForestRegressor
 
 
@@ -28,7 +30,8 @@ def exported(forest: Forest, inputs: Sequence[str], outputs: Floats) -> Trees:
         left.append(np.where(inner, tree.children_left + start, -1))
         right.append(np.where(inner, tree.children_right + start, -1))
         feature.append(np.where(inner, tree.feature, 0))
-        threshold.append(np.where(inner, tree.threshold, 0.0))
+        # Infinite where a node parts what is missing from what is not: every value is below the largest one.
+        threshold.append(np.where(inner, np.minimum(tree.threshold, LARGEST), 0.0))
         missing.append(tree.missing_go_to_left.astype(np.int64))
         value.append(np.where(inner, 0.0, tree.value[:, :, 0] @ outputs) / len(trees))
     return Trees(
