@@ -9,6 +9,7 @@ from trainer.routing.results.section import Section
 
 SECTIONS = (
     "trainer.routing.results.prompts:PromptResults",
+    "trainer.routing.results.targets:TargetResults",
 )  # fmt: skip
 
 
