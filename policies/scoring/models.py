@@ -50,7 +50,7 @@ class Numbers(msgspec.Struct, frozen=True):
     def values(self) -> array[float]:
         """Raises: ValueError: no base64, no whole number of elements, or a number that is not finite."""
         try:
-            unpacked = array(self.kind)
+            unpacked: array[float] = array(self.kind)
             unpacked.frombytes(base64.b64decode(self.data, validate=True))
         except binascii.Error as exc:
             raise ValueError(f"an array is no base64: {exc}") from exc

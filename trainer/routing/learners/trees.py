@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
 
-from policies.scoring.models import Numbers, Trees
+from policies.scoring.models import Element, Numbers, Trees
 from trainer.routing.outcomes import Floats
 
 LARGEST = float(np.finfo(np.float32).max)
 
-Forest = ExtraTreesRegressor | RandomForestRegressor
+Forest: TypeAlias = ExtraTreesRegressor | RandomForestRegressor
 
 
 def exported(forest: Forest, inputs: Sequence[str], outputs: Floats) -> Trees:
@@ -47,5 +49,5 @@ def exported(forest: Forest, inputs: Sequence[str], outputs: Floats) -> Trees:
     )
 
 
-def _numbers(columns: Sequence[np.ndarray], kind: str) -> Numbers:
+def _numbers(columns: Sequence[NDArray[Any]], kind: Element) -> Numbers:
     return Numbers.of(np.concatenate(columns).tolist(), kind)
