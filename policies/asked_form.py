@@ -148,6 +148,9 @@ def _choice(form: TextForm, text: str) -> str | None:
     certain = [letter for letter in alone if letter not in _ARTICLES]
     if certain or alone:
         return (certain or alone)[-1]
+    exact = [letter for letter, wording in form.options if wording and wording == normal(text)]
+    if len(exact) == 1:
+        return exact[0]
     plain = f" {_same_signs(text)} "
     meant = [letter for letter, wording in form.options if (words := _same_signs(wording)) and f" {words} " in plain]
     return meant[0] if len(meant) == 1 else None

@@ -27,7 +27,8 @@ LOW_QUANTILE = 0.1
 class Alternative(msgspec.Struct, gc=False):
     """One of the most likely tokens at a place."""
 
-    logprob: float
+    logprob: float | None = None
+    """Nats; None where a backend has no number for it."""
 
 
 class TokenLogprob(msgspec.Struct, gc=False):
@@ -87,7 +88,9 @@ class _Spread:
             self._logprobs.append(logprob)
         if not token.top_logprobs:
             return
-        best = sorted((max(each.logprob, LOWEST) for each in token.top_logprobs), reverse=True)
+        best = sorted((max(e.logprob, LOWEST) for e in token.top_logprobs if e.logprob is not None), reverse=True)
+        if not best:
+            return
         self._entropy += _entropy(best)
         self._entropies += 1
         if len(best) > 1:

@@ -3,7 +3,7 @@
 A refusal of a student is a reason to ask the teacher, so it must be recognised in the student's own words, and a text
 that only speaks of inability must not be: the phrase has to stand at the beginning, the answer has to be short, and an
 apology counts only together with an inability ("I'm sorry to hear that" is an answer). How often the patterns strike on
-texts that are no refusals is measured by tests/policies/refusal_rates.py; docs/cascade.md has the figures.
+texts that are no refusals is measured by trainer/policy_models/validity_rates.py; docs/cascade.md has the figures.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _PHRASES = (
     r"not able|won't|not allowed|(?:don't|do not) (?:know|have|feel))",
     r"\bi (?:can't|cannot|can not|won't|will not|am unable to|am not able to|must decline to|must refuse to) "
     r"(?:help|assist|comply|provide|fulfil|fulfill|answer|respond|do that|discuss|engage|generate|create|share|support|"
-    r"participate|continue|determine|access)",
+    r"participate|continue|determine|access (?:the internet|real|external|current|live|websites?|urls?|files|links))",
     rf"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b{_GAP}\b(?:can't|cannot|unable|not able|"
     "don't|do not)",
-    r"^\W*i (?:really |honestly )?(?:don't|do not) know\b",
+    rf"^\W*i (?:really |honestly )?(?:don't|do not) know(?: the answer\b{_GAP})?\s*(?:[.,;!]|\Z)",
     r"^\W*i (?:don't|do not) have (?:enough|access|sufficient|the ability|any information)",
     # German
     rf"\b(?:tut mir leid|leider|entschuldigung)\b{_GAP}\b(?:kann|darf|möchte) {_GAP}\bnicht\b",
@@ -34,11 +34,11 @@ _PHRASES = (
     # French
     rf"\bdésolée?s?\b{_GAP}\b(?:ne (?:peux|suis|saurais|puis)|impossible)",
     r"\bje ne (?:peux|suis|puis) pas (?:en mesure|capable|répondre|vous aider|t'aider|aider|fournir|accéder)",
-    r"^\W*je ne sais pas\b",
+    r"^\W*je ne sais pas\s*(?:[.,;!]|\Z)",
     # Spanish
     rf"\b(?:lo siento|lamento|disculpa|perdón)\b{_GAP}\bno (?:puedo|es posible|estoy|me es posible|tengo)",
     r"\bno puedo (?:ayudar|responder|proporcionar|cumplir|asistir|contestar)",
-    r"^\W*no (?:lo )?sé\b(?! \w+ si)",
+    r"^\W*no (?:lo )?sé\s*(?:[.,;!]|\Z)",
     # Portuguese
     rf"\b(?:desculpe|desculpa|sinto muito|lamento)\b{_GAP}\bnão (?:posso|consigo|tenho|é possível)",
     r"\bnão (?:posso|consigo) (?:ajudar|ajudá|responder|fornecer|atender)",
