@@ -19,7 +19,7 @@ from policies.shadowing import DEFAULT_MEASURE_SHARE, Shadowed
 
 ENTRY_POINT_GROUP = "locum.policies"
 DEFAULT_POLICY_TYPES = ("long_context", "retrieval_confidence", "long_reasoning")
-BUILT_IN_POLICY_TYPES = (*DEFAULT_POLICY_TYPES, "cascade", "budget", "explore")
+BUILT_IN_POLICY_TYPES = (*DEFAULT_POLICY_TYPES, "difficulty", "cascade", "budget", "explore")
 
 AnyPolicy = Policy | Reviewer | Governor
 MODES = ("decide", "shadow")

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from policies.base import PolicyModel, ReviewerModel
+from policies.base import GovernorModel, PolicyModel, ReviewerModel
 from policies.registry import BUILT_IN_POLICY_TYPES, build
 from router.config import Config
 from router.metrics import Metrics
@@ -48,7 +48,7 @@ def policy_sections() -> str:
     sections = []
     for name in BUILT_IN_POLICY_TYPES:
         policy: Any = build(name, {})
-        assert isinstance(policy, PolicyModel | ReviewerModel)  # noqa: S101 - the built-in ones are
+        assert isinstance(policy, GovernorModel | PolicyModel | ReviewerModel)  # noqa: S101 - the built-in ones are
         rows = ["| option | default | meaning |", "|---|---|---|"]
         rows += [
             f"| `{option}` | {_default(field)} | {_cell(field.description)} |"

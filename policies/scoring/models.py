@@ -246,10 +246,8 @@ class TreesScorer:
             node = root
             while (below := left[node]) >= 0:
                 value = values[feature[node]]
-                if value <= threshold[node] or (missing_left[node] and isnan(value)):
-                    node = below
-                else:
-                    node = right[node]
+                goes_left = value <= threshold[node] or (missing_left[node] and isnan(value))
+                node = below if goes_left else right[node]
             total += self._value[node]
         return total
 

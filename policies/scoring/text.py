@@ -1,8 +1,8 @@
 """What a prompt's text says about its difficulty: hashed words, pairs of words, parts of words, and its structure.
 
 The work per prompt is bounded: of a long text only the head and the tail are looked at. Nothing here was fitted:
-weights live in artefacts, and an artefact of another SCHEMA is refused. The words in the tables are English; prompts in other
-languages are told apart by the hashed terms, which know no language.
+weights live in artefacts, and an artefact of another SCHEMA is refused. The words in the tables are English; prompts in
+other languages are told apart by the hashed terms, which know no language.
 """
 
 from __future__ import annotations
