@@ -61,8 +61,8 @@ class WindowOptions(ReviewerModel):
     late_alarm_finish_reason: str = Field(
         "length",
         pattern=r"^[a-z_]{1,64}$",
-        description="Streams: of an answer that ended by a late alarm. `length` is what every client takes for an answer "
-        "that is not whole; the last chunk says more in `router.late_alarm`.",
+        description="Streams: of an answer that ended by a late alarm. `length` is what every client takes for an "
+        "answer that is not whole; the last chunk says more in `router.late_alarm`.",
     )
 
     def model_post_init(self, context: Any, /) -> None:

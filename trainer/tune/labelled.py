@@ -21,6 +21,7 @@ import numpy as np
 
 from policies.grading import Grader, is_right
 from policies.judgements import Judgement, judgements
+from policies.prefix_calibration import Answer as PrefixAnswer
 from policies.quality import counted
 from policies.record import DecisionRecord, Purpose, ShadowRecord
 from policies.traffic import Place, read, shadows
@@ -79,6 +80,9 @@ class Row:
     weight: float = 1.0
     """1 / the probability with which the request was drawn."""
     created_s: float = 0.0
+    prefix_means: tuple[float, ...] = ()
+    """Of its first tokens, where the record has them (`DraftSignals.prefix_means`)."""
+    tokens: int = 0
 
     @property
     def outcome(self) -> float:
@@ -101,6 +105,11 @@ class Collected:
     @property
     def students(self) -> Counter[str]:
         return Counter(row.student for row in (*self.rows, *self.drawn))
+
+    def prefixes(self) -> list[PrefixAnswer]:
+        """Answers that were judged whole, by their first tokens: those of a stream that was judged by its beginning are
+        missing where it was rejected, and so are all of them."""
+        return [PrefixAnswer(row.prefix_means, row.tokens, row.right) for row in self.rows if row.prefix_means]
 
     def answers(self, *, drawn: bool = False) -> Answers:
         rows = self.drawn if drawn else self.rows
@@ -174,7 +183,10 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, scor
             row = _row(collected, record, prompt, right, sealed, by_logprob=score.policy is None)
             if row is not None:
                 found = score.of(record, row.logprob)
-                collected.rows.append(dataclasses.replace(row, score=found, tag=score.tag_of(record)))
+                means, tokens = _prefix_means(record)
+                collected.rows.append(
+                    dataclasses.replace(row, score=found, tag=score.tag_of(record), prefix_means=means, tokens=tokens)
+                )
         if shadow is not None:
             _add_drawn(collected, record, shadow, prompt, score, grading, sealed)
     collected.counts["damaged"] = len(damaged)
@@ -272,6 +284,13 @@ def _prompt(record: DecisionRecord) -> _Prompt | None:
         return None
     exact = hashlib.sha256(msgspec.json.encode(messages, order="sorted")).hexdigest()
     return _Prompt(exact, prompt_hash(messages))
+
+
+def _prefix_means(record: DecisionRecord) -> tuple[tuple[float, ...], int]:
+    draft = record.draft
+    if draft is None or draft.signals is None:
+        return (), 0
+    return draft.signals.prefix_means, draft.tokens
 
 
 def _delivered_is_right(

@@ -12,6 +12,8 @@ import msgspec
 from policies import artefact
 from policies.bundle import Bundle, Manifest
 from policies.grading import Grader
+from policies.prefix_calibration import Answer as PrefixAnswer
+from policies.prefix_calibration import with_prefixes
 from policies.record import Purpose
 from policies.traffic import TrafficError
 from policies.traffic_sql import QueryError
@@ -118,8 +120,8 @@ def tune_from_log(log_dir: Path, target: Target, chosen: Chosen, fitting: Fittin
     tuned = tune(collected.answers(), fitting.wish, method=fitting.method, folds=fitting.folds, seed=fitting.seed)
     result = report.result_of(tuned, collected, student=name, sealed_sets=len(sealed.files))
     if target.registry is not None and student.bundle is not None:
-        return _derive(Registry(target.registry), student.bundle, tuned, result)
-    return _write(target.out or Path(), tuned, result)
+        return _derive(Registry(target.registry), student.bundle, tuned, collected.prefixes(), result)
+    return _write(target.out or Path(), tuned, collected.prefixes(), result)
 
 
 def as_json(result: TuneResult) -> str:
@@ -176,8 +178,11 @@ def only_student(collected: Collected, student: Student, sealed: Sealed) -> str:
     return next(iter(names), next(iter(student.names or ()), "none"))
 
 
-def _derive(registry: Registry, bundle: Bundle, tuned: Tuned, result: TuneResult) -> TuneResult:
+def _derive(
+    registry: Registry, bundle: Bundle, tuned: Tuned, prefixes: list[PrefixAnswer], result: TuneResult
+) -> TuneResult:
     fitted = report.artefact_of(tuned, student=bundle.bundle_id, model_sha256=bundle.model_sha256)
+    fitted = with_prefixes(fitted, prefixes)
     with tempfile.TemporaryDirectory(prefix="locum-tune-") as folder:
         path = Path(folder) / CALIBRATOR_FILE
         artefact.write(path, fitted)
@@ -185,10 +190,11 @@ def _derive(registry: Registry, bundle: Bundle, tuned: Tuned, result: TuneResult
     return msgspec.structs.replace(result, bundle_id=derived.bundle_id)
 
 
-def _write(out: Path, tuned: Tuned, result: TuneResult) -> TuneResult:
+def _write(out: Path, tuned: Tuned, prefixes: list[PrefixAnswer], result: TuneResult) -> TuneResult:
     paths = [out / name for name in (CALIBRATOR_FILE, POLICY_FILE, RESULT_FILE)]
     result = msgspec.structs.replace(result, files=tuple(map(str, paths)))
-    calibrator, _ = artefact.encoded(report.artefact_of(tuned, student=result.student, model_sha256=""))
+    fitted = with_prefixes(report.artefact_of(tuned, student=result.student, model_sha256=""), prefixes)
+    calibrator, _ = artefact.encoded(fitted)
     table = _policy_table(result).encode()
     record = msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"
     artefact.replace_files(dict(zip(paths, (calibrator, table, record), strict=True)))
