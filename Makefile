@@ -73,7 +73,8 @@ system-tests: install ## the tests that start, kill or flood whole processes: wo
 	$(PYTEST) -m system
 
 slow-tests: install-semantic install-serving install-train install-quantize ## the tests with real models
-	$(BIN)/pytest -m "(slow or semantic) and not train"
+	$(BIN)/pytest -n 2 --dist loadfile -m "(slow or semantic) and not train" --deselect tests/slow/test_claim_small.py
+	$(BIN)/pytest -m slow tests/slow/test_claim_small.py  # alone, since it measures speed
 
 train-tests: install-train ## the tests of losses and training jobs, in the environment that has torch
 	.venv-train/bin/python -m pytest -m train tests/trainer

@@ -6,6 +6,8 @@ import gc
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 from httpx._transports import default
@@ -16,6 +18,7 @@ from tests.effort import examples
 settings.register_profile("any machine", deadline=None, max_examples=examples(100))  # a busy one is slow, not wrong
 settings.load_profile("any machine")
 
+ROOT = Path(__file__).parents[1]
 OTHERWISE = {
     "system": "pytest -m system",
     "slow": "pytest -m slow",
@@ -44,6 +47,29 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As `--dist loadfile`, but all files whose tests share real servers go to one process: they are started once.
+
+    (`--dist loadgroup` of pytest-xdist 3.8 has no effect with pytest 9.)
+    """
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return "shared servers" if _shares_servers(file) else file
+
+    return Scheduling(config, log)
+
+
+@cache
+def _shares_servers(file: str) -> bool:
+    return file.startswith("tests/slow/") and "student_url" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

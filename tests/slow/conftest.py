@@ -5,7 +5,9 @@
     serving_python                the interpreter that has both (LOCUM_SERVING_PYTHON, else .venv-serving)
     student_model, teacher_model  the prepared models, from the cache ($LOCUM_CACHE)
 
-Each server is pinned to one core, so that two of them do not fight on a small machine.
+Each server is pinned to one core, so that two of them do not fight on a small machine. Files with tests
+of the shared servers run in one process of pytest-xdist (tests/conftest.py), so that each server is started once; the
+others run in another one beside it.
 """
 
 from __future__ import annotations
@@ -34,9 +36,12 @@ from serving.teacher import TeacherOptions, TeacherProcess
 from tests.serving.bundles import bundle_fields, manifest_fields
 
 ROOT = Path(__file__).parents[2]
-STUDENT_WINDOW_TOKENS = 2048
+STUDENT_WINDOW_TOKENS = 512
+"""Small: what does not fit into it is read by a teacher that takes seconds for a hundred tokens."""
 TIMEOUT_S = 900
 STUDENT_CORE, TEACHER_CORE = 0, 1
+OWN_CORE = TEACHER_CORE
+"""Of servers that a test starts for itself: the teacher's, which has little to do."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

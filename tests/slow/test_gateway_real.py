@@ -12,10 +12,13 @@ import pytest
 from router.config_file import parse
 from serving.models import PreparedModel
 from tests.contract.conftest import RunningGateway
+from tests.slow.conftest import STUDENT_WINDOW_TOKENS
 
 pytestmark = pytest.mark.slow
 
 QUESTION = [{"role": "user", "content": "Name one colour of the rainbow. Answer with one word."}]
+LONGER_THAN_THE_WINDOW = "The quick brown fox jumps over the lazy dog. " * (STUDENT_WINDOW_TOKENS * 105 // 1000)
+"""By a twentieth: such a sentence has ten tokens."""
 LOW_CONFIDENCE = {"router": {"retrieval_confidence": 0.2}}
 CONFIG = """
 [server]
@@ -65,7 +68,7 @@ def wait_for(condition: Callable[[], bool], limit_s: float = 60) -> None:
 
 
 def test_window_is_learned_from_the_student(gateway: RunningGateway) -> None:
-    assert httpx.get(f"{gateway.origin}/readyz").json()["student"]["context_window_tokens"] == 2048
+    assert httpx.get(f"{gateway.origin}/readyz").json()["student"]["context_window_tokens"] == STUDENT_WINDOW_TOKENS
 
 
 def test_each_model_answers_when_the_policies_choose_it(gateway: RunningGateway) -> None:
@@ -102,18 +105,16 @@ def test_stream_is_whole_and_its_usage_recorded_but_hidden(gateway: RunningGatew
 
 
 def test_prompt_longer_than_the_window_goes_to_the_teacher_by_exact_count(gateway: RunningGateway) -> None:
-    prompt = "The quick brown fox jumps over the lazy dog. " * 215
     raw = client_of(gateway).chat.completions.with_raw_response.create(
-        model="auto", messages=[{"role": "user", "content": prompt}], max_tokens=4, temperature=0
+        model="auto", messages=[{"role": "user", "content": LONGER_THAN_THE_WINDOW}], max_tokens=4, temperature=0
     )
     assert raw.headers["x-router-route"] == "teacher"
     assert (raw.headers["x-router-policy"], raw.headers["x-router-reason"]) == ("long_context", "exceeds_window")
 
 
 def test_students_own_refusal_of_a_long_prompt_is_a_fall_back(gateway: RunningGateway) -> None:
-    prompt = "The quick brown fox jumps over the lazy dog. " * 215
     raw = client_of(gateway).chat.completions.with_raw_response.create(
-        model="student", messages=[{"role": "user", "content": prompt}], max_tokens=4, temperature=0
+        model="student", messages=[{"role": "user", "content": LONGER_THAN_THE_WINDOW}], max_tokens=4, temperature=0
     )
     assert (raw.headers["x-router-route"], raw.headers["x-router-reason"]) == ("teacher", "fallback_context_overflow")
 
@@ -128,14 +129,18 @@ def test_vllm_stops_generating_when_the_client_leaves(gateway: RunningGateway, s
     running = "vllm:num_requests_running"
     wait_for(lambda: vllm_metric(student_url, running) == 0)
     stream = client_of(gateway).chat.completions.create(
-        model="student", messages=QUESTION, max_tokens=1800, stream=True, extra_body={"ignore_eos": True}
+        model="student",
+        messages=QUESTION,
+        max_tokens=STUDENT_WINDOW_TOKENS - 100,
+        stream=True,
+        extra_body={"ignore_eos": True},
     )
     next(iter(stream))
     assert vllm_metric(student_url, running) == 1
     generated = vllm_metric(student_url, "vllm:generation_tokens_total")
     stream.close()
     wait_for(lambda: vllm_metric(student_url, running) == 0)
-    assert vllm_metric(student_url, "vllm:generation_tokens_total") - generated < 1500
+    assert vllm_metric(student_url, "vllm:generation_tokens_total") - generated < STUDENT_WINDOW_TOKENS - 200
     wait_for(lambda: gateway.records()[-1].outcome == "client_disconnected")
 
 

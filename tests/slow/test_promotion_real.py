@@ -18,7 +18,7 @@ import pytest
 from policies.traffic import decisions
 from serving.registry import Registry
 from serving.switch_state import read_state
-from tests.slow.conftest import STUDENT_CORE, core, free_port
+from tests.slow.conftest import OWN_CORE, core, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -129,7 +129,7 @@ def gateway(two_bundles: tuple[Registry, str, str], serving_python: str, tmp_pat
             vllm=free_port(),
             second=free_port(),
             python=serving_python,
-            core=core(STUDENT_CORE),
+            core=core(OWN_CORE),
             log=tmp_path / "vllm.log",
             traffic=tmp_path / "traffic",
         )
