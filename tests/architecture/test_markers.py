@@ -20,10 +20,13 @@ def expressions() -> dict[str, str]:
     assert "check" in parts.split()
     selected = {"fast-tests": re.findall(r"-m '(.*)'", PYTEST["addopts"])[0]}
     for target in re.findall(r"[a-z]+-tests", parts):
-        recipe = MAKEFILE.split(f"\n{target}:", 1)[1].split("\n\n", 1)[0]
-        ((quoted, word),) = re.findall(r"(?:pytest|PYTEST\)).* -m (?:\"([^\"]*)\"|([a-z]+))", recipe)
+        (quoted, word), *_ = re.findall(r"(?:pytest|PYTEST\)).* -m (?:\"([^\"]*)\"|([a-z]+))", recipe_of(target))
         selected[target] = quoted or word
     return selected
+
+
+def recipe_of(target: str) -> str:
+    return MAKEFILE.split(f"\n{target}:", 1)[1].split("\n\n", 1)[0]
 
 
 def test_make_test_runs_every_test_once_by_one_of_its_targets() -> None:
@@ -36,6 +39,14 @@ def test_make_test_runs_every_test_once_by_one_of_its_targets() -> None:
             if Expression.compile(expression).evaluate(lambda name, marks=marks, **_: name in marks)
         ]
         assert len(runs) == 1, (marks, runs)
+
+
+def test_what_a_target_runs_alone_is_left_out_of_its_first_run() -> None:
+    """... and nothing else is."""
+    recipe = recipe_of("slow-tests")
+    first, *others = [line for line in recipe.splitlines() if "pytest" in line]
+    assert re.findall(r"--deselect (\S+)", first) == [re.findall(r"tests/\S+", line)[0] for line in others]
+    assert "--deselect" not in MAKEFILE.replace(recipe, "")
 
 
 def test_tests_of_jobs_are_where_their_target_looks() -> None:
