@@ -43,6 +43,7 @@ class AdaptedPolicy:
         self._decide: Callable[[RequestFeatures], RouteDecision | Abstain | None] = inner.decide
         self._needs: Callable[[RequestFeatures], Signal | None] = getattr(inner, "needs", _needs_nothing)
         self._optional_signals: Callable[[], frozenset[Signal]] = getattr(inner, "optional_signals", _no_signals)
+        self.artefact_sha256: object = getattr(inner, "artefact_sha256", None)
 
     @property
     def name(self) -> str:
@@ -70,6 +71,7 @@ class AdaptedReviewer:
         self._reasons = reasons
         self._review: Callable[[RequestFeatures, Draft], RouteDecision | Abstain | None] = inner.review
         self.commit_window: CommitWindow | None = getattr(inner, "commit_window", None)
+        self.artefact_sha256: object = getattr(inner, "artefact_sha256", None)
 
     @property
     def name(self) -> str:

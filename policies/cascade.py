@@ -181,6 +181,11 @@ class Cascade(WindowOptions):
         """Of the artefact that the score comes from: what a certificate of the threshold is about."""
         return self._score.sha256
 
+    @property
+    def artefact_sha256(self) -> str | None:
+        """What has to have voted in shadow before it decides, where the document asks for that."""
+        return self.score_sha256
+
     def for_student(self, student: StudentDefaults) -> Cascade:
         """This policy with what the bundle brings where the options say nothing.
 

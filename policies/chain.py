@@ -160,6 +160,11 @@ class PolicyChain:
             decision = self.governors.reconsider(features, decision, votes)
         return Evaluation(decision=decision, votes=tuple(votes), features=features)
 
+    @property
+    def asked_first(self) -> tuple[Policy, ...]:
+        """All policies that are asked before generation, in shadow as well: what they measure by must be there."""
+        return self.policies if self.shadows is None else (*self.policies, *self.shadows.policies)
+
     def read(self, features: RequestFeatures, draft: Draft) -> Draft:
         """The draft with what the reviewers take from the texts. A reviewer that fails here fails in `review` again."""
         for reviewer in self._measuring:

@@ -124,6 +124,12 @@ class Difficulty(PolicyModel):
             return "difficulty: abstains with `no_threshold`: its artefact has no threshold, so set one"
         return None
 
+    @property
+    def artefact_sha256(self) -> str | None:
+        """What has to have voted in shadow before it decides, where the document asks for that."""
+        fitted = self._fitted.model
+        return fitted.sha256 if fitted is not None else None
+
     def for_student(self, student: StudentDefaults) -> Difficulty:
         """This policy, silent where its model was fitted on the answers of another student."""
         fitted = self._fitted.model

@@ -68,6 +68,7 @@ class Shadows:
         self._policies = [seat for seat in seats if isinstance(seat.policy, Policy)]
         self._reviewers = [seat for seat in seats if isinstance(seat.policy, Reviewer)]
         self._governors = [seat for seat in seats if isinstance(seat.policy, Governor)]
+        self.policies = tuple(seat.policy for seat in self._policies if isinstance(seat.policy, Policy))
         self.reviews = bool(self._reviewers)
         """Whether drafts of the student are shown to one of them."""
         self.reviewer_names = frozenset(seat.name for seat in self._reviewers if not isinstance(seat.policy, Policy))

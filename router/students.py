@@ -62,7 +62,7 @@ class Students:
         self.version = seed_of(config, now_s=time.time())
         """The policy document that new generations are made under."""
         self.encoder: Encoder | None = None
-        self.equip(build_chain(config.routing).policies)
+        self.equip(build_chain(config.routing).asked_first)
 
     def equip(self, policies: tuple[Policy, ...]) -> bool:
         """Load the encoder if these policies ask for it and it is not there; takes seconds.

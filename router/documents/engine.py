@@ -82,7 +82,7 @@ class PolicyEngine:
         students = self._students
         chain = await asyncio.to_thread(build_chain, version.document.routing)
         async with self._building:
-            if await asyncio.to_thread(students.equip, chain.policies):
+            if await asyncio.to_thread(students.equip, chain.asked_first):
                 assert students.encoder is not None  # noqa: S101 - `equip` says that it was loaded
                 await students.encoder.warm()
         return await asyncio.to_thread(students.revised, self._generations.current, version)
