@@ -10,7 +10,7 @@ logistic regression, cross-fitted once over the file: a score that no label of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,16 +103,32 @@ def population_of(path: Path, weak: str, strong: str, signals: str, folds: int =
     return Population(scores["reference"], rows.advantage)
 
 
-def table(population: Population, promise: Promise, sizes: list[int], draws: int, seed: int) -> Iterator[str]:
-    """Markdown."""
-    yield "| " + " | ".join(["proof", *(f"n = {n:,}" for n in sizes)]) + " |"
-    yield "|---" * (len(sizes) + 1) + "|"
+def compare(population: Population, promise: Promise, sizes: Sequence[int], draws: int, seed: int) -> list[list[str]]:
+    """One row a proof: its name, then for each number of labels the share and the violations."""
+    rows = []
     for name, test in TESTS.items():
-        cells = []
+        cells = [name]
         for n in sizes:
             found = simulate(population, promise, test, n=n, draws=draws, seed=seed)
             cells.append(f"{found.share:.1%} ({found.low:.0%}-{found.high:.0%}), {found.violations:.1%}")
-        yield "| " + " | ".join([name, *cells]) + " |"
+        rows.append(cells)
+    return rows
+
+
+def table(rows: Sequence[Sequence[str]], sizes: Sequence[int]) -> Iterator[str]:
+    """Markdown."""
+    yield "| " + " | ".join(["proof", *(f"n = {n:,}" for n in sizes)]) + " |"
+    yield "|---" * (len(sizes) + 1) + "|"
+    for cells in rows:
+        yield "| " + " | ".join(cells) + " |"
+
+
+def title(population: Population, promise: Promise) -> str:
+    most = promise.max_quality_loss
+    return (
+        f"{len(population.loss):,} rows; the student alone loses {100 * float(population.loss.mean()):.1f} points, and "
+        f"for at most {100 * most:g} it truly takes {population.needed_share(most):.1%} to the teacher."
+    )
 
 
 @click.command()
@@ -129,11 +145,9 @@ def main(data: Path, max_quality_loss: float, confidence: float, **options: Any)
     """Compare proofs on a file of labelled outcomes."""
     population = population_of(data, options["weak"], options["strong"], options["signals"])
     promise = Promise(max_quality_loss, confidence)
-    lost = 100 * float(population.loss.mean())
-    click.echo(f"{len(population.loss):,} rows, the student alone loses {lost:.1f} points; at most ", nl=False)
-    click.echo(f"{100 * max_quality_loss:g} take {population.needed_share(max_quality_loss):.1%} to the teacher.\n")
     sizes = [int(size) for size in options["sizes"].split(",")]
-    for line in table(population, promise, sizes, options["draws"], options["seed"]):
+    click.echo(f"{title(population, promise)}\n")
+    for line in table(compare(population, promise, sizes, options["draws"], options["seed"]), sizes):
         click.echo(line)
 
 

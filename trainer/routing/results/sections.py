@@ -10,6 +10,7 @@ from trainer.routing.results.section import Section
 SECTIONS = (
     "trainer.routing.results.prompts:PromptResults",
     "trainer.routing.results.targets:TargetResults",
+    "trainer.tune.results:GuaranteeResults",
 )  # fmt: skip
 
 
