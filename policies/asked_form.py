@@ -33,38 +33,35 @@ class TextForm(NamedTuple):
 
 NO_FORM = TextForm()
 
-_OPTION = re.compile(r"^[ \t]{0,8}\(?([A-Z])[).:][ \t]+(\S.{0,400})$", re.MULTILINE)
+_OPTION = re.compile(r"[ \t]{0,8}\(?([A-Z])[).:][ \t]+(\S.{0,400})")
+# What follows is searched for in lower case, and only where one of its words stands in the prompt at all.
 _LETTER = re.compile(
-    r"\banswer is:? ?[\"'*<(\[{]{0,3}(?:X|letter|option)\b"
+    r"\banswer is:? ?[\"'*<(\[{]{0,3}(?:x|letter|option)\b"
     r"|\b(?:answer|respond|reply|output|return|give|choose|select|pick|write|state)\b[^.\n]{0,60}\bletter\b"
-    r"|\b(?:only|just) the letter\b|\bletter (?:of the|choice|corresponding)",
-    re.IGNORECASE,
+    r"|\b(?:only|just) the letter\b|\bletter (?:of the|choice|corresponding)"
 )
-_ANSWER_LINE = re.compile(r"\banswer:?\s*\(?\Z", re.IGNORECASE)
+_ANSWER_LINE = re.compile(r"\banswer:?\s*\(?\Z")
 _NUMBER = re.compile(
     r"\b(?:answer|respond|reply)\b[^.\n]{0,50}\b(?:only|just|single|final|as)\b[^.\n]{0,20}"
     r"\b(?:number|integer|numerical (?:answer|value)|numeric (?:answer|value))\b"
     r"|\b(?:output|return|give|write|provide)\b[^.\n]{0,30}\b(?:only|just) (?:a|the|one) (?:single |final )?"
-    r"(?:number|integer)\b",
-    re.IGNORECASE,
+    r"(?:number|integer)\b"
 )
-_YES_NO = re.compile(
-    r"\b(?:answer|respond|reply)\b[^.\n]{0,40}[\"'(]?\byes\b[\"']? ?(?:or|/) ?[\"']?\bno\b", re.IGNORECASE
-)
+_YES_NO = re.compile(r"\b(?:answer|respond|reply)\b[^.\n]{0,40}[\"'(]?\byes\b[\"']? ?(?:or|/) ?[\"']?\bno\b")
 _LABELS = re.compile(
     r"(?:\b(?:answer|respond|reply|classif\w+|label|categor\w+|output|return|intent)\b[^.\n]{0,80}"
     r"\b(?:one of|(?:choose|select|pick|one) from)(?: the| these)?(?: following)?(?: [a-z]+){0,3}"
     r"|\b(?:possible|allowed|valid|candidate) (?:labels|categories|classes|answers|values|intents)(?: are)?)"
     r" ?: ?\n?([^\n].{0,8000}?)(?=\n[ \t]*\n|\Z|\.(?:\s|\Z))",
-    re.IGNORECASE | re.DOTALL,
+    re.DOTALL,
 )
+_LABEL_CUES = ("one of", " from", "possible ", "allowed ", "valid ", "candidate ")
 _JSON = re.compile(
-    r"\b(?:respond|answer|reply)\b[^.\n]{0,40}\bJSON\b"
-    r"|\b(?:output|return|produce)\b (?:only|just|strictly)[^.\n]{0,20}\bJSON\b"
-    r"|\bonly (?:an? |the |one )?(?:valid |single )?JSON\b",
-    re.IGNORECASE,
+    r"\b(?:respond|answer|reply)\b[^.\n]{0,40}\bjson\b"
+    r"|\b(?:output|return|produce)\b (?:only|just|strictly)[^.\n]{0,20}\bjson\b"
+    r"|\bonly (?:an? |the |one )?(?:valid |single )?json\b"
 )
-_SEPARATOR = re.compile(r"\s*(?:[,;|]|\n|\bor\b)\s*", re.IGNORECASE)
+_SEPARATOR = re.compile(r"\s*(?:[,;|]|\n|\bor\b)\s*")
 _BULLET = re.compile(r"^(?:[-*\u2022]|\d{1,3}[.)])\s*|[\s\"'`\[\]{}()]+|[\s\"'`\[\]{}().]+\Z")
 _NUMBER_WORDS = re.compile(
     r"\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred|none)\b",
@@ -82,15 +79,16 @@ def form_of(prompt: str) -> TextForm:
     """What a prompt asks for. Of a long one its head and its tail count."""
     if len(prompt) > 2 * MAX_CHARS:
         prompt = f"{prompt[:MAX_CHARS]}\n\n{prompt[-MAX_CHARS:]}"
+    lower = prompt.lower()
     options = _options_of(prompt)
-    if options and (_LETTER.search(prompt) or _ANSWER_LINE.search(prompt.rstrip())):
+    if options and (_found(_LETTER, lower, ("letter", "answer is")) or _ANSWER_LINE.search(lower[-40:].rstrip())):
         return TextForm("choice", options=options)
-    if _JSON.search(prompt):
+    if _found(_JSON, lower, ("json",)):
         return TextForm("json")
-    labels = _labels_of(prompt)
+    labels = _labels_of(lower)
     if labels:
         return TextForm("label", labels=labels)
-    return TextForm("number") if not options and _NUMBER.search(prompt) else NO_FORM
+    return TextForm("number") if not options and _found(_NUMBER, lower, ("number", "integer", "numeric")) else NO_FORM
 
 
 def asked_answer(form: TextForm, text: str) -> str | None:
@@ -116,7 +114,9 @@ def asked_answer(form: TextForm, text: str) -> str | None:
 def _options_of(prompt: str) -> tuple[tuple[str, str], ...]:
     """The last list of options that begins with A: before it may stand worked examples."""
     found: list[tuple[str, str]] = []
-    for match in _OPTION.finditer(prompt):
+    for match in map(_OPTION.match, prompt.split("\n")):
+        if match is None:
+            continue
         letter = match[1]
         if letter == "A":
             found = []
@@ -126,14 +126,19 @@ def _options_of(prompt: str) -> tuple[tuple[str, str], ...]:
     return tuple(found) if len(found) > 1 else ()
 
 
-def _labels_of(prompt: str) -> tuple[str, ...]:
-    match = _LABELS.search(prompt)
+def _labels_of(lower: str) -> tuple[str, ...]:
+    match = _found(_LABELS, lower, _LABEL_CUES) if ":" in lower else None
     if match is not None:
         parts = [_BULLET.sub(" ", each).strip() for each in _SEPARATOR.split(match[1])]
         labels = tuple(dict.fromkeys(_same_signs(each) for each in parts if each))
         if 2 <= len(labels) <= MAX_LABELS and all(0 < len(each) <= MAX_LABEL_CHARS for each in labels):
             return labels
-    return ("yes", "no") if _YES_NO.search(prompt) else ()
+    return ("yes", "no") if _found(_YES_NO, lower, ("yes",)) else ()
+
+
+def _found(pattern: re.Pattern[str], lower: str, cues: tuple[str, ...]) -> re.Match[str] | None:
+    """The first match in a text that has one of the cues; most prompts have none, and a pattern costs much more."""
+    return pattern.search(lower) if any(cue in lower for cue in cues) else None
 
 
 def _choice(form: TextForm, text: str) -> str | None:

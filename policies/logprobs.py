@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from math import exp
 
 import msgspec
 
@@ -86,15 +87,34 @@ class _Spread:
         self._min = min(self._min, logprob)
         if len(self._logprobs) < MAX_KEPT_TOKENS:
             self._logprobs.append(logprob)
-        if not token.top_logprobs:
+        if token.top_logprobs:
+            self._add(token.top_logprobs)
+
+    def _add(self, alternatives: Sequence[Alternative]) -> None:
+        best = second = -math.inf
+        told = entropy = 0.0
+        for each in alternatives:
+            stated = each.logprob
+            if stated is None:
+                continue
+            if stated > second:
+                if stated > best:
+                    best, second = stated, best
+                else:
+                    second = stated
+            if LOWEST < stated < 0.0:  # below it has no share, and at 0 no entropy
+                share = exp(stated)
+                told += share
+                entropy -= share * stated
+            elif stated >= 0.0:
+                told += 1.0
+        if best == -math.inf:
             return
-        best = sorted((max(e.logprob, LOWEST) for e in token.top_logprobs if e.logprob is not None), reverse=True)
-        if not best:
-            return
-        self._entropy += _entropy(best)
+        rest = 1.0 - told  # all others as one outcome; above 1 in sum is rounding
+        self._entropy += entropy - rest * math.log(rest) if rest > 0.0 else entropy
         self._entropies += 1
-        if len(best) > 1:
-            margin = best[0] - best[1]
+        if second != -math.inf:
+            margin = max(best, LOWEST) - max(second, LOWEST)
             self._margin += margin
             self._margins += 1
             self._min_margin = min(self._min_margin, margin)
@@ -172,14 +192,6 @@ class RunningSignals:
 def mean_logprob_of(entries: object, text: str | None, finish_reason: str | None) -> float | None:
     """`mean_logprob` from decoded JSON. Raises: ValueError: it is no list of entries."""
     return mean_logprob(msgspec.convert(entries or [], list[TokenLogprob]), text, finish_reason)
-
-
-def _entropy(logprobs: Sequence[float]) -> float:
-    """Of the outcomes that were told and one for all others, nats. What lies above 1 in sum is rounding."""
-    told = [math.exp(min(0.0, logprob)) for logprob in logprobs]
-    rest = 1.0 - math.fsum(told)
-    entropy = -math.fsum(share * math.log(share) for share in told if share)
-    return entropy - rest * math.log(rest) if rest > 0.0 else entropy
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float | None:
