@@ -212,9 +212,9 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     decision = evaluation.decision
     table = Table("policy", "vote", "reason", "score", "threshold", box=box.SIMPLE_HEAD, pad_edge=False)
     for vote in evaluation.votes:
-        decides = vote.policy == decision.policy
+        decides = vote.policy == decision.policy and not vote.shadow
         table.add_row(
-            vote.policy,
+            f"{vote.policy} (shadow)" if vote.shadow else vote.policy,
             (vote.route or "abstains") + (" (decides)" if decides else ""),
             vote.reason,
             "-" if vote.score is None else f"{vote.score:.3f}",
@@ -224,7 +224,7 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     console.print(table)
     console.print(
         f"route [bold]{decision.route}[/bold], reason {decision.reason}, policy {decision.policy}, "
-        f"version {decision.version}"
+        f"version {decision.version}" + (f", propensity {decision.propensity:g}" if decision.propensity < 1.0 else "")
     )
 
 

@@ -38,7 +38,7 @@ function shown({ record, score, feedback, shadows, complete, texts }) {
       ["Cost", record.cost_usd === null || record.cost_usd === undefined ? "not known" : usd(record.cost_usd)],
       ["The teacher would have cost", record.counterfactual_cost_usd === null || record.counterfactual_cost_usd === undefined ? "not known" : usd(record.counterfactual_cost_usd)],
       ["Mean logprob", number(record.mean_logprob ?? null)], ["Backend", record.backend_fingerprint],
-      ["Policy version", h("code", null, decision.version)], ["Propensity", number(decision.propensity ?? 1)],
+      ["Policy version", h("code", null, decision.version)], ["Propensity", number((decision.propensity ?? 1) * (record.draft?.review?.propensity ?? 1))],
       ["Student", h("code", null, record.student)], ["Teacher", h("code", null, record.teacher)],
     ]),
     h("h3", null, "Features"), features(record.features),
@@ -64,7 +64,7 @@ function votes(record) {
   const review = record.draft?.review;
   const rows = [...(record.votes ?? []), ...(review ? [{ ...review, policy: `${review.policy} (about the draft)` }] : [])];
   return table("Votes of the policies", [
-    { label: "Policy", cell: (row) => row.policy },
+    { label: "Policy", cell: (row) => (row.shadow ? [row.policy, " ", h("span", { class: "tag" }, "shadow")] : row.policy) },
     { label: "Vote", cell: (row) => (row.route ? route(row.route) : h("span", { class: "muted" }, "abstained")) },
     { label: "Reason", cell: (row) => row.reason },
     { label: "Score", number: true, cell: (row) => number(row.score ?? null) },
@@ -84,7 +84,20 @@ function draft(found) {
     ["Fate", found.escalated ? "thrown away" : "delivered"], ["Judged by", found.prefix ? "its beginning" : "the whole answer"],
     ["Tokens", count(found.tokens ?? 0)], ["Mean logprob", number(found.mean_logprob ?? null)],
     ["Cost", found.cost_usd === null || found.cost_usd === undefined ? "not known" : usd(found.cost_usd)], ["Finish reason", found.finish_reason],
+    ...signalsOf(found.signals),
   ])];
+}
+
+function signalsOf(found) {
+  if (!found) return [];
+  const value = (name, digits) => (found[name] === undefined || found[name] === null ? null : number(found[name], digits));
+  return [
+    ["Checks", found.failed === undefined || found.failed === null ? "not made" : found.failed.join(", ") || "all passed"],
+    ["Lowest logprob, 10 % quantile", value("min_logprob") && `${value("min_logprob")}, ${value("logprob_q10")}`],
+    ["Margin, mean and lowest", value("mean_margin") && `${value("mean_margin")}, ${value("min_margin")}`],
+    ["Entropy", value("mean_entropy")], ["Stated confidence", value("stated_confidence")],
+    ["Agreement of a second sample", value("agreement") ?? ((found.unavailable ?? []).includes("agreement") ? "not in time" : null)],
+  ].filter(([, shown]) => shown !== null);
 }
 
 function features(found) {
@@ -98,6 +111,8 @@ function features(found) {
     ["Retrieved chunks", chunks.length ? `${count(chunks.length)}, scores ${chunks.map((chunk) => number(chunk.score ?? null)).join(", ")}` : found.retrieval_attempted ? "none found" : "no retrieval"],
     ["Stated confidence", number(found.retrieval_confidence ?? null)],
     ["Needs", [found.has_tools && "tools", found.has_response_format && "response format", found.has_images && "images"].filter(Boolean).join(", ") || "–"],
+    signals.quote ? ["Teacher's answer, expected", `${count(Math.round(signals.quote.tokens))} tokens, at a price of ${number(signals.quote.price * signals.quote.cost)}`] : null,
+    signals.lot ? ["Drawn", signals.lot.excluded ?? number(signals.lot.draw)] : null,
     ["Not measured in time", (signals.unavailable ?? []).join(", ") || "–"],
   ]);
 }

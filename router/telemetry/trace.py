@@ -73,7 +73,7 @@ class RequestTrace(Trace):
         votes = [
             {"locum.policy": vote.policy, "locum.vote": vote.route or "abstain", "locum.reason": vote.reason,
              "locum.score": vote.score}
-            for vote in record.votes
+            for vote in record.votes if not vote.shadow
         ]  # fmt: skip
         about = {
             "locum.policy": decision.policy, "locum.reason": decision.reason, "locum.decided_route": decision.route,
