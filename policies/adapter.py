@@ -14,6 +14,7 @@ from policies.base import (
     CommitWindow,
     DailyBudget,
     Governor,
+    MeasuringReviewer,
     Policy,
     PolicyConfigError,
     RequestFeatures,
@@ -140,6 +141,12 @@ def adapt(inner: Any, *, type_name: str) -> Policy | Reviewer | Governor:
             raise PolicyConfigError(
                 f"type: {type_name!r}: {member} must be a plain method; slow measurements are signals (`needs`)"
             )
+    measuring = [each for each in ("measures", "read", "needs_draft") if hasattr(inner, each)]
+    if measuring and reviews and not isinstance(inner, MeasuringReviewer):
+        raise PolicyConfigError(
+            f"type: {type_name!r}: has {measuring[0]}, and a reviewer that measures drafts needs `name`, `reasons`, "
+            "`measures`, `read` and `needs_draft`, all of them"
+        )
     name, reasons = _checked_name(inner, type_name), _checked_reasons(inner, type_name)
     _check_window(getattr(inner, "commit_window", None), type_name)
     if governs:

@@ -43,6 +43,9 @@ FROM (SELECT route AS name, 1 AS requests, {_counts_of("usage")},
       UNION ALL
       SELECT 'student', 0, {_counts_of("draft.usage")}, NULL {_DRAFTS}
       UNION ALL
+      SELECT 'student', 0, {_counts_of("draft.sample_usage")}, NULL
+      FROM records WHERE route = 'student' AND draft.sample_usage IS NOT NULL
+      UNION ALL
       SELECT 'student', 0, NULL, NULL, NULL, NULL, NULL, {_BESIDE} FROM records WHERE route IS DISTINCT FROM 'student'
         AND {_BESIDE} IS NOT NULL)
 GROUP BY name ORDER BY name

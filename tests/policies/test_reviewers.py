@@ -172,3 +172,14 @@ def test_window_that_is_none_is_refused(window: Any) -> None:
     reviewer.commit_window = window  # type: ignore[attr-defined]
     with pytest.raises(PolicyConfigError, match="commit_window must be"):
         adapt(reviewer, type_name="plugin:R")
+
+
+def test_reviewer_that_measures_without_all_of_the_interface_is_refused() -> None:
+    class Half(Reviews):
+        name = "half"
+
+        def needs_draft(self, features: RequestFeatures, draft: Draft) -> None:
+            return None
+
+    with pytest.raises(PolicyConfigError, match="has needs_draft, and a reviewer that measures drafts needs"):
+        adapt(Half(), type_name="plugin:Half")
