@@ -202,7 +202,7 @@ def test_beginning_of_a_stream_is_neither_empty_nor_truncated(tmp_path: Path) ->
 
 
 def test_window_is_what_the_options_say_and_none_without_tokens() -> None:
-    assert Cascade().commit_window == CommitWindow(tokens=16, time_s=2.0)
+    assert Cascade().commit_window == CommitWindow(tokens=32, time_s=2.0)
     assert Cascade(commit_window_tokens=40, commit_window_s=0.5).commit_window == CommitWindow(tokens=40, time_s=0.5)
     assert Cascade(commit_window_tokens=0).commit_window is None
     bound = Cascade(commit_window_tokens=40).for_student(StudentDefaults(bundle_id="s"))

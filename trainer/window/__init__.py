@@ -1,0 +1,1 @@
+"""What a commit window costs and what it sees, measured on a served student: `python -m trainer.window`."""
