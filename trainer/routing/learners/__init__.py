@@ -17,7 +17,9 @@ def prompt_learners() -> Sequence[Learner]:
 
 def draft_learners() -> Sequence[Learner]:
     """The cascade: from the signals of the weak model's answer, and the text where there is one."""
-    return ()
+    from trainer.routing.learners.draft import DraftLearner  # noqa: PLC0415 - scikit-learn only where it is used
+
+    return DraftLearner(), DraftLearner(name="draft_without_text", with_text=False)
 
 
 def reference() -> Learner | None:
