@@ -142,6 +142,37 @@ def cost_and_quality() -> Dashboard:
             ],
         ),
         (
+            "The teacher's budget and exploration",
+            [
+                chart(
+                    "Spent of the day's budgets",
+                    "Of the policies budget and explore: since midnight UTC, and what budget expects to have spent "
+                    "at the next. Well below 1: the policies want less than there is.",
+                    "percentunit",
+                    (f"max({selector('router_teacher_budget_spent_ratio')})", "budget"),
+                    (f"max({selector('router_teacher_budget_forecast_ratio')})", "budget, expected at midnight"),
+                    (f"max({selector('router_exploration_budget_spent_ratio')})", "explore"),
+                    width=8,
+                ),
+                chart(
+                    "Price of the teacher",
+                    "What an escalation must be worth, in score, for each 1,000 tokens or USD. 0: there is enough for "
+                    "all that the policies want. It ought to be steady.",
+                    "none",
+                    (f"max({selector('router_teacher_budget_price')})", "price"),
+                    width=8,
+                ),
+                chart(
+                    "Votes in shadow",
+                    "Of policies that have no say yet: whether they agree with what was decided.",
+                    "reqps",
+                    (rate("router_shadow_votes_total", by="policy, agreement"), "{{policy}}: {{agreement}}"),
+                    stacked=True,
+                    width=8,
+                ),
+            ],
+        ),
+        (
             "Money",
             [
                 chart(
