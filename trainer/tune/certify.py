@@ -15,12 +15,14 @@ import msgspec
 from policies import artefact
 from policies.calibration import CalibratorArtefact
 from policies.certificate import Certificate
+from policies.prefix_calibration import with_prefixes
 from serving.registry import Registry
 from trainer.tune import report
 from trainer.tune.document import changed_document, policy_table
 from trainer.tune.guarantee import NotCertified, Promise
 from trainer.tune.guaranteed import Guaranteed, Identity, Limits, calibrated, certificate_of, guaranteed
-from trainer.tune.labelled import Collected, Filter, Grading, collect
+from trainer.tune.labelled import Filter, collect
+from trainer.tune.rows import Collected, Grading
 from trainer.tune.run import (
     CALIBRATOR_FILE,
     POLICY_FILE,
@@ -60,6 +62,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     teacher_share: tuple[float, float, float]
     """Expected of all traffic, with its 95 % interval."""
     n_traffic: int
+    n_assumed_wrong: int = 0
+    """Pairs of different answers without a label: taken for lost."""
     affordable_share: float | None = None
     """By the budget."""
     bundle_id: str | None = None
@@ -113,6 +117,7 @@ def certify_from_log(log_dir: Path, target: Target, chosen: Chosen, asked: Asked
         certificate=certificate,
         teacher_share=(share.estimate, share.low, share.high),
         n_traffic=result.n_traffic,
+        n_assumed_wrong=collected.counts["assumed_wrong"],
         affordable_share=affordable,
     )
     return _written(found, target, student, fitted, asked)
@@ -159,7 +164,8 @@ def _fitted(collected: Collected, result: Guaranteed, student: Student, name: st
     answers = collected.answers(drawn=collected.use_drawn)
     tuned = tune(answers, Wish(max_teacher_share=result.teacher_share.estimate), method="platt", seed=seed)
     model_sha256 = student.bundle.model_sha256 if student.bundle else ""
-    return report.artefact_of(tuned, student=name, model_sha256=model_sha256)
+    fitted = report.artefact_of(tuned, student=name, model_sha256=model_sha256)
+    return with_prefixes(fitted, collected.prefixes())
 
 
 def _where(chosen: Chosen) -> str:
@@ -218,6 +224,11 @@ def lines(found: Found) -> Iterator[str]:
         f"{certificate.n} labelled pairs by {certificate.labels} (as good as {certificate.effective_n:.0f} of equal "
         f"weight); the models differ in {certificate.n_differing}"
     )
+    if found.n_assumed_wrong:
+        yield (
+            f"  in {found.n_assumed_wrong} the answers differ and nobody has said which is right: each counts as lost. "
+            "Label these, and the\n  threshold rises; equal answers need no label"
+        )
     if certificate.labels == "feedback":
         yield "  labels by people: the promise is about requests like those, so they must be a random sample"
     yield ""

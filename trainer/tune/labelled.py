@@ -10,28 +10,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from policies.grading import Grader, is_right
+from policies.grading import is_right
 from policies.judgements import Judgement, judgements
-from policies.prefix_calibration import Answer as PrefixAnswer
-from policies.quality import counted
-from policies.record import DecisionRecord, Purpose, ShadowRecord
-from policies.traffic import Place, read, shadows
+from policies.record import DecisionRecord, Purpose
+from policies.traffic import Place, read
 from policies.traffic_sql import open_log
-from policies.validity import is_empty
 from trainer.evaluation.dataset import prompt_hash
-from trainer.tune.pairs import Pairs
+from trainer.tune.drawn import drawn_row, graded_shadows, logprob_of
+from trainer.tune.rows import Collected, Grading, Row
 from trainer.tune.sealed import Sealed
-from trainer.tune.threshold import Answers
-from trainer.tune.traffic import Score, Traffic
+from trainer.tune.traffic import Score
 
 ANSWERED = frozenset({"ok", "degraded"})
 
@@ -49,112 +44,13 @@ class Filter:
     """`DecisionRecord.student`; None = any."""
 
 
-@dataclass(frozen=True)
-class Grading:
-    """What makes an answer right."""
-
-    grader: Grader = "exact"
-    """Compares an answer with a label."""
-    min_score: float = 0.5
-    """Where there is no label: a score from here on means right."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One labelled answer of a student."""
-
-    decision_id: str
-    student: str
-    prompt: str
-    """Hash of the messages; the record's id where they were not captured."""
-    logprob: float
-    """NaN for an empty answer."""
-    right: bool
-    teacher: float | None = None
-    """Share of the teacher's answers to the same messages that are right; None = not known."""
-    graded: float | None = None
-    """Outcome of the student's answer where it is finer than right and wrong, in [0, 1]."""
-    score: float | None = None
-    """As in `Pairs.score`; None = not known."""
-    tag: str = ""
-    weight: float = 1.0
-    """1 / the probability with which the request was drawn."""
-    created_s: float = 0.0
-    prefix_means: tuple[float, ...] = ()
-    """Of its first tokens, where the record has them (`DraftSignals.prefix_means`)."""
-    tokens: int = 0
-
-    @property
-    def outcome(self) -> float:
-        return float(self.right) if self.graded is None else self.graded
-
-
-@dataclass
-class Collected:
-    """What was found, and what was left out by cause."""
-
-    rows: list[Row] = field(default_factory=list)
-    """Judged by people."""
-    drawn: list[Row] = field(default_factory=list)
-    """Graded with their shadow answers; weighed."""
-    traffic: Traffic = field(default_factory=Traffic)
-    sealed_ids: list[str] = field(default_factory=list)
-    """Labelled records of the sealed sets. They are not among the rows."""
-    counts: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def students(self) -> Counter[str]:
-        return Counter(row.student for row in (*self.rows, *self.drawn))
-
-    def prefixes(self) -> list[PrefixAnswer]:
-        """Answers that were judged whole, by their first tokens: those of a stream that was judged by its beginning are
-        missing where it was rejected, and so are all of them."""
-        return [PrefixAnswer(row.prefix_means, row.tokens, row.right) for row in self.rows if row.prefix_means]
-
-    def answers(self, *, drawn: bool = False) -> Answers:
-        rows = self.drawn if drawn else self.rows
-        return Answers(
-            logprob=np.array([row.logprob for row in rows], dtype=np.float64),
-            right=np.array([row.right for row in rows], dtype=np.bool_),
-            teacher=np.array([math.nan if row.teacher is None else row.teacher for row in rows], dtype=np.float64),
-            groups=tuple(row.prompt for row in rows),
-        )
-
-    @property
-    def use_drawn(self) -> bool:
-        """Whether the shadow answers are the better source: more of their rows have both outcomes. The two samples are
-        never mixed, since only one of them says with which probability it was drawn."""
-        return len(self.drawn) >= sum(row.teacher is not None for row in self.rows) > 0 or not self.rows
-
-    def pairs(self) -> tuple[Pairs, bool]:
-        """Rows with a score and both outcomes, and whether the teacher was taken to be always right.
-
-        Where no answer of the teacher was judged, the loss against a teacher without errors is an upper bound.
-        """
-        rows = [row for row in (self.drawn if self.use_drawn else self.rows) if row.score is not None]
-        assumed = not any(row.teacher is not None for row in rows)
-        if not assumed:
-            rows = [row for row in rows if row.teacher is not None]
-        least = min((row.weight for row in rows), default=1.0)
-        lost = [(1.0 if row.teacher is None else row.teacher) - row.outcome for row in rows]
-        self.traffic.labelled_s = [row.created_s for row in rows]
-        pairs = Pairs(
-            ids=tuple(row.decision_id for row in rows),
-            score=np.array([row.score for row in rows], dtype=np.float64),
-            loss=np.array(lost, dtype=np.float64),
-            weight=np.array([row.weight / least for row in rows], dtype=np.float64),
-            tag=tuple(row.tag for row in rows),
-        )
-        return pairs, assumed
-
-
 def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, score: Score | None = None) -> Collected:
     """Read the log in four passes (feedback, shadow answers, labels by prompt, answers); no text is kept.
 
     Raises: TrafficError: the folder cannot be read; QueryError: `where` is no condition.
     """
     score = score or Score()
-    judged, graded = judgements(folder), _graded(folder)
+    judged, graded = judgements(folder), graded_shadows(folder)
     damaged: set[Place] = set()
     labels = {
         prompt.exact: judgement.label
@@ -177,7 +73,7 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, scor
         if chosen.students is not None and record.student not in chosen.students:
             continue
         shadow = graded.get(record.decision_id)
-        collected.traffic.add(record, score, _logprob(record))
+        collected.traffic.add(record, score, logprob_of(record))
         if record.draft is not None or record.route == "student":
             right = _student_is_right(record, label, delivered, grading)
             row = _row(collected, record, prompt, right, sealed, by_logprob=score.policy is None)
@@ -188,7 +84,7 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, scor
                     dataclasses.replace(row, score=found, tag=score.tag_of(record), prefix_means=means, tokens=tokens)
                 )
         if shadow is not None:
-            _add_drawn(collected, record, shadow, prompt, score, grading, sealed)
+            _add_drawn(collected, record, prompt, drawn_row(record, shadow, label, score, grading), sealed)
     collected.counts["damaged"] = len(damaged)
     # Whatever order the log is read in, the result is the same.
     collected.rows.sort(key=lambda row: row.decision_id)
@@ -197,46 +93,15 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, scor
     return collected
 
 
-def _graded(folder: Path) -> dict[str, ShadowRecord]:
-    """Shadow answers with a grade of both, by the request; the last one counts."""
-    found: dict[str, ShadowRecord] = {}
-    for shadow in shadows(folder):
-        grade = counted(shadow.grades) if shadow.status == "ok" else None
-        if grade is not None and grade.student is not None and grade.teacher is not None:
-            found[shadow.decision_id] = shadow
-    return found
-
-
 def _add_drawn(
-    collected: Collected, record: DecisionRecord, shadow: ShadowRecord, prompt: _Prompt | None, score: Score,
-    grading: Grading, sealed: Sealed,
-) -> None:  # fmt: skip
-    grade = counted(shadow.grades)
-    assert grade is not None and grade.student is not None  # noqa: S101 - see `_graded`
-    logprob = _logprob(record)
-    if logprob is None and shadow.asked == "student":
-        logprob = shadow.mean_logprob
-    found = score.of(record, logprob)
-    if found is None or (sealed and prompt is None) or (record.draft is not None and record.draft.prefix):
+    collected: Collected, record: DecisionRecord, prompt: _Prompt | None, row: Row | None, sealed: Sealed
+) -> None:
+    if row is None or (sealed and prompt is None) or (record.draft is not None and record.draft.prefix):
         return
     if prompt is not None and prompt.loose in sealed.prompts:
         collected.sealed_ids.append(record.decision_id)
         return
-    collected.drawn.append(
-        Row(
-            record.decision_id,
-            shadow.student,
-            record.decision_id if prompt is None else prompt.exact,
-            math.nan if logprob is None else logprob,
-            grade.student >= grading.min_score,
-            teacher=grade.teacher,
-            graded=grade.student,
-            score=found,
-            tag=score.tag_of(record),
-            weight=1.0 / shadow.propensity,
-            created_s=record.created_s,
-        )
-    )
+    collected.drawn.append(row if prompt is None else dataclasses.replace(row, prompt=prompt.exact))
 
 
 def _matching(folder: Path, chosen: Filter, damaged: set[Place]) -> Iterator[DecisionRecord]:
@@ -322,7 +187,7 @@ def _row(
     by_logprob: bool,
 ) -> Row | None:
     """None where the answer cannot be used; what for is counted."""
-    logprob = _logprob(record)
+    logprob = logprob_of(record)
     counts = collected.counts
     if record.draft is not None and record.draft.prefix:
         counts["prefix"] += 1  # cut off where it was rejected, and whole only where it was not
@@ -339,19 +204,6 @@ def _row(
         known = math.nan if logprob is None else logprob
         return Row(record.decision_id, record.student, key, known, right, created_s=record.created_s)
     return None
-
-
-def _logprob(record: DecisionRecord) -> float | None:
-    """Of the student's answer; NaN for an empty one, None where there should be one and is none."""
-    if record.draft is not None:
-        text, finish_reason, logprob = record.draft.text, record.draft.finish_reason, record.draft.mean_logprob
-    elif record.route == "student":
-        text, finish_reason, logprob = record.completion, record.finish_reason, record.mean_logprob
-    else:
-        return None
-    if is_empty(text, finish_reason):
-        return math.nan
-    return logprob if logprob is not None and math.isfinite(logprob) else None
 
 
 def _with_teacher(row: Row, outcomes: list[bool] | None) -> Row:

@@ -8,7 +8,7 @@ import msgspec
 
 from policies.calibration import MEAN_LOGPROB, CalibratorArtefact, expected_calibration_error, reliability
 from trainer.evaluation.statistics import Interval
-from trainer.tune.labelled import Collected
+from trainer.tune.rows import Collected
 from trainer.tune.threshold import Tuned
 
 LEFT_OUT = {

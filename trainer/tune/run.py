@@ -23,8 +23,9 @@ from trainer.tune import report
 from trainer.tune.cut import WishNotMet
 from trainer.tune.document import DocumentError
 from trainer.tune.guarantee import NotCertified
-from trainer.tune.labelled import Collected, Filter, Grading, collect
+from trainer.tune.labelled import Filter, collect
 from trainer.tune.report import TuneResult
+from trainer.tune.rows import Collected, Grading
 from trainer.tune.sealed import Sealed, SealedSetError, load_sealed
 from trainer.tune.threshold import Method, TooFewLabels, Tuned, UselessSignal, Wish, tune
 

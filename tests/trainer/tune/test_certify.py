@@ -89,6 +89,33 @@ def test_tune_uses_shadow_answers_with_their_propensity_when_nobody_labelled(log
     assert 0 <= low < found["teacher_share"][0] < high < 0.6
 
 
+def test_different_answers_count_as_lost_until_somebody_says_which_is_right(log: Log, tmp_path: Path) -> None:
+    """Graded by agreement with the teacher, of which one answer in ten differs: half of these are better ones."""
+    generator = random.Random(5)
+    labels = {}
+    for i in range(1500):
+        differs = i % 10 == 0
+        logprob = -generator.uniform(0.3, 3.0) if i % 20 == 10 else -generator.uniform(0.01, 1.0)
+        answer = "mine" if differs else "same"
+        decision_id = log.answered(f"question {i}", answer, route="student", mean_logprob=logprob)
+        grade = Grade(grader="exact/teacher", student=0.0 if differs else 1.0, teacher=1.0)
+        log._write(encode(ShadowRecord(
+            schema=1, decision_id=decision_id, created_s=9e3, student="s-0", teacher="t", delivered="student",
+            asked="teacher", propensity=0.1, status="ok", completion="same", grades=(grade,),
+        )))  # fmt: skip
+        if differs:
+            labels[decision_id] = "mine" if i % 20 == 0 else "same"
+    wish = ("--max-teacher-share", "0.2", "--confidence", "0.95")
+    before = run_json(log, "--out", str(tmp_path / "a"), *wish)
+    for decision_id, label in labels.items():
+        log.feedback(decision_id, label=label)
+    after = run_json(log, "--out", str(tmp_path / "b"), *wish)
+    assert (before["n_assumed_wrong"], after["n_assumed_wrong"]) == (150, 0)
+    assert after["certificate"]["n"] == before["certificate"]["n"] == 1500
+    assert before["certificate"]["max_quality_loss"] > 0.05
+    assert after["certificate"]["max_quality_loss"] < 0.03
+
+
 def test_tune_is_infeasible_when_share_and_loss_contradict_each_other(log: Log, tmp_path: Path) -> None:
     fill(log, 1500)
     out = ("--out", str(tmp_path / "out"))
