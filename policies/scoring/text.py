@@ -16,8 +16,8 @@ from zlib import crc32
 SCHEMA = 1
 """Version of everything in this file that changes the value of a feature."""
 
-HEAD_CHARS = 2_000
-TAIL_CHARS = 1_000
+HEAD_CHARS = 1_200
+TAIL_CHARS = 800
 """A task is stated at the start or at the end of a long text."""
 MAX_WORD_CHARS = 48
 """Longer ones (encoded data, text without blanks) are cut, so that their parts stay few."""
@@ -25,6 +25,8 @@ PART_SIZES = (3, 4, 5)
 MAX_OPTIONS = 26
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[^\w\s]|_+")
+_CAPITAL = re.compile("[A-Z]")
+_NON_ASCII = re.compile(r"[^\x00-\x7f]")
 _DIGIT = re.compile(r"\d")
 _OPTION = re.compile(r"^[ \t]{0,4}\(?([A-Za-z])[).:][ \t]*(.*)$", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s)")
@@ -111,8 +113,13 @@ class TextFeatures(NamedTuple):
     """In the order of STRUCTURE_NAMES."""
     words: tuple[str, ...]
     """Words, numbers with every digit as 0, and single signs, in lower case."""
-    pairs: tuple[str, ...]
-    """Two of them in succession, with a blank between."""
+    sequence: list[str]
+    """The same as they come, repetitions included."""
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """Two words in succession, with a blank between."""
+        return tuple(dict.fromkeys(map(" ".join, pairwise(self.sequence))))
 
 
 def extract(text: str) -> TextFeatures:
@@ -120,11 +127,11 @@ def extract(text: str) -> TextFeatures:
     chars = len(text)
     if chars > HEAD_CHARS + TAIL_CHARS:
         text = f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"
-    tokens = _TOKEN.findall(text.lower())
+    lowered = text.lower()
+    tokens = _TOKEN.findall(lowered)
     shapes = [_shape(token) if token[0].isdigit() else token[:MAX_WORD_CHARS] for token in tokens]
-    words = dict.fromkeys(shapes)
-    pairs = dict.fromkeys(map(" ".join, pairwise(shapes)))
-    return TextFeatures((log1p(chars), *_structure(text, tokens, words)), tuple(words), tuple(pairs))
+    words = tuple(dict.fromkeys(shapes))
+    return TextFeatures((log1p(chars), *_structure(text, lowered, tokens, words)), words, shapes)
 
 
 def parts(word: str) -> list[str]:
@@ -144,20 +151,19 @@ def _shape(number: str) -> str:
     return _DIGIT.sub("0", number[:12])
 
 
-def _structure(text: str, tokens: list[str], words: dict[str, None]) -> list[float]:
+def _structure(text: str, lowered: str, tokens: list[str], words: tuple[str, ...]) -> list[float]:
     """All but the first of STRUCTURE_NAMES."""
-    lowered = text.lower()
-    plain = [token for token in tokens if token[0].isalpha()]
-    n_tokens, n_chars = max(1, len(tokens)), max(1, len(text))
+    lengths = [len(token) for token in tokens if token[0].isalpha()]
+    n_tokens, n_chars, n_plain = max(1, len(tokens)), max(1, len(text)), max(1, len(lengths))
     sentences = len(_SENTENCE_END.findall(text)) + 1
-    lengths = [len(word) for word in plain]
+    seen = set(words)
     return [
         log1p(len(tokens)),
         len(words) / n_tokens,
-        sum(lengths) / max(1, len(plain)),
-        sum(length > 8 for length in lengths) / max(1, len(plain)),
-        sum(map(str.isupper, text)) / n_chars,
-        0.0 if text.isascii() else sum(character > "\x7f" for character in text) / n_chars,
+        sum(lengths) / n_plain,
+        sum([length > 8 for length in lengths]) / n_plain,
+        len(_CAPITAL.findall(text)) / n_chars,
+        0.0 if text.isascii() else len(_NON_ASCII.findall(text)) / n_chars,
         *_numbers(text, tokens, n_chars),
         log1p(sum(map(text.count, MATH_SIGNS))),
         log1p(sum(map(text.count, CODE_SIGNS))),
@@ -173,8 +179,8 @@ def _structure(text: str, tokens: list[str], words: dict[str, None]) -> list[flo
         1.0 if " ii" in lowered and " i" in lowered else 0.0,
         log1p(lowered.count("statement")),
         *_options(text, lowered),
-        *[log1p(sum(word in table for word in words)) for table in _WORD_SETS.values()],
-        *[1.0 if word in words else 0.0 for word in _QUESTION_WORDS],
+        *[log1p(len(table & seen)) for table in _WORD_SETS.values()],
+        *[1.0 if word in seen else 0.0 for word in _QUESTION_WORDS],
     ]
 
 
