@@ -70,6 +70,7 @@ def test_serving_never_imports_vllm() -> None:
         assert "vllm" not in imported_packages(path), path
 
 
+@pytest.mark.system
 def test_gateway_imports_nothing_heavy() -> None:
     code = f"import sys, router.app, router.commands; print([m for m in {HEAVY!r} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

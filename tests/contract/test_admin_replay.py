@@ -58,6 +58,7 @@ def test_options_name_every_number_that_can_be_turned(gateway: RunningGateway) -
     assert by_policy["retrieval_confidence"]["k"]["type"] == "integer"
 
 
+@pytest.mark.system
 def test_replay_compares_a_document_with_the_one_in_force(gateway: RunningGateway) -> None:
     serve(gateway, [0.2, 0.4, 0.52, 0.7, 0.9, 0.95])
     answer = ask(
@@ -86,11 +87,13 @@ def test_replay_refuses_a_document_that_put_would_refuse(gateway: RunningGateway
     assert "escalate_below" in answer.json()["error"]["message"]
 
 
+@pytest.mark.system
 def test_replay_says_so_when_there_is_no_traffic(gateway: RunningGateway) -> None:
     answer = ask(gateway, "POST", "replay", json={})
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "no_traffic")
 
 
+@pytest.mark.system
 def test_replay_never_holds_the_gateway_up(gateway: RunningGateway) -> None:
     serve(gateway, [0.2, 0.9])
     with ThreadPoolExecutor(1) as threads:
@@ -104,6 +107,7 @@ def test_replay_never_holds_the_gateway_up(gateway: RunningGateway) -> None:
     assert served >= 5
 
 
+@pytest.mark.system
 def test_replay_goes_on_when_its_process_was_killed(gateway: RunningGateway) -> None:
     serve(gateway, [0.2, 0.9])
     assert ask(gateway, "POST", "replay", json={}).status_code == 200

@@ -248,6 +248,7 @@ def test_requests_do_not_wait_when_the_receiver_is_down_or_slow(
         assert time.monotonic() - started_s < 30  # far less than the receiver would take
 
 
+@pytest.mark.system
 def test_nothing_of_opentelemetry_is_loaded_when_it_is_off() -> None:
     """But for what other packages import of it."""
     code = (

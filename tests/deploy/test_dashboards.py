@@ -63,6 +63,7 @@ def test_every_panel_explains_itself_and_selects_by_job(path: Path) -> None:
             assert 'job=~"$job"' in target["expr"]
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not Path("/usr/bin/promtool").exists(), reason="promtool (Debian: prometheus) is not installed")
 def test_rules_pass_their_unit_tests() -> None:
     result = subprocess.run(

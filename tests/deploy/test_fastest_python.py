@@ -63,6 +63,7 @@ def test_probe_times_this_interpreter(script: ModuleType) -> None:
     assert took_s > 0
 
 
+@pytest.mark.system
 def test_script_names_an_interpreter_of_this_machine() -> None:
     done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=True, timeout=100)
     assert os.access(done.stdout.strip(), os.X_OK)

@@ -60,6 +60,7 @@ def run(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("type_name", ["tag_route", "locum_example_policy:TagRoute"])
 def test_installed_policy_decides_in_a_chain_by_both_spellings(installed: Path, type_name: str) -> None:
     result = run(installed, ROUTE, type_name)
@@ -70,6 +71,7 @@ def test_installed_policy_decides_in_a_chain_by_both_spellings(installed: Path, 
     assert "tag_route" in outcome["available"]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -208,6 +208,7 @@ class TestBoundedWork:
         assert warm.score(HARD) == cold.score(HARD)
 
 
+@pytest.mark.system
 def test_score_is_the_same_in_another_process_with_another_hash_seed() -> None:
     code = (
         "from policies.long_reasoning import LongReasoning, SHIPPED_WEIGHTS\n"

@@ -161,6 +161,7 @@ def start_serving(config: Path, cwd: Path) -> tuple[subprocess.Popen[str], str]:
     raise AssertionError(f"serve ended with {process.wait()}")
 
 
+@pytest.mark.system
 def test_serve_finishes_a_running_stream_and_leaves_when_it_is_told_to(tmp_path: Path) -> None:
     with BackendThread(models=("student",)) as student:
         config = tmp_path / "locum.toml"
@@ -189,6 +190,7 @@ def test_serve_says_which_key_to_change_when_the_port_is_taken(tmp_path: Path) -
         assert "server.port" in result.stderr
 
 
+@pytest.mark.system
 def test_no_traffic_reaches_the_log_of_the_process_or_the_metrics(tmp_path: Path) -> None:
     planted = ["prompt-planted-7", "key-planted-7", "session-planted-7", "tag-planted-7"]
     with BackendThread(models=("student",)) as student:

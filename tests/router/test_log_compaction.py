@@ -233,6 +233,7 @@ print(done.segments)
 """
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("hard_limit", "expected"), [(140, [12, 12, 6]), (1024, [30])])
 def test_more_segments_than_files_may_be_open_are_compacted(
     tmp_path: Path, hard_limit: int, expected: list[int]

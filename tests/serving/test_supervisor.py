@@ -53,6 +53,7 @@ async def test_supervisor_is_ready_when_the_served_name_is_listed(make_fake: Mak
     assert fake.states() == [State.STARTING, State.READY, State.STOPPING, State.STOPPED]
 
 
+@pytest.mark.system
 async def test_supervisor_restarts_the_process_when_it_crashes(make_fake: MakeFake) -> None:
     fake = make_fake()
     async with fake.supervisor as supervisor:
@@ -68,6 +69,7 @@ async def test_supervisor_restarts_the_process_when_it_crashes(make_fake: MakeFa
     assert lived[:5] == [State.STARTING, State.READY, State.RESTARTING, State.STARTING, State.READY]
 
 
+@pytest.mark.system
 async def test_supervisor_gives_up_with_the_log_when_crashes_pile_up(make_fake: MakeFake) -> None:
     fake = make_fake(timing=dataclasses.replace(QUICK, max_restarts=2))
     async with fake.supervisor as supervisor:
@@ -93,6 +95,7 @@ async def test_supervisor_gives_up_at_once_when_the_arguments_are_wrong(make_fak
     assert fake.states() == [State.STARTING, State.FAILED]
 
 
+@pytest.mark.system
 async def test_supervisor_gives_up_after_two_starts_when_it_was_never_ready(make_fake: MakeFake) -> None:
     fake = make_fake("exit=1")
     async with fake.supervisor as supervisor:
@@ -124,6 +127,7 @@ async def test_supervisor_shows_the_last_log_line_as_progress_while_it_starts(ma
     assert progress is State.STARTING
 
 
+@pytest.mark.system
 async def test_supervisor_restarts_a_ready_process_when_it_hangs(make_fake: MakeFake) -> None:
     fake = make_fake(timing=dataclasses.replace(QUICK, hang_timeout_s=0.2))
     async with fake.supervisor as supervisor:
@@ -137,6 +141,7 @@ async def test_supervisor_restarts_a_ready_process_when_it_hangs(make_fake: Make
     assert any("hung" in event.message and "503" in event.message for event in fake.events)
 
 
+@pytest.mark.system
 async def test_supervisor_recovers_without_restart_when_the_process_answers_again(make_fake: MakeFake) -> None:
     fake = make_fake()
     async with fake.supervisor as supervisor:
@@ -148,6 +153,7 @@ async def test_supervisor_recovers_without_restart_when_the_process_answers_agai
     assert State.RESTARTING not in fake.states()
 
 
+@pytest.mark.system
 async def test_supervisor_kills_the_process_when_it_ignores_sigterm(make_fake: MakeFake) -> None:
     fake = make_fake("stubborn", timing=dataclasses.replace(QUICK, shutdown_timeout_s=0.1, stop_margin_s=0.1))
     async with fake.supervisor as supervisor:
@@ -158,6 +164,7 @@ async def test_supervisor_kills_the_process_when_it_ignores_sigterm(make_fake: M
     await until(lambda: not _listens(fake))
 
 
+@pytest.mark.system
 async def test_supervisor_leaves_no_grandchild_when_the_process_dies(make_fake: MakeFake, tmp_path: Path) -> None:
     """vLLM's engine is a child of its API process; it must not keep the memory when that one is killed."""
     engine = tmp_path / "engine.pid"
@@ -171,6 +178,7 @@ async def test_supervisor_leaves_no_grandchild_when_the_process_dies(make_fake: 
         await until(lambda: not alive(engine_pid))
 
 
+@pytest.mark.system
 async def test_supervisor_leaves_nothing_behind_when_its_own_process_is_killed(tmp_path: Path) -> None:
     engine = tmp_path / "engine.pid"
     script = tmp_path / "parent.py"

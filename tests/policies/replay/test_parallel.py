@@ -62,6 +62,7 @@ def killed(text: str) -> float:
     return 0.0
 
 
+@pytest.mark.system
 def test_two_processes_find_what_one_finds(folder: Path) -> None:
     alone, together = read(folder, 1, length), read(folder, 2, length)
     assert [part[1:] for part in together] == [part[1:] for part in alone]
@@ -83,11 +84,13 @@ def test_joined_codes_mean_what_they_meant_in_every_part(folder: Path) -> None:
     assert [columns.tag_sets[code] for code in columns.tags] == [(("team", f"t{each % 5}"),) for each in number]
 
 
+@pytest.mark.system
 def test_reading_ends_with_a_clear_error_when_a_process_is_killed(folder: Path) -> None:
     with pytest.raises(ReaderDied, match="SIGKILL"):
         read(folder, 2, killed)
 
 
+@pytest.mark.system
 def test_file_that_is_gone_is_told_by_the_process_that_missed_it(folder: Path) -> None:
     log = open_folder(folder)
     files = files_of(log)
@@ -96,6 +99,7 @@ def test_file_that_is_gone_is_told_by_the_process_that_missed_it(folder: Path) -
         list(parts)
 
 
+@pytest.mark.system
 def test_process_ends_when_the_one_that_started_it_is_gone(folder: Path) -> None:
     command = [sys.executable, "-m", "policies.replay.reader"]
     done = subprocess.run(command, input=pickle.dumps((folder, None)), capture_output=True, timeout=60, check=False)

@@ -66,6 +66,7 @@ def test_job_sees_the_projects_packages_and_nothing_else_of_this_environment(job
     assert found["safe"] and found["first"] == found["home"]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -88,6 +89,7 @@ def test_job_error_names_the_cause(jobs: Path, code: str, message: str) -> None:
         run(jobs, code)
 
 
+@pytest.mark.system
 def test_job_and_its_children_die_when_the_parent_is_killed(tmp_path: Path) -> None:
     parent_file = tmp_path / "parent.py"
     parent_file.write_text(
