@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from policies.scoring.model import load
 from router.cli import main
-from tests.trainer.routing.data import outcomes, write_csv
+from tests.trainer.routing.data import TOPICS, outcomes, write_csv
 from trainer.routing.outcomes import Outcomes
 from trainer.routing.report import DIFFERENCES
 
@@ -94,6 +95,18 @@ def test_order_of_the_file_changes_no_score(tmp_path: Path) -> None:
 def test_plot_is_a_picture(data: Path, tmp_path: Path) -> None:
     report_of(data, *SIGNALS, "--plot", str(tmp_path / "p.png"))
     assert (tmp_path / "p.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_artefact_is_a_score_that_a_policy_can_load_with_its_cross_fitted_figures(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "score.json"
+    found = report_of(data, "--text", "prompt", "--artefact-out", str(out))
+    model = load(out, use="prompt")
+    assert model.fitted.training.sha256 == found["data"]["sha256"]
+    assert model.fitted.measures["apgr"] == pytest.approx(found["figures"]["score"]["apgr"]["estimate"], abs=1e-4)
+    assert model.fitted.default_threshold == pytest.approx(found["threshold"], abs=1e-6)
+    assert sum(each.n for each in model.fitted.reliability) == 400
+    hard, easy = (model.probability({}, TOPICS[topic]) for topic in (0, 1))
+    assert 0 <= easy < hard <= 1
 
 
 def test_costs_are_reported_when_both_are_given(tmp_path: Path) -> None:
