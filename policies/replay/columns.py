@@ -112,9 +112,13 @@ class Columns:
     """Validity checks that it did not pass, one bit each in the order of `CHECKS`; UNKNOWN: not checked."""
     draft_agreement: Floats
     """With its second sample."""
+    prefix_count: Ints
+    """Of `prefix_means`."""
     scores: Floats
     """Scores of the chunks of all rows one after the other, best first within a row."""
     similarities: Floats
+    prefix_means: Floats
+    """Mean logprobs of the first tokens of all drafts, at `PREFIX_TOKENS` as far as each reached."""
     names: tuple[str, ...] = ()
     tag_sets: tuple[TagSet, ...] = ()
 
@@ -134,10 +138,9 @@ class Columns:
 
 
 _NAMED = ("purpose", "student", "teacher", "tenant", "version")
-_RAGGED = (("scores", "scored_count"), ("similarities", "similarity_count"))
-ROW_FIELDS = tuple(
-    each.name for each in fields(Columns) if each.name not in ("scores", "similarities", "names", "tag_sets")
-)
+_RAGGED = (("scores", "scored_count"), ("similarities", "similarity_count"), ("prefix_means", "prefix_count"))
+_LONG = tuple(values for values, _ in _RAGGED)
+ROW_FIELDS = tuple(each.name for each in fields(Columns) if each.name not in (*_LONG, "names", "tag_sets"))
 _DTYPES: dict[str, Any] = {
     "Ints": np.int64, "Codes": np.int32, "Small": np.int8, "Flags": np.bool_, "Floats": np.float64,
 }  # fmt: skip
@@ -149,7 +152,7 @@ def columns_of(
 ) -> Columns:
     """Columns from arrays in the order of `ROW_FIELDS`."""
     given: dict[str, Any] = dict(zip(ROW_FIELDS, rows, strict=True))
-    return Columns(**given, scores=ragged[0], similarities=ragged[1], names=names, tag_sets=tag_sets)
+    return Columns(**given, **dict(zip(_LONG, ragged, strict=True)), names=names, tag_sets=tag_sets)
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
@@ -158,7 +161,7 @@ def joined(parts: Sequence[Columns]) -> Columns:
     tag_sets, of_tags = _merged([part.tag_sets for part in parts])
     recode = dict.fromkeys(_NAMED, of_names) | {"tags": of_tags}
     given: dict[str, Any] = {}
-    for name in (*ROW_FIELDS, "scores", "similarities"):
+    for name in (*ROW_FIELDS, *_LONG):
         arrays = [getattr(part, name) for part in parts]
         if name in recode:
             arrays = [codes[array] for codes, array in zip(recode[name], arrays, strict=True)]

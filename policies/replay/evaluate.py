@@ -42,7 +42,7 @@ def vectorisable(chain: PolicyChain) -> list[str]:
     return slow + [
         each.name
         for each in chain.reviewers
-        if type(each) is not Cascade or each.model is not None or each.threshold_by_tag is not None
+        if type(each) is not Cascade or each.model is not None or each.threshold_by_tag is not None or each.extend_band
     ]
 
 

@@ -66,7 +66,8 @@ class ColumnsBuilder:
         self._parts: list[list[NDArray[Any]]] = []
         self._scores: list[float] = []
         self._similarities: list[float] = []
-        self._ragged: tuple[list[Floats], list[Floats]] = ([], [])
+        self._prefix_means: list[float] = []
+        self._ragged: tuple[list[Floats], ...] = ([], [], [])
 
     def add(self, payload: bytes) -> None:
         """One decision record. Requests that were refused before the policies saw them, and embeddings, have no row.
@@ -96,7 +97,7 @@ class ColumnsBuilder:
             return
         columns = zip(*self._rows, strict=True)
         self._parts.append([np.array(c, dtype) for c, dtype in zip(columns, FIELD_DTYPES, strict=True)])
-        for kept, waiting in zip(self._ragged, (self._scores, self._similarities), strict=True):
+        for kept, waiting in zip(self._ragged, (self._scores, self._similarities, self._prefix_means), strict=True):
             kept.append(np.array(waiting, np.float64))
             waiting.clear()
         self._rows = []
@@ -164,7 +165,13 @@ class ColumnsBuilder:
             draft.escalated,
             failed_bits(draft.signals),
             _number(draft.signals.agreement if draft.signals is not None else None),
+            self._keep_prefix_means(draft.signals),
         )
+
+    def _keep_prefix_means(self, signals: DraftSignals | None) -> int:
+        means = signals.prefix_means if signals is not None else ()
+        self._prefix_means += means
+        return len(means)
 
     def _keep_scores(self, chunks: tuple[Chunk, ...]) -> int:
         if not chunks:

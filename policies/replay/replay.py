@@ -257,6 +257,8 @@ def _shadow_reviews(chain: PolicyChain, columns: Columns, notes: Annotations) ->
         prefix=no,
         failed=np.full(len(usable), UNKNOWN),
         agreement=np.full(len(usable), np.nan),
+        tokens=notes.tokens,
+        cut=no,
     )
     escalated, _, _ = reviews(chain, drafts, usable)
     return np.where(usable, escalated.astype(np.float64), np.nan)

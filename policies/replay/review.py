@@ -1,19 +1,26 @@
 """The cascade on columns: what it would have said of every draft that the log knows of.
 
 A draft is known where the gateway reviewed one, and where the student answered with logprobs. A stream is judged by its
-first tokens: the mean of those is known only where a window of the same size was open, or the answer ended within it.
+first tokens: the mean of those is known where a window of the same size was open, where the answer ended within it, and
+where the record keeps the mean of so many first tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
+from policies.calibration import Calibrator, CalibratorArtefact
 from policies.cascade import Cascade
 from policies.draft_score import with_agreement
+from policies.draft_signals import PREFIX_TOKENS
+from policies.prefix_calibration import prefix_curve
 from policies.replay.columns import (
     FINISH_LENGTH,
+    FINISH_UNKNOWN,
     STUDENT,
     TEACHER,
     UNKNOWN,
@@ -21,6 +28,7 @@ from policies.replay.columns import (
     Flags,
     Floats,
     Ints,
+    Rows,
     Small,
 )
 from policies.replay.decide import CLOSE, Ballot, Votes, confidences
@@ -37,6 +45,9 @@ class Drafts(NamedTuple):
     prefix: Flags
     failed: Ints
     agreement: Floats
+    tokens: Ints
+    cut: Flags
+    """The log has more of the answer than the window would have held: the mean is that of its first tokens alone."""
 
 
 def known_drafts(columns: Columns, window_tokens: int | None, logged_window_tokens: int | None) -> Drafts:
@@ -59,15 +70,33 @@ def known_drafts(columns: Columns, window_tokens: int | None, logged_window_toke
         if logged_window_tokens is not None and logged_window_tokens <= window_tokens:
             within |= columns.has_draft & ~columns.draft_prefix
         known = np.where(columns.stream, prefix | within, whole)
+    first = _first_means(columns, window_tokens)
+    longer = columns.stream & ~np.isnan(first) & (columns.draft_tokens > (window_tokens or 0))
+    cut = longer & (~known | (prefix & (columns.draft_tokens >= 2 * (window_tokens or 0))))  # or a window that grew
     return Drafts(
-        known=known,
-        logprob=np.where(columns.has_draft, columns.draft_logprob, columns.answer_logprob),
-        finish=np.where(columns.has_draft, columns.draft_finish, columns.answer_finish),
-        empty=np.where(columns.has_draft, columns.draft_empty, columns.answer_empty),
-        prefix=prefix,
-        failed=np.where(columns.has_draft, columns.draft_failed, UNKNOWN),
-        agreement=np.where(columns.has_draft, columns.draft_agreement, np.nan),
+        known=known | cut,
+        logprob=np.where(cut, first, np.where(columns.has_draft, columns.draft_logprob, columns.answer_logprob)),
+        finish=np.where(
+            cut, FINISH_UNKNOWN, np.where(columns.has_draft, columns.draft_finish, columns.answer_finish)
+        ).astype(np.int8),
+        empty=np.where(columns.has_draft, columns.draft_empty, columns.answer_empty) & ~cut,
+        prefix=prefix | cut,
+        failed=np.where(columns.has_draft & ~cut, columns.draft_failed, UNKNOWN),
+        agreement=np.where(columns.has_draft & ~cut, columns.draft_agreement, np.nan),
+        tokens=np.where(cut, window_tokens or 0, tokens),
+        cut=cut,
     )
+
+
+def _first_means(columns: Columns, tokens: int | None) -> Floats:
+    """Mean logprob of the first tokens of every draft; NaN where it is not recorded."""
+    means = np.full(len(columns), np.nan)
+    if tokens in PREFIX_TOKENS:
+        place = PREFIX_TOKENS.index(tokens)
+        rows = np.flatnonzero(columns.prefix_count > place)
+        starts = np.cumsum(columns.prefix_count) - columns.prefix_count
+        means[rows] = columns.prefix_means[starts[rows] + place]
+    return means
 
 
 def cascade(policy: Cascade, drafts: Drafts) -> Votes:
@@ -80,6 +109,8 @@ def cascade(policy: Cascade, drafts: Drafts) -> Votes:
         ballot.cast(every, policy.score.silent or "no_calibrator")
         return ballot.votes()
     base = 1.0 - confidences(fitted.calibrator, drafts.logprob)
+    for rows, curve in _prefix_curves(fitted, drafts):
+        base[rows] = 1.0 - confidences(curve, drafts.logprob[rows])
     ballot.cast(np.isnan(base), "no_logprobs")
     if threshold is None:
         ballot.cast(every, "no_threshold")
@@ -93,12 +124,22 @@ def cascade(policy: Cascade, drafts: Drafts) -> Votes:
         near = (np.abs(base - band[0]) < CLOSE) | (np.abs(base - band[1]) < CLOSE)
         close |= (agreed & near) | (np.abs(score - threshold) < CLOSE)
     for index in np.flatnonzero(close):
-        exact = fitted.calibrator.confidence(float(drafts.logprob[index]))
+        curve = prefix_curve(fitted, int(drafts.tokens[index])) if drafts.prefix[index] else fitted.calibrator
+        exact = curve.confidence(float(drafts.logprob[index]))
         agreement = None if np.isnan(drafts.agreement[index]) else float(drafts.agreement[index])
         score[index] = np.nan if exact is None else with_agreement(1.0 - exact, agreement, band)
     ballot.cast(score > threshold, "low_confidence", TEACHER)
     ballot.cast(every, "confident")
     return ballot.votes()
+
+
+def _prefix_curves(fitted: CalibratorArtefact, drafts: Drafts) -> Iterator[tuple[Rows, Calibrator]]:
+    """The rows that a curve of prefixes scores, and the curve."""
+    if fitted.prefixes is msgspec.UNSET:
+        return
+    rows = np.flatnonzero(drafts.prefix)
+    for tokens in np.unique(drafts.tokens[rows]):
+        yield rows[drafts.tokens[rows] == tokens], prefix_curve(fitted, int(tokens))
 
 
 def _cast_checks(policy: Cascade, drafts: Drafts, ballot: Ballot) -> None:

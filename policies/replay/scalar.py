@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from policies.base import RequestFeatures, RouteDecision, Signal
+from policies.base import Extend, RequestFeatures, RouteDecision, Signal
 from policies.chain import PolicyChain
+from policies.draft_signals import PREFIX_TOKENS
 from policies.record import DecisionRecord, Draft
 from policies.replay.columns import NONE, ROUTES, STUDENT, UNKNOWN, Columns
 from policies.replay.evaluate import (
@@ -24,7 +25,7 @@ from policies.replay.evaluate import (
     window_of,
 )
 from policies.replay.extract import FORCED_POLICY, id_of
-from policies.replay.review import known_drafts
+from policies.replay.review import Drafts, known_drafts
 
 T = TypeVar("T")
 PROGRESS_RECORDS = 5_000
@@ -62,7 +63,8 @@ def evaluate_records(
             said = decision.reason if decision.policy == DEFAULT else f"{decision.policy}.{decision.reason}"
             by_lot[row] = decision.propensity < 1.0
             if first[row] == STUDENT and reviewable[row] and drafts.known[row] and not by_lot[row]:
-                review, _ = chain.review(record.features, _draft_of(record, prefix=bool(drafts.prefix[row])))
+                review, seen = _reviewed(chain, record, drafts, row)
+                drafts.known[row] = seen
                 if isinstance(review, RouteDecision):
                     escalated[row] = review.route == "teacher"
                     said = f"{review.policy}.{review.reason}"
@@ -74,6 +76,46 @@ def evaluate_records(
     known = ~reviewed | drafts.known
     reason[~known] = names.setdefault(REVIEW_UNKNOWN, len(names))
     return Verdicts(first, reviewed, known, escalated, reason, tuple(names), np.zeros(size, np.bool_))
+
+
+def _reviewed(
+    chain: PolicyChain, record: DecisionRecord, drafts: Drafts, row: int
+) -> tuple[RouteDecision | None, bool]:
+    """What the reviewers say at last, and whether the log has what they would have seen: a window that grows is looked
+    at size by size, as long as they want to see more."""
+    assert record.features is not None  # noqa: S101 - it has a row
+    draft = _draft_of(record, prefix=bool(drafts.prefix[row]))
+    if drafts.cut[row]:
+        draft = _first_tokens(draft, int(drafts.tokens[row])) or draft
+    sizes = chain.commit_window.sizes() if chain.commit_window is not None and draft.prefix else ()
+    for size in sizes[1:]:
+        review, _ = chain.review(record.features, msgspec.structs.replace(draft, extendable=True))
+        if not isinstance(review, Extend):
+            return review, True
+        wider = _at_size(record, size)
+        if wider is None:
+            return None, False
+        draft = wider
+        if not draft.prefix:
+            break
+    review, _ = chain.review(record.features, msgspec.structs.replace(draft, extendable=False))
+    return (None if isinstance(review, Extend) else review), True
+
+
+def _at_size(record: DecisionRecord, tokens: int) -> Draft | None:
+    """The beginning of the recorded draft in a window of this size; None: the log does not have it."""
+    draft = record.draft
+    if draft is None or (draft.tokens <= tokens and not draft.prefix) or (draft.prefix and draft.tokens == tokens):
+        return draft
+    return _first_tokens(draft, tokens)
+
+
+def _first_tokens(draft: Draft, tokens: int) -> Draft | None:
+    means = draft.signals.prefix_means if draft.signals is not None else ()
+    place = PREFIX_TOKENS.index(tokens) if tokens in PREFIX_TOKENS else len(means)
+    if place >= len(means):
+        return None
+    return Draft(mean_logprob=means[place], tokens=tokens, prefix=True)
 
 
 def _draft_of(record: DecisionRecord, *, prefix: bool) -> Draft:

@@ -64,6 +64,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 class DraftSignals(msgspec.Struct, frozen=True, gc=False):
     failed: tuple[str, ...] | None = None
     agreement: float | None = None
+    prefix_means: tuple[float, ...] = ()
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):

@@ -40,7 +40,7 @@ def columns_with(size: int, **given: Any) -> Columns:
         dtype = {"Ints": np.int64, "Codes": np.int32, "Small": np.int8, "Flags": np.bool_, "Floats": np.float64}[kind]
         default = DEFAULTS.get(name, np.nan if kind == "Floats" else 0)
         filled[name] = np.broadcast_to(np.asarray(values.get(name, default), dtype), (size,)).copy()
-    ragged = {name: np.asarray(given.get(name, []), np.float64) for name in ("scores", "similarities")}
+    ragged = {name: np.asarray(given.get(name, []), np.float64) for name in ("scores", "similarities", "prefix_means")}
     return Columns(**filled, **ragged, names=("traffic", "default", "student", "teacher"), tag_sets=((),))
 
 

@@ -12,11 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.base import Chunk, Policy, RequestFeatures, Reviewer, Route, RouteDecision, Signals, escalate
-from policies.calibration import MEAN_LOGPROB, Calibrator, CalibratorArtefact, Clipped, Identity, Isotonic, Platt
+from policies.calibration import (
+    MEAN_LOGPROB,
+    Calibrator,
+    CalibratorArtefact,
+    Clipped,
+    Identity,
+    Isotonic,
+    Platt,
+    PrefixCurve,
+)
 from policies.cascade import Cascade
 from policies.chain import PolicyChain, Vote
 from policies.draft_score import NO_SCORE, DraftScore
-from policies.draft_signals import DraftSignals
+from policies.draft_signals import PREFIX_TOKENS, DraftSignals
 from policies.long_context import LongContext
 from policies.long_reasoning import LongReasoning
 from policies.record import DecisionRecord, Draft, Usage, encode
@@ -83,7 +92,13 @@ def record(dice: Random, number: int) -> DecisionRecord:
     tokens = dice.choice((1, 8, 16, 200))
     failed = tuple(name for name in CHECKS if dice.random() < 0.15)
     agreement = dice.choice((None, 0.0, 0.5, 1.0, dice.random()))
-    signals = DraftSignals(mean_logprob=logprob, failed=failed, agreement=agreement)
+    means = [dice.choice((0.0, -0.1, -0.4, -0.5, -3.0)) for size in PREFIX_TOKENS if size < tokens]
+    signals = DraftSignals(
+        mean_logprob=logprob,
+        failed=failed,
+        agreement=agreement,
+        prefix_means=tuple(means) if dice.random() < 0.6 else (),
+    )
     draft = Draft(
         text=text,
         mean_logprob=logprob,
@@ -132,6 +147,7 @@ def cascade(dice: Random) -> Cascade:
         escalate_other_form=dice.random() < 0.5,
         second_sample_band=dice.choice((None, (0.2, 0.6), (0.0, 1.0))),
         commit_window_tokens=dice.choice((0, 8, 16)),
+        extend_band=0.0,
     )
     scores = (NO_SCORE, *(DraftScore(calibrator=fitted(each), silent=None) for each in CALIBRATORS))
     policy._score = dice.choice(scores)
@@ -141,9 +157,12 @@ def cascade(dice: Random) -> Cascade:
 
 
 def fitted(calibrator: Calibrator) -> CalibratorArtefact:
+    curves = [PrefixCurve(tokens=size, calibrator=each, n=1, n_sufficient=1, ece=0.0)
+              for size, each in zip((4, 8, 32), CALIBRATORS, strict=False)]  # fmt: skip
     return CalibratorArtefact(
-        calibrator=calibrator, raw=MEAN_LOGPROB, source="test", n=1, n_sufficient=1, ece=0.0, reliability=()
-    )
+        calibrator=calibrator, raw=MEAN_LOGPROB, source="test", n=1, n_sufficient=1, ece=0.0, reliability=(),
+        prefixes=tuple(curves) if calibrator is not CALIBRATORS[0] else msgspec.UNSET,
+    )  # fmt: skip
 
 
 SHIPPED = LongReasoning()
