@@ -24,6 +24,7 @@ export function thresholds(context, { signal }) {
   const sliders = h("div", null);
   const prediction = h("div", { class: "prediction", "aria-busy": "true" }, h("p", { class: "loading" }, "Loading …"));
   const conflictPlace = h("div");
+  const certificates = h("div");
   const apply = h("button", { type: "button", class: "primary", disabled: true, onclick: () => applyDialog(context.api, candidate(state), state.version, {
     applied: (version) => { state.changed.clear(); context.sawVersion(version.version); load(); },
     conflict: (error) => showConflict(error),
@@ -36,6 +37,7 @@ export function thresholds(context, { signal }) {
       const [current, options] = await Promise.all([context.api.get("policy", null, { signal }), context.api.get("replay/options", null, { signal })]);
       Object.assign(state, { document: current.document, version: current.version, options: flat(options.policies) });
       context.sawVersion(current.version);
+      certificates.replaceChildren(...(current.certificates ?? []).map(standing));
       state.changed = new Map([...state.changed].filter(([key]) => state.options.some((each) => each.key === key)));
       state.active ??= state.options.find((each) => isThreshold(each) && each.value !== null)?.key ?? state.options[0]?.key ?? null;
       return options;
@@ -103,13 +105,20 @@ export function thresholds(context, { signal }) {
 
   return [
     h("div", { class: "what-if" },
-      panel("What if", h("p", { class: "muted" }, "Turn a value; nothing changes until you apply it."), conflictPlace, sliders,
+      panel("What if", h("p", { class: "muted" }, "Turn a value; nothing changes until you apply it."), certificates, conflictPlace, sliders,
         h("div", { class: "actions always" }, apply, reset)),
       panel("Predicted from the log",
         h("div", { class: "bar" }, choice("Logged requests", WINDOWS, state.length, (value) => { state.length = value; ask(); })),
         prediction)),
     historyPanel(context, signal),
   ];
+}
+
+/** What is proven of a policy's threshold, or why nothing is any more. */
+function standing(certificate) {
+  const promise = `at most ${number(100 * certificate.max_quality_loss)} points lost, ${percent(certificate.confidence, 0)} confidence, ${count(certificate.n)} labels`;
+  if (certificate.status === "valid") return h("p", { class: "muted" }, `Certificate of ${certificate.policy}: ${promise}. A higher threshold voids it.`);
+  return note("warning", `The certificate of ${certificate.policy} is void (${certificate.causes.join(", ").replaceAll("_", " ")}); it said: ${promise}. Tune again.`);
 }
 
 /** Options in the order of the document, each with its key and whether a chart over it makes sense. */

@@ -296,3 +296,20 @@ def test_console_works_when_nothing_but_the_gateway_can_be_reached(make_operator
     for view in ("Overview", "Thresholds", "Decisions", "Quality", "Students", "Policy"):
         operator.open(view)
     assert operator.foreign_requests() == []
+
+
+def test_thresholds_show_what_was_proven_and_that_it_does_not_hold_any_more(operator: Operator) -> None:
+    promise = {"max_quality_loss": 0.02, "confidence": 0.95, "n": 2079}
+    told = [
+        {"policy": "difficulty", "status": "valid", "causes": [], **promise},
+        {"policy": "cascade", "status": "void", "causes": ["teacher_changed"], **promise},
+    ]
+
+    def certified(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "certificates": told})
+
+    operator.page.route("**/admin/policy", certified)
+    page = operator.open("Thresholds")
+    expect(page.get_by_text("Certificate of difficulty: at most 2 points lost, 95 % confidence")).to_be_visible()
+    expect(page.get_by_text("The certificate of cascade is void (teacher changed)")).to_be_visible()
