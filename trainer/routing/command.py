@@ -29,7 +29,7 @@ class Negative(click.ClickException):
 @click.option(
     "--signals", metavar="COL,COL",
     help="What is known once the weak model has answered: numbers or categories, empty where there is none. "
-    "With them a cascade is evaluated.",
+    "With them a cascade is evaluated. NAME=COL gives a column another name.",
 )  # fmt: skip
 @click.option("--cost-weak", metavar="COL", help="Cost of the weak model's answer, in any unit (USD, tokens).")
 @click.option("--cost-strong", metavar="COL", help="Cost of the strong model's answer, in the same unit.")

@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -40,6 +40,7 @@ class Columns:
     strong: str
     text: str | None = None
     signals: tuple[str, ...] = ()
+    """Names, or NAME=COLUMN for a column that gets another name (one that the gateway measures, say)."""
     cost_weak: str | None = None
     cost_strong: str | None = None
 
@@ -56,8 +57,6 @@ def split_names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True), []))
     if not names or not all(names):
         raise DataError(f"--signals: {text!r} has an empty name; give column names with commas between them")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"--signals: {twice[0]!r} is named twice; name it once")
     return names
 
 
@@ -69,7 +68,7 @@ def read(path: Path, columns: Columns) -> Outcomes:
     """
     _check(columns)
     try:
-        header, lines, table = _table(path, columns)
+        header, lines, table, names = _table(path, columns)
     except UnicodeDecodeError as exc:
         byte = exc.object[exc.start]
         raise DataError(f"{path}: is not UTF-8 (it has a byte 0x{byte:02x}); save the file as UTF-8") from exc
@@ -86,8 +85,8 @@ def read(path: Path, columns: Columns) -> Outcomes:
     source = _Source(path, lines)
     numeric: list[tuple[str, Floats]] = []
     categorical: dict[str, tuple[str, ...]] = {}
-    for name in columns.signals:
-        found = source.signal(name, table[name])
+    for name, column in names.items():
+        found = source.signal(column, table[column])
         if isinstance(found, tuple):
             categorical[name] = found
         else:
@@ -114,6 +113,8 @@ def _check(columns: Columns) -> None:
         )
     if (columns.cost_weak is None) != (columns.cost_strong is None):
         raise DataError("--cost-weak and --cost-strong: give both or none; one cost alone compares nothing")
+    if twice := sorted({name for name in columns.signals if columns.signals.count(name) > 1}):
+        raise DataError(f"--signals: {twice[0]!r} is named twice; name it once")
     for name in columns.signals:
         if name in (columns.weak, columns.strong):
             raise DataError(
@@ -123,13 +124,19 @@ def _check(columns: Columns) -> None:
             raise DataError(f"--signals: {name!r} is the text already; leave it out")
 
 
-def _table(path: Path, columns: Columns) -> tuple[list[str], list[int], dict[str, list[str]]]:
-    """The header, the line in the file of each row, and the columns that are asked for (with `id` if it is there)."""
+def _table(path: Path, columns: Columns) -> tuple[list[str], list[int], dict[str, list[str]], dict[str, str]]:
+    """The header, the line in the file of each row, the columns that are asked for (with `id` if it is there), and the
+    column of each signal."""
     with _opened(path) as file, _wide_fields():
         reader = csv.reader(file)
         header = next(reader, [])
         while header == [] and reader.line_num and (following := next(reader, None)) is not None:
             header = following
+        names = dict(_named(entry, header) for entry in columns.signals)
+        if len(names) < len(columns.signals):
+            raise DataError("--signals: two of them have the same name; give each its own")
+        columns = replace(columns, signals=tuple(names.values()))
+        _check(columns)
         _check_header(path, header, columns)
         wanted = {name for _, name in columns.by_option()} | ({ID} & set(header))
         places = [(header.index(name), name) for name in sorted(wanted)]
@@ -146,7 +153,13 @@ def _table(path: Path, columns: Columns) -> tuple[list[str], list[int], dict[str
             for place, name in places:
                 table[name].append(row[place])
             lines.append(reader.line_num)
-    return header, lines, table
+    return header, lines, table, names
+
+
+def _named(entry: str, header: Sequence[str]) -> tuple[str, str]:
+    """(name, column) of a signal."""
+    name, equals, column = (part.strip() for part in entry.partition("="))
+    return (entry, entry) if entry in header or not (name and equals and column) else (name, column)
 
 
 def _check_header(path: Path, header: Sequence[str], columns: Columns) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from policies import artefact
 from policies.calibration import expected_calibration_error, reliability
+from policies.draft_signals import NAMES
 from policies.scoring.model import ScoreArtefact, TrainingData
 from trainer.routing import crossfit, evaluation, folds, report
 from trainer.routing.evaluation import SCORE, Evaluation, Plan, Progress, Scored
@@ -80,8 +81,19 @@ def run(
         artefact.replace_file(outputs.plot, plot.png(found, path.name))
     if outputs.artefact is not None:
         progress("artefact", f"{scored.recommended.name} on all rows")
-        artefact.write(outputs.artefact, artefact_of(measured, found))
+        made = artefact_of(measured, found)
+        artefact.write(outputs.artefact, made)
+        if foreign := sorted({name for name in made.inputs if not name.startswith("text_")} - set(NAMES)):
+            found = msgspec.structs.replace(found, notes=(*found.notes, _foreign(foreign)))
     return found, measured
+
+
+def _foreign(names: list[str]) -> str:
+    listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return (
+        f"the artefact needs {listed}, which a gateway does not measure, so the policy cascade will refuse it: leave them "
+        f"out, or map them (--signals mean_logprob=COLUMN) to one of {', '.join(NAMES)}"
+    )
 
 
 def artefact_of(measured: Evaluation, found: report.Report) -> ScoreArtefact:
