@@ -26,11 +26,12 @@ COMPARE ?=
 SEEDS ?= 1
 RECORDS ?= 1000000
 CLAIM_ARGS ?=
+WINDOW_ARGS ?=
 GUIDE_ARGS ?=
 ROUTING_ARGS ?=
 
 .PHONY: help install install-semantic install-serving install-train install-quantize install-audit audit fuzz sbom \
-	demo check lint types fast-tests system-tests test slow-tests train-tests docs bench replay-bench soak faults log-proof scrub-table claim routing-results guide clean
+	demo check lint types fast-tests system-tests test slow-tests train-tests docs bench replay-bench soak faults log-proof scrub-table claim routing-results guide window clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -123,9 +124,12 @@ routing-results: install ## what routing is worth on public data: DATA=folder of
 	@test -n "$(DATA)$$LOCUM_DATA" || { echo "DATA (or LOCUM_DATA) must name the folder of the data sets" >&2; exit 2; }
 	@$(BIN)/python -m trainer.routing.results $(if $(DATA),--data "$(DATA)") $(ROUTING_ARGS)
 
+window: install install-serving ## what a commit window sees and costs, on a real student: docs/commit-window.png; resumable
+	@$(BIN)/python -m trainer.window --plot docs/commit-window.png $(WINDOW_ARGS)
+
 guide: install install-serving ## an operator's first change of a threshold, on the models of `make claim`; KEEP=1 leaves it running
 	@$(BIN)/python -m trainer.claim.operate $(if $(KEEP),--keep) $(GUIDE_ARGS)
 
 clean:           ## remove the environments and what runs leave behind; the model cache stays
-	rm -rf .venv .venv-* .cache sbom traffic claim demo.json bench.json soak.json faults.json log_proof.json build dist
+	rm -rf .venv .venv-* .cache sbom traffic claim window demo.json bench.json soak.json faults.json log_proof.json build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -23,10 +23,12 @@ from trainer.window.collect import collect
 from trainer.window.delays import through_gateway
 from trainer.window.plot import png
 from trainer.window.table import lines
-from trainer.window.tasks import tasks
+from trainer.window.tasks import Task, labelled, tasks
 
 MAX_TOKENS = 170
 """Of an answer: the longest right one has less."""
+ALONE = 12
+"""Tasks that are asked one at a time, for the delays."""
 WINDOW_TOKENS = 2048
 
 
@@ -34,15 +36,16 @@ WINDOW_TOKENS = 2048
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), default=Path("window"), show_default=True,
     help="Where the answers and the figures are kept; a run that was stopped goes on there.")  # fmt: skip
 @click.option("--base-url", help="A served student, with /v1; default: SmolLM2-135M-Instruct under vLLM.")
+@click.option("--tasks", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Lines of JSON with id, messages and label; default: lists to repeat.")  # fmt: skip
 @click.option("--model", default="student", show_default=True, help="Its name there.")
 @click.option("--count", type=click.IntRange(40), default=640, show_default=True, help="Tasks.")
 @click.option("--concurrency", type=click.IntRange(2, 256), default=24, show_default=True)
-@click.option("--alone", type=click.IntRange(0), default=16, show_default=True, help="Tasks one at a time, for delays.")
 @click.option("--streams", type=click.IntRange(0), default=12, show_default=True,
     help="Streams through the gateway for every window; 0: none.")  # fmt: skip
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="PNG file; default: within --work.")
 def main(
-    work: Path, base_url: str | None, model: str, count: int, concurrency: int, alone: int, streams: int,
+    work: Path, base_url: str | None, file: Path | None, model: str, count: int, concurrency: int, streams: int,
     plot: Path | None,
 ) -> None:  # fmt: skip
     """Stream tasks with known answers from a student, and say what commit windows of each size would have seen.
@@ -51,18 +54,21 @@ def main(
     """
     work.mkdir(parents=True, exist_ok=True)
     try:
-        asyncio.run(_measure(work, base_url, model, count, concurrency, alone, streams))
+        chosen = tasks(count) if file is None else labelled(file)[:count]
+        asyncio.run(_measure(work, base_url, model, chosen, concurrency, streams))
+    except msgspec.DecodeError as exc:
+        raise click.BadParameter(f"{file}: {exc}", param_hint="--tasks") from exc
     except (ServingError, httpx.HTTPError) as exc:
         raise click.ClickException(str(exc)) from exc
     _report(work, plot or work / "window.png")
 
 
 async def _measure(
-    work: Path, base_url: str | None, model: str, count: int, concurrency: int, alone: int, streams: int
+    work: Path, base_url: str | None, model: str, chosen: list[Task], concurrency: int, streams: int
 ) -> None:
-    answers, chosen = work / "answers.jsonl", tasks(count)
+    answers = work / "answers.jsonl"
     async with _student(base_url, work) as url:
-        for number, at_once in ((alone, 1), (count, concurrency)):
+        for number, at_once in ((ALONE, 1), (len(chosen), concurrency)):
             click.echo(f"{number} tasks, {at_once} at a time", err=True)
             await collect(chosen[:number], url, model, answers, concurrency=at_once, max_tokens=MAX_TOKENS)
         if streams:

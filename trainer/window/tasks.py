@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 Example = tuple[str, str]
 """Question and right answer."""
@@ -74,6 +77,21 @@ def tasks(count: int, seed: int = 0) -> list[Task]:
         messages.append({"role": "user", "content": question})
         found.append(Task(f"{kind}-{number}", kind, messages, answer))
     return found
+
+
+class _Labelled(msgspec.Struct):
+    id: str
+    messages: list[dict[str, str]]
+    label: str
+
+
+def labelled(file: Path) -> list[Task]:
+    """Tasks of one's own: lines of JSON with `id`, `messages` and the `label` that is the right answer.
+
+    Raises: msgspec.DecodeError, OSError.
+    """
+    rows = msgspec.json.Decoder(_Labelled).decode_lines(file.read_bytes())
+    return [Task(row.id, "labelled", row.messages, row.label) for row in rows]
 
 
 def is_right(task: Task, text: str) -> bool:

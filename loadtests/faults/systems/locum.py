@@ -85,7 +85,7 @@ class Locum:
     name = "Locum"
     about = (
         "`locum serve`, one process, metrics and traffic log on, no keys; the first upstream is the student, the "
-        "second the teacher; a draft is rejected when the mean logprob of its tokens (of a stream: the first 16) is "
+        "second the teacher; a draft is rejected when the mean logprob of its tokens (of a stream: the first 32) is "
         "below -2"
     )
 
