@@ -91,8 +91,8 @@ def run(
 def _foreign(names: list[str]) -> str:
     listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return (
-        f"the artefact needs {listed}, which a gateway does not measure, so the policy cascade will refuse it: leave them "
-        f"out, or map them (--signals mean_logprob=COLUMN) to one of {', '.join(NAMES)}"
+        f"the artefact needs {listed}, which a gateway does not measure, so the policy cascade will refuse it: leave "
+        f"them out, or map them (--signals mean_logprob=COLUMN) to one of {', '.join(NAMES)}"
     )
 
 

@@ -44,6 +44,8 @@ def test_signal_gets_another_name_when_it_is_mapped(tmp_path: Path) -> None:
         read(path, Columns(weak="a", strong="b", signals=("tokens=d",)))
     with pytest.raises(DataError, match="is an outcome"):
         read(path, Columns(weak="a", strong="b", signals=("tokens=b",)))
+    with pytest.raises(DataError, match="the same name"):
+        read(path, Columns(weak="a", strong="b", signals=("kind=c", "kind=x=y")))
 
 
 def test_empty_signals_are_kept_as_missing(tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_huge_field_is_read(tmp_path: Path) -> None:
         (HEADER + "\n".join(lines()), Columns(weak="aa", strong="b", text="t"), "no column 'aa' (--weak)"),
         (HEADER + "\n".join(lines()), Columns(weak="a", strong="b", text="tt"), "did you mean 't'"),
         (HEADER + "\n".join(lines()), Columns(weak="a", strong="b"), "give --text"),
-        (HEADER + "\n".join(lines()), Columns(weak="a", strong="b", signals=("s", "s")), "the same name"),
+        (HEADER + "\n".join(lines()), Columns(weak="a", strong="b", signals=("s", "s")), "named twice"),
         (HEADER + "\n".join(lines()), Columns(weak="a", strong="a", text="t"), "both name 'a'"),
         (HEADER + "\n".join(lines()), Columns(weak="a", strong="b", text="t", signals=("b",)), "is an outcome"),
         (HEADER + "\n".join(lines()), Columns(weak="a", strong="b", text="t", cost_weak="s"), "give both or none"),
