@@ -35,6 +35,7 @@ CURVE_HALF_LIFE_S = 6 * 3_600.0
 CORRECTION_HALF_LIFE_S = 2 * 3_600.0
 CORRECTION_ANSWERS = 20.0
 """Answers until the real cost is believed more than the expected one."""
+FEW_REQUESTS = 50.0
 CORRECTION_BOUNDS = (0.1, 10.0)
 BINS_PER_DECADE = 20
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -6, 8
@@ -54,6 +55,8 @@ class Takings(msgspec.Struct):
     """Expected cost of what was wanted, by window."""
     curve: dict[int, float] = {}
     """The same, by the bin of the gain per cost."""
+    wants: float = 0.0
+    """How many that were."""
     certain: float = 0.0
     """The same of what passes at any price."""
     charged: float = 0.0
@@ -69,13 +72,16 @@ class Takings(msgspec.Struct):
         Args:
             gain: score less threshold; None: it passes at any price.
         """
+        if cost <= 0.0:
+            return  # what takes nothing is no question
         window = int(now_s // WINDOW_S)
         self.volumes[window] = self.volumes.get(window, 0.0) + cost
         if gain is None:
             self.certain += cost
         else:
-            place = bin_of(gain / cost if cost > 0.0 else MAX_PRICE)
+            place = bin_of(gain / cost)
             self.curve[place] = self.curve.get(place, 0.0) + cost
+            self.wants += 1.0
 
     def spend(self, created_s: float, cost: float, expected: float | None) -> None:
         """An answer of the teacher has ended.
@@ -96,6 +102,7 @@ class Takings(msgspec.Struct):
         self.spent = _sum(self.spent, other.spent)
         self.volumes = _sum(self.volumes, other.volumes)
         self.curve = _sum(self.curve, other.curve)
+        self.wants += other.wants
         self.certain += other.certain
         self.charged += other.charged
         self.expected += other.expected
@@ -108,6 +115,7 @@ class Takings(msgspec.Struct):
             spent=_scaled(self.spent, factor),
             volumes=_scaled(self.volumes, factor),
             curve=_scaled(self.curve, factor),
+            wants=self.wants * factor,
             certain=self.certain * factor,
             charged=self.charged * factor,
             expected=self.expected * factor,
@@ -132,6 +140,7 @@ class PacingState(msgspec.Struct):
     faded_s: float = 0.0
     forecast: Forecast = msgspec.field(default_factory=Forecast)
     curve: dict[int, float] = {}
+    wants: float = 0.0
     certain: float = 0.0
     charged: float = 0.0
     expected: float = 0.0
@@ -183,6 +192,7 @@ class PacingState(msgspec.Struct):
             factor = 0.5 ** (elapsed_s / CURVE_HALF_LIFE_S)
             self.curve = {place: weight * factor for place, weight in self.curve.items() if weight * factor > 1e-12}
             self.certain *= factor
+            self.wants *= factor
             factor = 0.5 ** (elapsed_s / CORRECTION_HALF_LIFE_S)
             self.charged, self.expected, self.answers = (
                 each * factor for each in (self.charged, self.expected, self.answers)
@@ -200,6 +210,7 @@ class PacingState(msgspec.Struct):
         self.spent += takings.spent.get(day, 0.0)
         self.curve = _sum(self.curve, takings.curve)
         self.certain += takings.certain
+        self.wants += takings.wants
         self.charged += takings.charged
         self.expected += takings.expected
         self.answers += takings.answers
@@ -213,7 +224,8 @@ class PacingState(msgspec.Struct):
         wanted = self.forecast.left(now_s) * self.correction
         target = 1.0 if wanted <= left else left / wanted
         self.share += (target - self.share) * (1.0 - math.exp(-min(elapsed_s, MAX_STEP_S) / TIME_CONSTANT_S))
-        self.price = self.price_of(self.share)
+        # A handful of requests is no demand curve yet: until there are more, all is a little cheaper.
+        self.price = self.price_of(self.share) * min(1.0, self.wants / FEW_REQUESTS)
 
     def price_of(self, share: float) -> float:
         """The price at which this share of what is wanted passes, by the demand curve."""

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from trainer.budget.population import BadData, population_of
-from trainer.budget.report import as_json, plot, simulated, table
+from trainer.budget.report import as_json, plot, simulated, table, write_into
 from trainer.budget.traffic import SCENARIOS, Population
 
 
@@ -26,6 +26,7 @@ from trainer.budget.traffic import SCENARIOS, Population
 @click.option("--tokens", help="Column of --data: tokens of the strong model's answer.")
 @click.option("--threshold", type=click.FloatRange(0.0, 1.0), help="Escalated above it; default: 60 % of the queries.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="The last scenario as a picture.")
+@click.option("--write", "page", type=click.Path(exists=True, path_type=Path), help="Put the table into this page.")
 @click.option("--json", "in_json", is_flag=True, help="Print JSON instead of a table.")
 def main(  # noqa: PLR0913, PLR0917 - one parameter an option
     names: tuple[str, ...],
@@ -39,6 +40,7 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter an option
     tokens: str | None,
     threshold: float | None,
     plot_path: Path | None,
+    page: Path | None,
     in_json: bool,
 ) -> None:
     """Spend, quality and steadiness of the policy `budget` and of simpler controllers, on the same simulated days."""
@@ -53,6 +55,11 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter an option
     chosen = [each for each in SCENARIOS if not names or each.name in names]
     found = simulated(population, chosen, per_day=per_day, part=part, seed=seed)
     click.echo(msgspec.json.encode(as_json(found)).decode() if in_json else table(found))
+    if page is not None:
+        try:
+            write_into(page, table(found))
+        except ValueError as exc:
+            raise click.UsageError(str(exc)) from exc
     if plot_path is not None:
         plot(found[-1], plot_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -80,3 +81,26 @@ def _numbers(values: list[str], path: Path, column: str) -> np.typing.NDArray[np
     if not np.isfinite(found).all():
         raise BadData(f"{path}: column {column!r} has values that are not finite")
     return found
+
+
+def scored_population(data: Path, weak: str, strong: str, signals: Sequence[str]) -> Population:
+    """Two models of `mmlu_pro_cascade/questions.csv.gz`, scored by the frozen reference, cross-fitted.
+
+    Raises: DataError.
+    """
+    from trainer.routing import crossfit  # noqa: PLC0415 - scikit-learn
+    from trainer.routing import folds as splits  # noqa: PLC0415
+    from trainer.routing.learners.reference import Reference  # noqa: PLC0415
+    from trainer.routing.reading import Columns, read  # noqa: PLC0415
+
+    columns = Columns(
+        weak=f"{weak}|correct", strong=f"{strong}|correct", signals=tuple(signals), cost_weak=f"{weak}|tokens",
+        cost_strong=f"{strong}|tokens",
+    )  # fmt: skip
+    rows = read(data, columns)
+    together = np.arange(len(rows), dtype=np.int64)
+    fold_of = splits.assign(rows, together, 5, 0)
+    score = crossfit.cross_fit(rows, [Reference()], together, fold_of, seed=0, processes=1)["reference"]
+    assert rows.cost_strong is not None  # noqa: S101 - asked for
+    tokens = np.minimum(np.nan_to_num(rows.cost_strong, nan=float(np.nanmean(rows.cost_strong))), REQUESTED_TOKENS)
+    return Population(score, rows.advantage, tokens, threshold=float(np.quantile(score, 1.0 - WANTED)))

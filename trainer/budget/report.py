@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,21 @@ def simulated(
 
 def table(found: Sequence[Sequence[Outcome]]) -> str:
     """In Markdown."""
+    return table_of(as_json(found))
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The same of what `as_json` has made."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
-    for outcomes in found:
-        for outcome in outcomes:
-            cells = (
-                outcome.scenario if outcome is outcomes[0] else "", NAMES[outcome.controller],
-                f"{outcome.spend_ratio:.1%}", clock(outcome.exhausted_s), f"{outcome.recovered:.1%}",
-                f"{outcome.share:.1%}", f"{100 * outcome.largest_jump:.1f}", str(outcome.swings),
-            )  # fmt: skip
-            lines.append("| " + " | ".join(cells) + " |")
+    last = ""
+    for row in rows:
+        cells = (
+            row["scenario"] if row["scenario"] != last else "", NAMES[row["controller"]],
+            f"{row['spend_ratio']:.1%}", clock(row["exhausted_s"]), f"{row['recovered']:.1%}",
+            f"{row['share']:.1%}", f"{100 * row['largest_jump']:.1f}", str(row["swings"]),
+        )  # fmt: skip
+        last = row["scenario"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -107,3 +113,15 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+BEGIN, END = "<!-- simulation -->", "<!-- end -->"
+
+
+def write_into(page: Path, text: str) -> None:
+    """Put the table between the marks of a page. Raises: OSError, ValueError: it has no marks."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{page}: has no lines {BEGIN} and {END}")
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")

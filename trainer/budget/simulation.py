@@ -136,7 +136,7 @@ class Paced:
             self._saved, self._saved_s = self._stored, now_s
 
     def price(self) -> float:
-        return self._pacers[0].state.price
+        return self._pacers[0].state.price * self._scenario.expected_bias  # of a thousand tokens as they come
 
     def _restart(self) -> None:
         """`memory://`: all is lost but the file."""

@@ -11,6 +11,7 @@ SECTIONS = (
     "trainer.routing.results.prompts:PromptResults",
     "trainer.routing.results.targets:TargetResults",
     "trainer.tune.results:GuaranteeResults",
+    "trainer.budget.results:BudgetResults",
 )  # fmt: skip
 
 
