@@ -1,13 +1,14 @@
 """The cascade's score: E[strong - weak] of a draft, from the weak model's own signals and the text of the prompt.
 
-One recipe for all pairs of models, with fixed settings: regressions that bend on the ranks of the signals and on what
-is missing (draft_basis.py), for three chances whose combination is what escalating wins (draft_heads.py), and estimates
-from the text of how well each model answers (draft_text.py). It does without the text and with a single signal as well.
+One recipe for all pairs of models, with fixed settings. The mean of two models: regressions that bend on the ranks of
+the signals and on what is missing (draft_basis.py), for three chances whose combination is what escalating wins
+(draft_heads.py), and a forest (draft_forest.py). Both see the structure of the text; the regressions see what its words
+say of how well either model answers, too (draft_text.py). It does without the text and with a single signal as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +17,19 @@ from policies.calibration import Calibrator
 from policies.scoring import text
 from policies.scoring.model import ScoreArtefact, TrainingData
 from policies.scoring.text import STRUCTURE_NAMES
+from trainer.routing.learners import draft_text
 from trainer.routing.learners.draft_basis import Basis
+from trainer.routing.learners.draft_forest import SIGNAL_COPIES, Forest
 from trainer.routing.learners.draft_heads import FURTHER_RIDGE, Further, Heads
-from trainer.routing.learners.draft_text import ESTIMATES, TextModel, cross_fitted
-from trainer.routing.learners.prompt import calibrated
-from trainer.routing.learners.prompt_features import Prompts
-from trainer.routing.outcomes import Floats, Ints, Outcomes
+from trainer.routing.learners.draft_text import WordEstimate
+from trainer.routing.learners.prompt import calibrated, texts_of
+from trainer.routing.outcomes import Bools, Floats, Ints, Outcomes
 
-INNER_FOLDS = 5
-STRUCTURE_RIDGE = 100.0
+INNER_FOLDS = 3
+STRUCTURE_RIDGE = 300.0
 """Of each of the text's structural features: there are many, and each says little."""
+ESTIMATES = ("part_0", "part_1")
+"""What the words say of the weak and of the strong model, as inputs of the parts that follow in an artefact."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Levels:
         return cls(tuple((name, tuple(sorted(set(words)))) for name, words in sorted(rows.categorical.items())))
 
     @property
-    def names(self) -> list[str]:
-        return [f"{name}={level}" for name, levels in self.values for level in levels]
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{name}={level}" for name, levels in self.values for level in levels)
 
     def columns(self, rows: Outcomes) -> Floats:
         """[n, levels]; a word that was not among the training rows is none of them."""
@@ -53,22 +57,48 @@ class Levels:
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
-    """All but the calibration."""
+class Inputs:
+    """What both models see of rows. The columns of each part stand in the order of `names`."""
 
-    levels: Levels
-    text: TextModel | None
-    heads: Heads
+    signals: Floats
+    """[n, k], NaN = missing"""
+    levels: Floats
+    estimates: Floats
+    """[n, 2], or [n, 0] without the text."""
+    structure: Floats
 
-    def score(self, rows: Outcomes) -> Floats:
-        """[n], raw."""
-        further = self.levels.columns(rows)
-        if self.text is not None:
-            prompts = Prompts.of(_texts(rows))
-            further = np.column_stack([further, self.text.estimates(prompts), prompts.structure])
-        return self.heads.raw(
-            np.column_stack([self.heads.basis.matrix(rows.signals), self.heads.further.matrix(further)])
-        )
+    @property
+    def further(self) -> Floats:
+        """Beside the signals in the regressions."""
+        return np.column_stack([self.levels, self.estimates, self.structure])
+
+    @property
+    def of_forest(self) -> Floats:
+        return np.column_stack([*[self.signals, self.levels] * SIGNAL_COPIES, self.structure])
+
+
+@dataclass(frozen=True, eq=False)
+class Names:
+    """Of the columns of `Inputs`."""
+
+    signals: tuple[str, ...]
+    levels: tuple[str, ...]
+    estimates: tuple[str, ...]
+    structure: tuple[str, ...]
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        return (*self.levels, *self.estimates, *self.structure)
+
+    @property
+    def of_forest(self) -> tuple[str, ...]:
+        return (*(self.signals + self.levels) * SIGNAL_COPIES, *self.structure)
+
+    @property
+    def ridge(self) -> Floats:
+        """Of `further` in the regressions."""
+        plain = len(self.levels) + len(self.estimates)
+        return np.array([FURTHER_RIDGE] * plain + [STRUCTURE_RIDGE] * len(self.structure))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,27 +106,42 @@ class DraftScorer:
     """P(strong better) of drafts."""
 
     learner: str
-    fitted: Fitted
+    names: Names
+    levels: Levels
+    words: tuple[WordEstimate, ...]
+    """Of the weak and of the strong model; none without the text."""
+    heads: Heads
+    forest: Forest
     calibrator: Calibrator
 
     def score(self, rows: Outcomes) -> Floats:
-        raw = self.fitted.score(rows)
+        inputs = self._inputs(rows)
+        raw = (
+            self.heads.raw(self.heads.columns(inputs.signals, inputs.further)) + self.forest.raw(inputs.of_forest)
+        ) / 2
         return np.array([self.calibrator.confidence(value) or 0.0 for value in raw.tolist()])
+
+    def _inputs(self, rows: Outcomes) -> Inputs:
+        levels, nothing = self.levels.columns(rows), np.empty((len(rows), 0))
+        if not self.words:
+            return Inputs(rows.signals, levels, nothing, nothing)
+        prompts = draft_text.prompts_of(texts_of(rows))
+        estimates = np.column_stack([each.chance(prompts) for each in self.words])
+        return Inputs(rows.signals, levels, estimates, prompts.structure)
 
     def artefact(self, training: TrainingData) -> ScoreArtefact:
         """For the policy `cascade`. Its inputs have the names of the columns: a gateway measures those of
         policies.draft_signals."""
-        model, heads = self.fitted.text, self.fitted.heads
-        before = () if model is None else model.parts()
-        after = heads.parts(len(before))
-        names = (*(signal.name for signal in heads.basis.signals), *self.fitted.levels.names)
+        before = tuple(each.part() for each in self.words)
+        after = self.heads.parts(len(before))
+        unused = len(before) + len(after) - 1
         return ScoreArtefact(
-            text_schema=None if model is None else text.SCHEMA,
+            text_schema=text.SCHEMA if self.words else None,
             use="draft",
             learner=self.learner,
-            inputs=names if model is None else (*names, *STRUCTURE_NAMES),
-            parts=(*before, *after),
-            weights=(*[0.0] * (len(before) + len(after) - 1), 1.0),
+            inputs=(*self.names.signals, *self.names.levels, *self.names.structure),
+            parts=(*before, *after, self.forest.part()),
+            weights=(*[0.0] * unused, 0.5, 0.5),
             calibrator=self.calibrator,
             reliability=(),
             ece=0.0,
@@ -114,41 +159,37 @@ class DraftLearner:
 
     def fit(self, rows: Outcomes, *, groups: Ints, seed: int) -> DraftScorer:
         fold_of = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[groups] % INNER_FOLDS
-        levels = Levels.of(rows)
-        words = levels.columns(rows)
-        names = [(name,) for name in levels.names]
-        ridge = [FURTHER_RIDGE] * len(names)
-        model = None
+        levels, nothing = Levels.of(rows), np.empty((len(rows), 0))
+        words: tuple[WordEstimate, ...] = ()
+        names = Names(rows.signal_names, levels.names, (), ())
+        inputs = Inputs(rows.signals, levels.columns(rows), nothing, nothing)
         if self.with_text and rows.text is not None:
-            prompts = Prompts.of(rows.text)
-            outcomes = np.column_stack([rows.weak, rows.strong])
-            model = TextModel.fit(prompts, outcomes, seed)
-            words = np.column_stack([words, cross_fitted(prompts, outcomes, fold_of, seed), prompts.structure])
-            names += [*ESTIMATES, *((name,) for name in STRUCTURE_NAMES)]
-            ridge += [FURTHER_RIDGE] * len(ESTIMATES) + [STRUCTURE_RIDGE] * len(STRUCTURE_NAMES)
-        basis = Basis.of(rows.signal_names, rows.signals, rows.weak)
-        further = Further.of(names, words, np.array(ridge))
-        columns = np.column_stack([basis.matrix(rows.signals), further.matrix(words)])
+            words = tuple(draft_text.fit(rows.text, outcome, fold_of) for outcome in (rows.weak, rows.strong))
+            held_out = np.column_stack([each.held_out for each in words])
+            inputs = Inputs(inputs.signals, inputs.levels, held_out, draft_text.prompts_of(rows.text).structure)
+            names = Names(names.signals, names.levels, ESTIMATES, STRUCTURE_NAMES)
+        basis = Basis.of(names.signals, rows.signals, rows.weak)
+        further = Further.of(names.further, inputs.further, names.ridge)
+        columns = np.column_stack([basis.matrix(rows.signals), further.matrix(inputs.further)])
         heads = Heads.fit(basis, further, columns, rows.weak, rows.strong)
-        raw = _held_out(heads, columns, rows, fold_of)
-        return DraftScorer(self.name, Fitted(levels, model, heads), calibrated(raw, rows.advantage > 0))
+        forest = Forest.fit(names.of_forest, inputs.of_forest, rows.weak, rows.strong, seed)
+        raw = (_held_out(heads, columns, rows, fold_of) + forest.held_out) / 2
+        return DraftScorer(self.name, names, levels, words, heads, forest, calibrated(raw, rows.advantage > 0))
 
 
 def _held_out(heads: Heads, columns: Floats, rows: Outcomes, fold_of: Ints) -> Floats:
     """[n], raw scores by regressions that did not see the row, for the calibration. What the columns themselves have
     seen of the rows is no more than the ranks of the signals."""
-    raw = np.zeros(len(rows))
-    for fold in np.unique(fold_of).tolist():
-        out = fold_of == fold
-        if out.all():
-            return heads.raw(columns)
+    raw = heads.raw(columns)
+    for out in _masks(fold_of):
         fitted = Heads.fit(heads.basis, heads.further, columns[~out], rows.weak[~out], rows.strong[~out])
         raw[out] = fitted.raw(columns[out])
     return raw
 
 
-def _texts(rows: Outcomes) -> Sequence[str]:
-    """Raises: ValueError: it was fitted with texts, and the rows have none."""
-    if rows.text is None:
-        raise ValueError("this score was learned with the prompts: score rows that have theirs")
-    return rows.text
+def _masks(fold_of: Ints) -> Iterator[Bools]:
+    """The rows of each fold, unless that is all of them."""
+    for fold in np.unique(fold_of).tolist():
+        out = fold_of == fold
+        if not out.all():
+            yield out

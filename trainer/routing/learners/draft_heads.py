@@ -33,8 +33,8 @@ LEAST_SPREAD = 1e-9
 class Further:
     """Columns beside the signals, as they enter the regressions: standardised, within what was seen."""
 
-    names: tuple[tuple[str, ...], ...]
-    """Of the inputs of an artefact whose mean a column is."""
+    names: tuple[str, ...]
+    """Of inputs of an artefact."""
     low: Floats
     high: Floats
     centre: Floats
@@ -43,7 +43,7 @@ class Further:
     """[k], of each column."""
 
     @classmethod
-    def of(cls, names: Sequence[tuple[str, ...]], values: Floats, ridge: Floats) -> Further:
+    def of(cls, names: Sequence[str], values: Floats, ridge: Floats) -> Further:
         """On the scale of these rows, [n, k]; a column that never differs counts nothing."""
         low, high = values.min(axis=0), values.max(axis=0)
         spread = values.std(axis=0)
@@ -56,12 +56,11 @@ class Further:
     def curves(self, coefficients: Floats) -> list[Curve]:
         """Straight lines; what is missing counts as the centre."""
         found = []
-        for column, names in enumerate(self.names):
-            slope = float(coefficients[column] / self.scale[column] / len(names))
-            ends = float(self.low[column]), float(self.high[column])
-            if ends[0] < ends[1]:
-                ys = tuple(slope * (end - float(self.centre[column])) for end in ends)
-                found += [Curve(name, ends, ys, 0.0) for name in names]
+        slopes = (coefficients / self.scale).tolist()
+        ends = zip(self.names, slopes, self.low.tolist(), self.centre.tolist(), self.high.tolist(), strict=True)
+        for name, slope, low, centre, high in ends:
+            if low < high:
+                found.append(Curve(name, (low, high), (slope * (low - centre), slope * (high - centre)), 0.0))
         return found
 
 
@@ -87,6 +86,10 @@ class Heads:
             mended=fit(columns, strong, 1 - weak, ridge),
             spoilt=fit(columns, 1 - strong, weak, ridge),
         )
+
+    def columns(self, signals: Floats, further: Floats) -> Floats:
+        """[n, columns], see `fit`."""
+        return np.column_stack([self.basis.matrix(signals), self.further.matrix(further)])
 
     def raw(self, columns: Floats) -> Floats:
         """[n], E[strong - weak]."""

@@ -44,7 +44,7 @@ def fit(columns: Floats, target: Floats, weight: Floats, ridge: Floats) -> Float
         step = np.linalg.solve(curvature, gradient)
         largest = float(np.abs(step).max())
         found = found - step * min(1.0, LARGEST_STEP / max(largest, 1e-12))
-        if largest < 1e-6:
+        if largest < 1e-5:
             break
     return found
 

@@ -1,80 +1,72 @@
-"""What the text alone says of how well each model answers: cross-fitted estimates, and their parts in an artefact.
+"""What the words of a prompt alone say of how well a model answers it: cross-fitted estimates, and their part in an
+artefact.
 
 Of the weak model's errors many are errors of the strong one as well, and the weak one's own signals hardly tell those
-apart; the text does, a little. Both estimates are learned from all rows with a target that is balanced: few labels say
-more about it than about the rare event "only the strong one is right".
+apart; the text does, a little. Each model's estimate is learned from all rows with a target that is balanced: few
+labels say more about it than about the rare event "only the strong one is right".
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from sklearn.ensemble import ExtraTreesRegressor
 
-from policies.scoring.models import Linear, Trees
-from policies.scoring.text import STRUCTURE_NAMES
-from trainer.routing.learners.prompt import INPUT_SHARE, LEAF_ROWS, STRUCTURE_FACTOR, Head
+from policies.scoring.models import Linear
+from trainer.routing.learners.prompt import Head
 from trainer.routing.learners.prompt_features import BUCKETS, Columns, Prompts
-from trainer.routing.learners.trees import exported
 from trainer.routing.outcomes import Floats, Ints
 
-N_TREES = 60
-ESTIMATES = (("part_0", "part_2"), ("part_1", "part_3"))
-"""Of the weak and the strong model: the parts of an artefact whose mean it is."""
+NO_STRUCTURE = 0.0
+"""The structure of the text enters elsewhere, beside the signals."""
+REMEMBERED = 160
+"""Estimates: whoever measures many pairs of the same models on the same rows fits each model once a fold."""
+REMEMBERED_TEXTS = 12
+"""Sets of texts, for the training rows and the scored rows of a few folds."""
 
 
 @dataclass(frozen=True, eq=False)
-class TextModel:
-    """Quality of the weak and of the strong model: the mean of regressions on words and structure and of a forest."""
+class WordEstimate:
+    """P(a model answers well) from the words."""
 
     columns: Columns
-    weak: Head
-    strong: Head
-    forest: ExtraTreesRegressor
+    head: Head
+    held_out: Floats
+    """[n], of the training texts by estimates of the other folds: what follows must not take a fit for a fact."""
 
-    @classmethod
-    def fit(cls, prompts: Prompts, outcomes: Floats, seed: int) -> TextModel:
-        """Args: outcomes: [n, 2], weak and strong."""
-        columns = Columns.of(prompts, STRUCTURE_FACTOR)
-        matrix = columns.matrix(prompts)
-        forest = ExtraTreesRegressor(
-            N_TREES, min_samples_leaf=LEAF_ROWS, max_features=INPUT_SHARE, random_state=seed, n_jobs=1
-        )
-        forest.fit(prompts.structure, outcomes)
-        return cls(columns, Head.fit(matrix, outcomes[:, 0]), Head.fit(matrix, outcomes[:, 1]), forest)
+    def chance(self, prompts: Prompts) -> Floats:
+        """[n]"""
+        return self.head.chance(self.columns.matrix(prompts))
 
-    def estimates(self, prompts: Prompts) -> Floats:
-        """[n, 2], of the weak and the strong model's quality."""
-        matrix = self.columns.matrix(prompts)
-        linear = np.column_stack([self.weak.chance(matrix), self.strong.chance(matrix)])
-        return np.asarray((linear + self.forest.predict(prompts.structure)) / 2)
-
-    def parts(self) -> tuple[Linear | Trees, ...]:
-        """The first ones of an artefact, see ESTIMATES."""
-        return (
-            self._linear(self.weak),
-            self._linear(self.strong),
-            exported(self.forest, STRUCTURE_NAMES, np.array([1.0, 0.0])),
-            exported(self.forest, STRUCTURE_NAMES, np.array([0.0, 1.0])),
-        )
-
-    def _linear(self, head: Head) -> Linear:
-        dense, intercept = self.columns.dense(head.coefficients[BUCKETS:])
-        return Linear(
-            intercept=head.intercept + intercept,
-            dense=dense,
-            lexical=self.columns.lexical(head.coefficients[:BUCKETS]),
-            squash=True,
-        )
+    def part(self) -> Linear:
+        """Of an artefact."""
+        lexical = self.columns.lexical(self.head.coefficients[:BUCKETS])
+        return Linear(intercept=self.head.intercept, lexical=lexical, squash=True)
 
 
-def cross_fitted(prompts: Prompts, outcomes: Floats, fold_of: Ints, seed: int) -> Floats:
-    """[n, 2], the estimates of each text by a model of the other folds: what follows must not take a fit for a fact."""
-    found = np.empty_like(outcomes)
+def fit(texts: tuple[str, ...], outcome: Floats, fold_of: Ints) -> WordEstimate:
+    """Args: outcome: [n], of one model. fold_of: [n], near-duplicates in one fold."""
+    return _fitted(texts, outcome.tobytes(), fold_of.tobytes())
+
+
+@lru_cache(maxsize=REMEMBERED_TEXTS)
+def prompts_of(texts: tuple[str, ...]) -> Prompts:
+    return Prompts.of(texts)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _fitted(texts: tuple[str, ...], outcomes: bytes, folds: bytes) -> WordEstimate:
+    prompts, outcome, fold_of = prompts_of(texts), np.frombuffer(outcomes), np.frombuffer(folds, dtype=np.int64)
+    columns, head = _regression(prompts, outcome)
+    held_out = np.empty(len(texts))
     for fold in np.unique(fold_of).tolist():
         out = fold_of == fold
-        if out.all():
-            return TextModel.fit(prompts, outcomes, seed).estimates(prompts)
-        found[out] = TextModel.fit(prompts.part(~out), outcomes[~out], seed).estimates(prompts.part(out))
-    return found
+        before, fitted = (columns, head) if out.all() else _regression(prompts.part(~out), outcome[~out])
+        held_out[out] = fitted.chance(before.matrix(prompts.part(out)))
+    return WordEstimate(columns, head, held_out)
+
+
+def _regression(prompts: Prompts, outcome: Floats) -> tuple[Columns, Head]:
+    columns = Columns.of(prompts, NO_STRUCTURE)
+    return columns, Head.fit(columns.matrix(prompts), outcome)
