@@ -31,7 +31,8 @@ class PromptResults:
     name = "prompts"
     files = tuple(f"routellm/{name}.csv.gz" for name in TITLES)
     code = (
-        "trainer.routing.results.prompts", "trainer.routing.learners.prompt", "trainer.routing.learners.prompt_features",
+        "trainer.routing.results.prompts", "trainer.routing.learners.prompt",
+        "trainer.routing.learners.prompt_features",
         "trainer.routing.learners.tfidf", "policies.scoring.text", "trainer.routing.evaluation",
         "trainer.routing.crossfit", "trainer.routing.folds", "trainer.routing.groups", "trainer.routing.measures",
         "trainer.routing.figures",
