@@ -210,8 +210,9 @@ class Parts:
         self.metrics.student_info.info({"student": generation.bundle_id})
         chain = generation.decider.chain
         self.governance.follow(chain)
-        for name in (*(each.name for each in chain.policies), *(each.name for each in chain.reviewers)):
-            self.metrics.policy_errors.labels(name)  # at zero, so that the first error is a rise
+        governors = chain.governors.all if chain.governors is not None else ()
+        for each in (*chain.policies, *chain.reviewers, *governors):
+            self.metrics.policy_errors.labels(each.name)  # at zero, so that the first error is a rise
 
 
 def build_app(

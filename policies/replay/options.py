@@ -8,13 +8,13 @@ from typing import Any
 import annotated_types
 from pydantic import BaseModel
 
-from policies.base import Policy, Reviewer
+from policies.base import Governor, Policy, Reviewer
 
 WIDEST = 4.0
 """A number without an upper limit is offered up to so many times its value."""
 
 
-def tunable(policy: Policy | Reviewer, current: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+def tunable(policy: Policy | Reviewer | Governor, current: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Its numeric options: name, type, value in force, range and meaning."""
     if not isinstance(policy, BaseModel):
         return []

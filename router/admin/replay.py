@@ -18,7 +18,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from policies.base import Policy, Reviewer
+from policies.base import Governor, Policy, Reviewer
 from policies.replay.options import tunable
 from router.admin.administration import Administration, InvalidDocument
 from router.admin.policy import answer
@@ -167,11 +167,16 @@ class ReplayEndpoints:
         await self._admin.door.enter(request)
         generation = self._generations.current
         chain = generation.decider.chain
-        seats: dict[str, Policy | Reviewer] = {policy.name: policy for policy in chain.policies}
+        seats: dict[str, Policy | Reviewer | Governor] = {policy.name: policy for policy in chain.policies}
         seats |= {reviewer.name: reviewer for reviewer in chain.reviewers}
+        if chain.governors is not None:
+            seats |= {governor.name: governor for governor in chain.governors.all}
         policies = []
         for table in generation.document.routing.policies:
             name = str(table["type"])
+            if table.get("mode") == "shadow":  # it keeps its place, and turning it would change nothing
+                policies.append({"policy": f"{name} (shadow)", "options": []})
+                continue
             seat = seats.get(name)
             policies.append({"policy": name, "options": tunable(seat) if seat is not None else []})
         return answer({"version": self._admin.live.applied.version, "policies": policies})

@@ -55,7 +55,8 @@ class RoutingConfig(Table):
     def warnings(self) -> tuple[str, ...]:
         """What policies say of options that are valid and may do less than was meant. Raises: PolicyConfigError."""
         built = self.build_policies()
-        found = (getattr(policy, "warning", None) for policy in (*built.policies, *built.reviewers))
+        deciding = (*built.policies, *built.reviewers, *built.governors)
+        found = (getattr(policy, "warning", None) for policy in deciding)
         return tuple(f"routing.policies: {warning}" for warning in found if isinstance(warning, str))
 
 

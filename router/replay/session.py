@@ -152,7 +152,7 @@ def _swept(
     if len(sweep.values) > MAX_VALUES:
         raise WrongQuestion(f"sweep.values: at most {MAX_VALUES}")
     tables = [dict(table) for table in routing.get("policies", RoutingConfig().model_dump()["policies"])]
-    found = [table for table in tables if table.get("type") == sweep.policy]
+    found = [table for table in tables if table.get("type") == sweep.policy and table.get("mode") != "shadow"]
     if not found:
         types = ", ".join(str(table.get("type")) for table in tables)
         raise WrongQuestion(f"sweep.policy: the document has no policy {sweep.policy!r}; it has {types}")

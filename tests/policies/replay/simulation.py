@@ -188,6 +188,41 @@ def _shadow(columns: Columns, world: World, row: int, propensity: float, asked: 
     )
 
 
+def log_with_explored_drafts(rng: np.random.Generator, world: World, logged: Document, *, epsilon: float) -> Log:
+    """The lot is about the draft where the student was chosen, else about the route; what was delivered is judged."""
+    first, flipped = logged.student_first(world), rng.random(len(world)) < epsilon
+    drawn_for_student = ~first & flipped  # and not reviewed
+    drafted = first
+    kept = np.where(first, ~logged.escalates(world) ^ flipped, drawn_for_student)
+    own = np.where(flipped, epsilon, 1 - epsilon)
+    columns = columns_with(
+        len(world),
+        student=2,
+        teacher=3,
+        tenant=1,
+        route=np.where(kept, STUDENT, TEACHER),
+        decided=np.where(first | drawn_for_student, STUDENT, TEACHER),
+        propensity=np.where(first, 1.0, own),
+        review_propensity=np.where(first, own, 1.0),
+        retrieval_confidence=world.confidence,
+        has_draft=drafted,
+        draft_escalated=drafted & ~kept,
+        draft_logprob=np.where(drafted, world.logprob, np.nan),
+        draft_tokens=np.where(drafted, 50, 0),
+        draft_cost_usd=np.where(drafted, world.student_usd, np.nan),
+        answer_logprob=np.where(kept, world.logprob, np.nan),
+        cost_usd=(drafted | kept) * world.student_usd + ~kept * world.teacher_usd,
+        counterfactual_cost_usd=np.where(kept, TEACHER_USD * world.length / 50, world.teacher_usd),
+        used_completion_tokens=world.length,
+    )
+    scores = np.where(kept, world.student_right, world.teacher_right)
+    feedback = [
+        FeedbackRecord(schema=1, decision_id=f"{row + 1:032x}", created_s=2e9, tenant="default", score=float(score))
+        for row, score in enumerate(scores.tolist())
+    ]
+    return Log(columns, [], feedback)
+
+
 def explored_log(rng: np.random.Generator, world: World, logged: Document, *, epsilon: float) -> Log:
     """A share of the requests goes the other way, by lot; what was delivered is judged."""
     wanted = logged.student_first(world)

@@ -13,7 +13,14 @@ from policies.record import ShadowRecord
 from policies.replay.replay import NothingToReplay, RecordsNeeded, Replay, Selection
 from policies.replay.report import Report
 from policies.replay.source import Log
-from tests.policies.replay.simulation import Document, World, columns_with, explored_log, shadowed_log
+from tests.policies.replay.simulation import (
+    Document,
+    World,
+    columns_with,
+    explored_log,
+    log_with_explored_drafts,
+    shadowed_log,
+)
 from tests.policies.replay.test_evaluate import Picky, chain_of
 
 LOGGED = Document(0.4, 0.45)
@@ -66,6 +73,18 @@ def test_report_is_unbiased_when_routes_are_explored() -> None:
     for seed in range(DRAWS):
         rng = np.random.default_rng(seed)
         log = explored_log(rng, World.draw(rng, ROWS), logged, epsilon=0.2)
+        found.append(Replay(log, logged.chain()).report(candidate.chain()))
+    check([each.quality for each in found], candidate.quality(everything()))
+    check([each.cost_usd_per_request for each in found], candidate.cost(everything()))
+
+
+@pytest.mark.parametrize("candidate", [Document(0.0, 0.3), Document(0.4, 0.6), Document(0.4)])
+def test_report_is_unbiased_when_drafts_are_explored(candidate: Document) -> None:
+    logged = Document(0.4, 0.45) if candidate.escalate_below else Document(0.0, 0.5)
+    found = []
+    for seed in range(DRAWS):
+        rng = np.random.default_rng(seed)
+        log = log_with_explored_drafts(rng, World.draw(rng, ROWS), logged, epsilon=0.2)
         found.append(Replay(log, logged.chain()).report(candidate.chain()))
     check([each.quality for each in found], candidate.quality(everything()))
     check([each.cost_usd_per_request for each in found], candidate.cost(everything()))
