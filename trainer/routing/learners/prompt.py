@@ -30,7 +30,7 @@ REGULARISATION = 0.3
 """Inverse strength of the logistic regressions."""
 STRUCTURE_FACTOR = 0.1
 """Of a standardised column of the structure, against a row of words of length 1."""
-N_TREES = 100
+N_TREES = 64
 LEAF_ROWS = 30
 INPUT_SHARE = 0.3
 """Of the inputs, drawn anew at every node."""
