@@ -267,7 +267,7 @@ def standing_of(
         student_model_sha256=student.model_sha256 if student is not None else None,
         threshold=table.get("threshold", getattr(policy, "used_threshold", None)),
         thresholds_by_tag=by_tag.thresholds if by_tag is not None else {},
-        score_sha256=getattr(policy, "score_sha256", None),
+        score_sha256=getattr(policy, "score_sha256", None) or getattr(policy, "artefact_sha256", None),
     )
     return Standing(name, certificate, on_void, built)
 

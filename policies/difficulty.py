@@ -27,6 +27,7 @@ from policies.base import (
     escalate,
 )
 from policies.scoring.model import ScoreModel, StaleModel, TrainingData, load
+from policies.tag_thresholds import ThresholdByTag
 
 REASONS = frozenset(
     {
@@ -62,6 +63,9 @@ class Difficulty(PolicyModel):
         ge=0.0,
         le=1.0,
         description="P(the teacher answers better) above which it does; default: the one in the artefact.",
+    )
+    threshold_by_tag: ThresholdByTag | None = Field(
+        None, description="Other thresholds for some values of a tag, as `locum tune --per-tag` writes them."
     )
     use_embedding: bool = Field(
         False, description="Allow a model that needs an embedding of the prompt by the local encoder (`[semantic]`)."
@@ -157,6 +161,8 @@ class Difficulty(PolicyModel):
         if self._silent is not None:
             return self._silent
         model, threshold = self._fitted.model, self._threshold
+        if self.threshold_by_tag is not None:
+            threshold = self.threshold_by_tag.of(features.tags, threshold)
         assert model is not None  # noqa: S101 - otherwise it is silent
         if _is_blank(features.last_user_turn):
             return Abstain(reason="no_text", threshold=threshold)

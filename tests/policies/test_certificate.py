@@ -10,7 +10,9 @@ import pytest
 
 from policies import artefact
 from policies.base import Policy, PolicyConfigError, RequestFeatures, RouteDecision, StudentDefaults
+from policies.calibration import MEAN_LOGPROB, CalibratorArtefact, Platt
 from policies.certificate import Certificate, Group, Serving, Stated, causes_of
+from policies.record import Draft
 from policies.registry import build_all
 
 FEATURES = RequestFeatures(prompt_bytes=1, message_count=1, approx_prompt_tokens=1, requested_output_tokens=1)
@@ -140,3 +142,21 @@ def test_table_is_refused_when_certificate_or_on_void_cannot_be_used(tmp_path: P
     edited.write_text(edited.read_text().replace("0.01", "0.001", 1))
     with pytest.raises(PolicyConfigError, match="damaged or was edited"):
         build_all([{"type": "cascade", "certificate": str(edited)}])
+
+
+def test_cascade_judges_by_the_threshold_of_the_requests_tag(tmp_path: Path) -> None:
+    fitted = CalibratorArtefact(
+        calibrator=Platt(slope=1.0, intercept=0.0), raw=MEAN_LOGPROB, source="", n=1, n_sufficient=1, ece=0.0,
+        reliability=(),
+    )  # fmt: skip
+    artefact.write(tmp_path / "calibrator.json", fitted)
+    by_tag = {"tag": "team", "thresholds": {"legal": 0.5}}
+    entry = {"type": "cascade", "calibrator": str(tmp_path / "calibrator.json"), "threshold": 0.7}
+    (cascade,) = build_all([entry | {"threshold_by_tag": by_tag}]).reviewers
+    draft = Draft(text="x", finish_reason="stop", mean_logprob=-0.405, tokens=1)  # P(wrong) = 0.6
+    asked = [msgspec.structs.replace(FEATURES, tags=tags) for tags in ({"team": "legal"}, {"team": "docs"}, {})]
+    said = [cascade.review(each, draft) for each in asked]
+    assert [each.threshold for each in said if each is not None] == [0.5, 0.7, 0.7]
+    assert [isinstance(each, RouteDecision) for each in said] == [True, False, False]
+    with pytest.raises(PolicyConfigError, match=r"threshold_by_tag\.thresholds\.legal"):
+        build_all([entry | {"threshold_by_tag": {"tag": "team", "thresholds": {"legal": 1.5}}}])

@@ -18,7 +18,7 @@ from policies.certificate import Certificate
 from policies.prefix_calibration import with_prefixes
 from serving.registry import Registry
 from trainer.tune import report
-from trainer.tune.document import changed_document, policy_table
+from trainer.tune.document import changed_document, model_sha256, policy_table
 from trainer.tune.guarantee import NotCertified, Promise
 from trainer.tune.guaranteed import Guaranteed, Identity, Limits, calibrated, certificate_of, guaranteed
 from trainer.tune.labelled import Filter, collect
@@ -99,7 +99,7 @@ def certify_from_log(log_dir: Path, target: Target, chosen: Chosen, asked: Asked
     identity = Identity(
         policy=asked.score.policy or CASCADE,
         score="vote" if asked.score.policy else MEAN_LOGPROB,
-        score_sha256=artefact.encoded(fitted)[1] if fitted is not None else "",
+        score_sha256=artefact.encoded(fitted)[1] if fitted is not None else _model_of_votes(collected, asked),
         student=name,
         student_model_sha256=student.bundle.model_sha256 if student.bundle else "",
         teacher=teacher,
@@ -159,12 +159,27 @@ def _only_teacher(collected: Collected) -> str:
     return next(iter(names), "")
 
 
+def _model_of_votes(collected: Collected, asked: Asked) -> str:
+    """Hash of the model that gave the scores, where the records or the document tell it.
+
+    Raises: TuneInputError: several did; DocumentError.
+    """
+    hashes = collected.traffic.scored_by if asked.score.policy == CASCADE else set()
+    if len(hashes) > 1:
+        raise TuneInputError(
+            f"--where: the records were scored by {len(hashes)} models; choose those of one, by their time for example"
+        )
+    if hashes:
+        return next(iter(hashes))
+    return model_sha256(asked.document, asked.score.policy or "") if asked.document is not None else ""
+
+
 def _fitted(collected: Collected, result: Guaranteed, student: Student, name: str, seed: int) -> CalibratorArtefact:
     """A strictly rising calibrator: it names the cut and does not move it, so the rows of the proof may fit it."""
     answers = collected.answers(drawn=collected.use_drawn)
     tuned = tune(answers, Wish(max_teacher_share=result.teacher_share.estimate), method="platt", seed=seed)
-    model_sha256 = student.bundle.model_sha256 if student.bundle else ""
-    fitted = report.artefact_of(tuned, student=name, model_sha256=model_sha256)
+    of_student = student.bundle.model_sha256 if student.bundle else ""
+    fitted = report.artefact_of(tuned, student=name, model_sha256=of_student)
     return with_prefixes(fitted, collected.prefixes())
 
 
@@ -224,6 +239,8 @@ def lines(found: Found) -> Iterator[str]:
         f"{certificate.n} labelled pairs by {certificate.labels} (as good as {certificate.effective_n:.0f} of equal "
         f"weight); the models differ in {certificate.n_differing}"
     )
+    if not certificate.score_sha256:
+        yield "  which model gave the scores is not known: give --document, so that another one voids the certificate"
     if found.n_assumed_wrong:
         yield (
             f"  in {found.n_assumed_wrong} the answers differ and nobody has said which is right: each counts as lost. "

@@ -24,20 +24,51 @@ def changed_document(path: Path, policy: str, changes: Mapping[str, Any]) -> byt
 
     Raises: DocumentError, OSError.
     """
+    content, tables = _read(path)
+    found = _table(tables, policy)
+    if found is None:
+        tables.append({"type": policy, **changes})
+    else:
+        for key in ("threshold_by_tag", *(["model"] if "calibrator" in changes else [])):
+            found.pop(key, None)
+        found.update(changes)
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+
+
+def model_sha256(path: Path, policy: str) -> str:
+    """Of the artefact that the policy's table names as its `model`; empty where it names none.
+
+    Raises: DocumentError: the artefact is not there, OSError.
+    """
+    table = _table(_read(path)[1], policy) or {}
+    model = table.get("model")
+    if not isinstance(model, str):
+        return ""
+    try:
+        return msgspec.json.decode(Path(model).read_bytes(), type=_Stated).sha256
+    except (OSError, msgspec.MsgspecError) as exc:
+        raise DocumentError(f"--document: the model of {policy}, {model}, cannot be read here: {exc}") from exc
+
+
+class _Stated(msgspec.Struct):
+    sha256: str
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The content, and within it the tables of its policies."""
     try:
         content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        document = content.get("document", content)
-        tables = document["routing"]["policies"]
-        found = [table for table in tables if table.get("type") == policy and table.get("mode") != "shadow"]
-    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as exc:
+        tables = msgspec.convert(content.get("document", content)["routing"]["policies"], list[dict[str, Any]])
+    except (msgspec.MsgspecError, KeyError, TypeError) as exc:
         raise DocumentError(f"--document: {path} is no policy document; write one with `locum policy get`") from exc
-    if found:
-        for key in ("threshold_by_tag", "calibrator"):
-            found[0].pop(key, None)
-        found[0].update(changes)
-    else:
-        tables.append({"type": policy, **changes})
-    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+    content.get("document", content)["routing"]["policies"] = tables
+    return content, tables
+
+
+def _table(tables: list[dict[str, Any]], policy: str) -> dict[str, Any] | None:
+    """Of the policy that decides; the same in shadow is another one."""
+    found = (table for table in tables if table.get("type") == policy and table.get("mode") != "shadow")
+    return next(found, None)
 
 
 def _toml(value: object) -> str:

@@ -72,6 +72,8 @@ class Traffic:
     priced: int = 0
     teachers: dict[str, int] = field(default_factory=dict)
     fingerprints: set[str] = field(default_factory=set)
+    scored_by: set[str] = field(default_factory=set)
+    """Hashes of the models that scored drafts, where the records have them."""
 
     def add(self, record: DecisionRecord, score: Score, logprob: float | None) -> None:
         """One answered request of the student that is tuned; `logprob` as in `Score.of`."""
@@ -82,6 +84,9 @@ class Traffic:
         if found is None:
             self.unscored += score.policy is None and record.decision.policy == "default"
             return
+        signals = record.draft.signals if record.draft is not None else None
+        if signals is not None and signals.scored_by is not None:
+            self.scored_by.add(signals.scored_by)
         self.scores.append(found)
         self.tags.append(score.tag_of(record))
         self.first_s, self.last_s = min(self.first_s, record.created_s), max(self.last_s, record.created_s)

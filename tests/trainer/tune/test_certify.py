@@ -191,18 +191,27 @@ def test_tune_takes_the_votes_of_a_policy_when_it_is_named(log: Log, tmp_path: P
         log.answered(f"q {i}", label if right else "no", route="student", label=label, votes=(vote,))
         log.answered(f"q {i}", label, route="teacher")
     document = tmp_path / "policy.json"
-    tables = [{"type": "long_context"}, {"type": "difficulty", "model": "m.json", "threshold": 0.9}]
+    model = tmp_path / "m.json"
+    model.write_text(json.dumps({"sha256": "a" * 64, "schema": 1}))
+    tables = [
+        {"type": "long_context"},
+        {"type": "difficulty", "mode": "shadow", "model": "new.json"},
+        {"type": "difficulty", "model": str(model), "threshold": 0.9},
+    ]
     document.write_text(json.dumps({"version": 3, "document": {"routing": {"policies": tables}}}))
     found = run_json(
         log, "--out", str(tmp_path / "out"), *LOSS, "--score", "difficulty", "--document", str(document)
     )  # fmt: skip
     certificate = found["certificate"]
-    assert (certificate["policy"], certificate["score"], certificate["score_sha256"]) == ("difficulty", "vote", "")
+    assert (certificate["policy"], certificate["score"], certificate["score_sha256"]) == (
+        "difficulty", "vote", "a" * 64,
+    )  # fmt: skip
     assert not (tmp_path / "out" / "calibrator.json").exists()
     changed = json.loads((tmp_path / "out" / "policy.json").read_text())
     assert changed["version"] == 3
-    assert changed["document"]["routing"]["policies"][1] == {
-        "type": "difficulty", "model": "m.json", "threshold": certificate["threshold"],
+    assert changed["document"]["routing"]["policies"][:2] == tables[:2]
+    assert changed["document"]["routing"]["policies"][2] == {
+        "type": "difficulty", "model": str(model), "threshold": certificate["threshold"],
         "certificate": str(tmp_path / "out" / "certificate.json"),
     }  # fmt: skip
 
