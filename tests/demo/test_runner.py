@@ -20,6 +20,8 @@ from serving.demo.settings import Endpoint, GatewaySetup, free_port
 from serving.demo.stack import running_gateway
 from serving.demo.summary import summarize
 
+pytestmark = pytest.mark.system
+
 FAKE_WINDOW_TOKENS = 2048
 
 
