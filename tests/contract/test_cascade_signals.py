@@ -18,9 +18,12 @@ from policies.chain import PolicyChain
 from policies.draft_signals import DraftSignal, DraftSignals
 from policies.record import Draft
 from policies.registry import build_all
+from policies.scoring.models import Linear
+from policies.scoring.text import SCHEMA as SCHEMA_OF_TEXTS
 from tests.contract.conftest import RunningGateway, StartGateway, chats
 from tests.contract.scripted import Says, Student, scripted
 from tests.contract.test_cascade import the_record
+from tests.policies.scoring.building import TRAINING, artefact_of, dense, lexical
 
 HI = [{"role": "user", "content": "hi"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -319,3 +322,34 @@ def test_draft_of_a_request_without_reviewers_is_not_measured(start: Start, stud
     assert "logprobs" not in scripted_student.received[0]
     assert the_record(gateway).draft is None
     assert msgspec.json.decode(msgspec.json.encode(the_record(gateway))).get("draft") is None
+
+
+def test_score_of_a_model_is_recorded_so_that_no_text_is_needed_later(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    linear = Linear(intercept=-2.0, dense={"min_logprob": dense(-1.0)}, lexical=lexical({"words": {"prove": 8.0}}))
+    made = artefact_of(linear, use="draft", inputs=("min_logprob",), text_schema=SCHEMA_OF_TEXTS)
+    sha256 = artefact.write(tmp_path / "model.json", made)
+    table = f'[[routing.policies]]\ntype = "cascade"\nmodel = {str(tmp_path / "model.json")!r}\nthreshold = 0.5'
+    with scripted() as student:
+        gateway = start_gateway(student_url=student.base_url, rest=table)
+        hard = [{"role": "user", "content": "prove it"}]
+        assert chosen(ask(gateway, messages=hard, store=False)) == ("teacher", "low_confidence")
+        assert chosen(ask(gateway, store=False))[0] == "student"
+    chain = reviewed(gateway)
+    for record in gateway.records():
+        assert record.features is not None and record.draft is not None and record.draft.signals is not None
+        assert record.features.last_user_turn == ""
+        assert record.draft.signals.scored_by == sha256
+        assert chain.review(record.features, record.draft)[1][-1] == record.votes[-1]
+
+
+def test_model_of_another_student_has_no_opinion_on_this_one(start_gateway: StartGateway, tmp_path: Path) -> None:
+    training = msgspec.structs.replace(TRAINING, student="another")
+    made = artefact_of(Linear(intercept=5.0), use="draft", training=training)
+    artefact.write(tmp_path / "model.json", made)
+    table = f'[[routing.policies]]\ntype = "cascade"\nmodel = {str(tmp_path / "model.json")!r}\nthreshold = 0.5'
+    with scripted() as student:
+        gateway = start_gateway(student_url=student.base_url, rest=table)
+        assert chosen(ask(gateway))[0] == "student"
+    assert the_record(gateway).votes[-1].reason == "other_student"
