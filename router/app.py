@@ -210,9 +210,10 @@ class Parts:
         self.metrics.student_info.info({"student": generation.bundle_id})
         chain = generation.decider.chain
         self.governance.follow(chain)
-        governors = chain.governors.all if chain.governors is not None else ()
-        for each in (*chain.policies, *chain.reviewers, *governors):
-            self.metrics.policy_errors.labels(each.name)  # at zero, so that the first error is a rise
+        names = [*(each.name for each in chain.policies), *(each.name for each in chain.reviewers)]
+        names += [each.name for each in (chain.governors.all if chain.governors is not None else ())]
+        for name in names:
+            self.metrics.policy_errors.labels(name)  # at zero, so that the first error is a rise
 
 
 def build_app(

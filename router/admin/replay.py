@@ -171,7 +171,7 @@ class ReplayEndpoints:
         seats |= {reviewer.name: reviewer for reviewer in chain.reviewers}
         if chain.governors is not None:
             seats |= {governor.name: governor for governor in chain.governors.all}
-        policies = []
+        policies: list[dict[str, Any]] = []
         for table in generation.document.routing.policies:
             name = str(table["type"])
             if table.get("mode") == "shadow":  # it keeps its place, and turning it would change nothing
