@@ -20,7 +20,7 @@ from trainer.routing.reading import Columns
 
 SCHEMA = 1
 DIFFERENCES = ("apgr", "cpt50", "cpt80", "apgr_exact", "cpt80_exact", "recovered", "auroc_strong_better")
-WIDTH = 118
+WIDTH = 140
 SCORE_DIGITS = 9
 
 
