@@ -79,8 +79,11 @@ def _differs_from_teacher(grade: Grade) -> bool:
 
 
 def logprob_of(record: DecisionRecord) -> float | None:
-    """Of the student's answer; NaN for an empty one, None where there should be one and is none."""
+    """Of the student's answer; NaN for an empty one and one that failed a validity check, which a cascade escalates
+    whatever its threshold; None where there should be one and is none."""
     if record.draft is not None:
+        if record.draft.signals is not None and record.draft.signals.failed:
+            return math.nan
         text, finish_reason, logprob = record.draft.text, record.draft.finish_reason, record.draft.mean_logprob
     elif record.route == "student":
         text, finish_reason, logprob = record.completion, record.finish_reason, record.mean_logprob

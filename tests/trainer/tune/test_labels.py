@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from policies.draft_signals import DraftSignals
 from policies.record import Draft
 from tests.trainer.tune.logs import Log, fill, run, run_json, sealed_set
 
@@ -49,6 +50,15 @@ def test_empty_answer_counts_as_escalated_and_not_as_missing(log: Log, tmp_path:
     found = run_json(log, "--out", str(tmp_path / "tuned"))
     assert (found["n"], found["n_empty"], found["left_out"]["without_logprob"]) == (202, 2, 0)
     assert found["share_on_rows"] <= 0.2
+
+
+def test_draft_that_failed_a_check_counts_as_escalated_like_an_empty_one(log: Log, tmp_path: Path) -> None:
+    fill(log)
+    refused = DraftSignals(mean_logprob=-0.1, failed=("refused",))
+    draft = Draft(text="I can't help with that.", mean_logprob=-0.1, escalated=True, signals=refused)
+    log.answered("?", "yes", route="teacher", label="yes", draft=draft)
+    found = run_json(log, "--out", str(tmp_path / "tuned"))
+    assert (found["n"], found["n_empty"]) == (201, 1)
 
 
 def test_record_without_its_text_does_not_count_beside_a_sealed_set(log: Log, tmp_path: Path) -> None:
