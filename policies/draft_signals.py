@@ -39,8 +39,8 @@ class DraftSignals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     tokens: int | None = None
     """Of the answer as it was judged, its stop token included."""
     prefix_means: tuple[float, ...] = ()
-    """Mean logprob of the first 4, 8, 16, ... tokens (`PREFIX_TOKENS`), as far as the answer reached: what a commit window
-    of that size would have seen, so that a score of prefixes can be fitted and replayed."""
+    """Mean logprob of the first 4, 8, 16, ... tokens (`PREFIX_TOKENS`), as far as the answer reached: what a commit
+    window of that size would have seen, so that a score of prefixes can be fitted and replayed."""
     stated_confidence: float | None = None
     """P(right) that the answer itself claims, in [0, 1]."""
     agreement: float | None = None
