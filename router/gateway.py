@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from policies.chain import Evaluation
 from policies.record import Usage
 from router.admission import Admission, Permit
+from router.answer_headers import answer_headers, stream_head
 from router.chat import ChatRequest
 from router.config import Config
 from router.decision_ids import DecisionIds, with_level
-from router.delivery import Delivery, answer_headers, stream_head
+from router.delivery import Delivery
 from router.dialects.base import Dialect
 from router.endings import CLIENT_CLOSED_REQUEST, error_headers, error_of, outcome_of, unavailable
 from router.errors import BackendError, BudgetSpent, LocumError, Overloaded, UnsupportedEncoding

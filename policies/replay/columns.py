@@ -151,8 +151,8 @@ def columns_of(
     rows: Sequence[NDArray[Any]], ragged: Sequence[Floats], names: tuple[str, ...], tag_sets: tuple[TagSet, ...]
 ) -> Columns:
     """Columns from arrays in the order of `ROW_FIELDS`."""
-    given: dict[str, Any] = dict(zip(ROW_FIELDS, rows, strict=True))
-    return Columns(**given, **dict(zip(_LONG, ragged, strict=True)), names=names, tag_sets=tag_sets)
+    given: dict[str, Any] = dict(zip((*ROW_FIELDS, *_LONG), (*rows, *ragged), strict=True))
+    return Columns(**given, names=names, tag_sets=tag_sets)
 
 
 def joined(parts: Sequence[Columns]) -> Columns:

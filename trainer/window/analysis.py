@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
@@ -170,6 +171,10 @@ class _Scores:
         return np.array([self.one(place, mean_of(row, tokens), tokens if 0 < tokens < len(row.logprobs) else 0)
                          for place, row in enumerate(self._rows)])  # fmt: skip
 
+    def last(self, place: int, mean: float) -> float:
+        """P(wrong) by the tokens that a late alarm looks at."""
+        return self.one(place, mean, ALARM_TOKENS)
+
     def one(self, place: int, mean: float, prefix: int) -> float:
         """P(wrong) of an answer, by a mean over `prefix` tokens; 0: over all."""
         fitted = self._fitted[self.fold[place]]
@@ -270,9 +275,7 @@ def _alarms(rows: Sequence[Row], scores: _Scores, wrong: Bools) -> list[Alarm]:
         committed = at <= float(np.quantile(at, 1 - SHARE))
         for threshold in ALARMS:
             rang = [
-                _rings(row, window, lambda mean, place=place: scores.one(place, mean, ALARM_TOKENS), threshold)
-                if committed[place]
-                else None
+                _rings(row, window, partial(scores.last, place), threshold) if committed[place] else None
                 for place, row in enumerate(rows)
             ]
             stopped = np.array([each is not None for each in rang])
