@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from policies.base import DailyBudget, Governor, RequestFeatures, RouteDecision
+from policies.base import DailyBudget, Explorer, Governor, RequestFeatures, RouteDecision
 from policies.chain import CHAIN_REASONS, Vote, checked
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class Governors:
         self.budgets: tuple[DailyBudget, ...] = tuple(
             budget for each in self.all if (budget := getattr(each, "daily_budget", None)) is not None
         )
+        self.names = frozenset(each.name for each in self.all)
+        self.explorer = next((each for each in self.all if isinstance(each, Explorer)), None)
+        """Whoever draws."""
         self._version = version
         self._seats = [_Seat(each, each.name, each.reasons | CHAIN_REASONS) for each in self.all]
 

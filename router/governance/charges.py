@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.base import Explorer, Lot, RequestFeatures, Route, RouteDecision
+from policies.base import Lot, RequestFeatures, Route, RouteDecision
 from policies.budget import UNSCORED
 from policies.chain import PolicyChain
 from policies.record import DecisionRecord
@@ -20,7 +20,7 @@ def tentative_gain(record: DecisionRecord, chain: PolicyChain) -> tuple[bool, fl
         return False, None
     if not record.decision.student_capable:
         return True, None
-    governors = {each.name for each in chain.governors.all} if chain.governors is not None else set()
+    governors = chain.governors.names if chain.governors is not None else frozenset[str]()
     for vote in reversed(record.votes):
         if vote.shadow or vote.policy in governors:
             continue
@@ -39,8 +39,7 @@ def exploration_of(record: DecisionRecord, features: RequestFeatures, chain: Pol
 
     0 for a request of which the lot could only have made one of the student's.
     """
-    governors = chain.governors.all if chain.governors is not None else ()
-    explorer = next((each for each in governors if isinstance(each, Explorer)), None)
+    explorer = chain.governors.explorer if chain.governors is not None else None
     lot = features.signals.lot
     if explorer is None or not isinstance(lot, Lot) or lot.excluded is not None:
         return 0.0, False
