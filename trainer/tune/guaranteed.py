@@ -80,14 +80,14 @@ def guaranteed(pairs: Pairs, traffic: Traffic, limits: Limits, seed: int = 0) ->
     if promise is None:
         return _within_share(pairs, traffic, limits, seed)
     groups = groups_of(pairs, promise) if pairs.tag else [frozenset({""})]
-    shared = promise.shared_by(len(groups))
+    shared = promise.shared_by(sum(map(bool, groups)))  # where no rows are left over nothing is tested on them
     parts = []
     for position, group in enumerate(groups):
         rest = position == len(groups) - 1
         rows = pairs.of_tags(group) if pairs.tag else pairs
         found = certified(rows, shared, seed) if len(rows) else None
         if found is None or found.threshold <= ESCALATE_ALL:
-            if len(groups) == 1:
+            if len(groups) == 1 or (rows.score <= ESCALATE_ALL).any():  # what no threshold sends to the teacher
                 raise _not_certified(rows, traffic, promise, limits.max_teacher_share, seed)
             found = Certified(ESCALATE_ALL, len(rows), rows.effective_n, 1.0, 0.0)
         named = frozenset().union(*groups[:-1]) if rest else group

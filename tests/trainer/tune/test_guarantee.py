@@ -10,9 +10,20 @@ import numpy as np
 import pytest
 
 from trainer.tune.bounds import hedged_betting
-from trainer.tune.guarantee import GRID, Promise, certified, groups_of, labels_needed, loss_bound, too_much
+from trainer.tune.guarantee import (
+    GRID,
+    NotCertified,
+    Promise,
+    certified,
+    groups_of,
+    labels_needed,
+    loss_bound,
+    too_much,
+)
+from trainer.tune.guaranteed import Limits, guaranteed
 from trainer.tune.pairs import Pairs
 from trainer.tune.simulation import Population, population_of, simulate
+from trainer.tune.traffic import Traffic
 
 PROMISE = Promise(0.02, 0.95)
 
@@ -127,6 +138,36 @@ def test_groups_are_formed_by_the_number_of_labels_alone() -> None:
     *own, rest = groups_of(pairs, PROMISE)
     assert own == [frozenset({"a"}), frozenset({"b"})]
     assert rest == {"rare"}
+
+
+def test_promise_holds_for_all_values_of_a_tag_at_once() -> None:
+    of = population()
+    generator = np.random.default_rng(4)
+    tags = np.array(["a", "b", "rare"])[generator.choice(3, size=len(of.loss), p=[0.6, 0.3, 0.1])]
+    harder = np.where((tags == "b") & (generator.random(len(of.loss)) < 0.01), 1.0, of.loss)
+    limits = Limits(Promise(0.03, 0.9), 0.9)
+    broken = 0
+    for seed in range(10):
+        rows = np.random.default_rng(seed).integers(len(of.loss), size=1500)
+        ids = tuple(f"r-{i:06d}" for i in range(1500))
+        pairs = Pairs(ids, of.score[rows], harder[rows], np.ones(1500), tuple(tags[rows].tolist()))
+        result = guaranteed(pairs, Traffic(), limits)
+        assert [part.values for part in result.parts] == [("a",), ("b",), ()]
+        assert result.parts[0].found.threshold > result.parts[1].found.threshold
+        broken += any(
+            np.where(of.score <= part.found.threshold, harder, 0.0)[tags == name].mean() > 0.03
+            for part, name in zip(result.parts, ("a", "b", "rare"), strict=True)
+        )
+    assert broken <= 3
+
+
+def test_nothing_is_promised_for_a_group_that_no_threshold_sends_to_the_teacher() -> None:
+    n = 400
+    score, loss = np.full(n, -math.inf), np.full(n, 1.0)
+    tags = tuple("ab"[i % 2] for i in range(n))
+    pairs = Pairs(tuple(map(str, range(n))), score, loss, np.ones(n), tags)
+    with pytest.raises(NotCertified, match="INFEASIBLE"):
+        guaranteed(pairs, Traffic(), Limits(PROMISE, 0.95))
 
 
 def test_promise_is_refused_when_it_promises_nothing() -> None:
