@@ -161,5 +161,5 @@ def _has_other_form(asked: Asked, answer: Answer) -> bool:
 def _follows(value: object, schema: object) -> bool:
     try:
         return is_valid(value, schema, max_steps=MAX_SCHEMA_STEPS)
-    except UnsupportedSchema:
+    except (UnsupportedSchema, RecursionError):
         return True

@@ -133,7 +133,8 @@ def _deltas(frames: bytes) -> Iterator[dict[str, Any]]:
 
 def _pieces(delta: dict[str, Any]) -> Iterator[tuple[int, str, str]]:
     """Of calls: which one, and what is added to its name and its arguments."""
-    for each in delta.get("tool_calls") or ():
+    calls = delta.get("tool_calls")
+    for each in calls if isinstance(calls, list) else ():
         if isinstance(each, dict) and isinstance(each.get("function"), dict):
             index = each.get("index")
             yield (index if isinstance(index, int) else 0, *_call(each["function"]))
