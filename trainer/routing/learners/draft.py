@@ -1,9 +1,10 @@
 """The cascade's score: E[strong - weak] of a draft, from the weak model's own signals and the text of the prompt.
 
-One recipe for all pairs of models, with fixed settings. The mean of two models: regressions that bend on the ranks of
-the signals and on what is missing (draft_basis.py), for three chances whose combination is what escalating wins
-(draft_heads.py), and a forest (draft_forest.py). Both see the structure of the text; the regressions see what its words
-say of how well either model answers, too (draft_text.py). It does without the text and with a single signal as well.
+One recipe for all pairs of models, with fixed settings. The mean of regressions that bend on the ranks of the signals
+and on what is missing (draft_basis.py), for three chances whose combination is what escalating wins (draft_heads.py),
+of a forest (draft_forest.py), and of the reference, which counts the more the fewer the rows are (draft_line.py).
+Regressions and forest see the structure of the text; the regressions see what its words say of how well either model
+answers, too (draft_text.py). It does without the text and with a single signal as well.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from trainer.routing.learners import draft_text
 from trainer.routing.learners.draft_basis import Basis
 from trainer.routing.learners.draft_forest import SIGNAL_COPIES, Forest
 from trainer.routing.learners.draft_heads import FURTHER_RIDGE, Further, Heads
+from trainer.routing.learners.draft_line import line, weights
 from trainer.routing.learners.draft_text import WordEstimate
 from trainer.routing.learners.prompt import calibrated, texts_of
+from trainer.routing.learners.reference import Reference, ReferenceScorer
 from trainer.routing.outcomes import Bools, Floats, Ints, Outcomes
 
 INNER_FOLDS = 3
@@ -112,13 +115,16 @@ class DraftScorer:
     """Of the weak and of the strong model; none without the text."""
     heads: Heads
     forest: Forest
+    reference: ReferenceScorer
+    weights: Floats
+    """[3], of regressions, forest and reference."""
     calibrator: Calibrator
 
     def score(self, rows: Outcomes) -> Floats:
         inputs = self._inputs(rows)
-        raw = (
-            self.heads.raw(self.heads.columns(inputs.signals, inputs.further)) + self.forest.raw(inputs.of_forest)
-        ) / 2
+        regressions = self.heads.raw(self.heads.columns(inputs.signals, inputs.further))
+        models = [regressions, self.forest.raw(inputs.of_forest), self.reference.score(rows)]
+        raw = np.column_stack(models) @ self.weights
         return np.array([self.calibrator.confidence(value) or 0.0 for value in raw.tolist()])
 
     def _inputs(self, rows: Outcomes) -> Inputs:
@@ -135,13 +141,14 @@ class DraftScorer:
         before = tuple(each.part() for each in self.words)
         after = self.heads.parts(len(before))
         unused = len(before) + len(after) - 1
+        regressions, forest, reference = self.weights.tolist()
         return ScoreArtefact(
             text_schema=text.SCHEMA if self.words else None,
             use="draft",
             learner=self.learner,
             inputs=(*self.names.signals, *self.names.levels, *self.names.structure),
-            parts=(*before, *after, self.forest.part()),
-            weights=(*[0.0] * unused, 0.5, 0.5),
+            parts=(*before, *after, self.forest.part(), line(self.reference, self.names.signals)),
+            weights=(*[0.0] * unused, regressions, forest, reference),
             calibrator=self.calibrator,
             reliability=(),
             ece=0.0,
@@ -165,16 +172,19 @@ class DraftLearner:
         inputs = Inputs(rows.signals, levels.columns(rows), nothing, nothing)
         if self.with_text and rows.text is not None:
             words = tuple(draft_text.fit(rows.text, outcome, fold_of) for outcome in (rows.weak, rows.strong))
-            held_out = np.column_stack([each.held_out for each in words])
-            inputs = Inputs(inputs.signals, inputs.levels, held_out, draft_text.prompts_of(rows.text).structure)
+            estimates = np.column_stack([each.held_out for each in words])
+            inputs = Inputs(inputs.signals, inputs.levels, estimates, draft_text.prompts_of(rows.text).structure)
             names = Names(names.signals, names.levels, ESTIMATES, STRUCTURE_NAMES)
         basis = Basis.of(names.signals, rows.signals, rows.weak)
         further = Further.of(names.further, inputs.further, names.ridge)
         columns = np.column_stack([basis.matrix(rows.signals), further.matrix(inputs.further)])
         heads = Heads.fit(basis, further, columns, rows.weak, rows.strong)
         forest = Forest.fit(names.of_forest, inputs.of_forest, rows.weak, rows.strong, seed)
-        raw = (_held_out(heads, columns, rows, fold_of) + forest.held_out) / 2
-        return DraftScorer(self.name, names, levels, words, heads, forest, calibrated(raw, rows.advantage > 0))
+        plain = Reference().fit(rows, groups=groups, seed=seed)
+        held_out = [_held_out(heads, columns, rows, fold_of), forest.held_out, plain.score(rows)]
+        shares = weights(len(rows))
+        calibrator = calibrated(np.column_stack(held_out) @ shares, rows.advantage > 0)
+        return DraftScorer(self.name, names, levels, words, heads, forest, plain, shares, calibrator)
 
 
 def _held_out(heads: Heads, columns: Floats, rows: Outcomes, fold_of: Ints) -> Floats:

@@ -34,9 +34,9 @@ PICTURE = "routing-pairs.png"
 class CascadeResults:
     """Every pair whose strong model is better."""
 
-    name = "cascade"
-    files = (FILE,)
-    code = (
+    name: str = "cascade"
+    files: Sequence[str] = (FILE,)
+    code: Sequence[str] = (
         "trainer.routing.pairs", "trainer.routing.learners", "trainer.routing.crossfit", "trainer.routing.folds",
         "trainer.routing.groups", "trainer.routing.measures", "trainer.routing.figures", "trainer.routing.reading",
         "policies.scoring",
@@ -143,7 +143,7 @@ def picture(pairs: Sequence[Pair], one: str, other: str) -> bytes:
         for pair in shown
     ]
     sizes = [60 if TYPICAL[0] <= pair.gap_points <= TYPICAL[1] else 18 for pair in shown]
-    axes.scatter(*zip(*points, strict=True), s=sizes, color=BLUE, alpha=0.7, linewidth=0)
+    axes.scatter([x for x, _ in points], [y for _, y in points], s=sizes, color=BLUE, alpha=0.7, linewidth=0)
     axes.axline((0, 0), slope=1, color="#777777", linewidth=1, linestyle=":")
     axes.set(
         xlabel=f"{other}: gap recovered at 20 %, %", ylabel=f"{one}, %",
