@@ -28,12 +28,12 @@ from router.endpoints import add_endpoints, comes_from_foreign_page, foreign_ori
 from router.gateway import Gateway
 from router.generations import Generation, Generations
 from router.governance.governance import Governance
+from router.hot import HotEndpoint
 from router.http_client import Headers
 from router.metrics import Metrics
 from router.outcome import Outcomes
 from router.pricing import price_of
 from router.probes import Prober
-from router.protocol import HotEndpoint
 from router.quality.opening import Shadowing
 from router.quality.recent import RecentFeedback
 from router.quality.watching import QualityWatch

@@ -6,40 +6,20 @@ import asyncio
 import logging
 import math
 import urllib.parse
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from router.errors import InvalidRequest, error_body
-from router.exchange import Exchange
-from router.http_client import Headers
+from router.hot import FindHot, HotCycle, HotEndpoint
+from router.request_heads import MAX_HEAD_BYTES, HeadTooLarge, check_size, check_unambiguous
 
 logger = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES = 64 * 1024
-"""Request line and headers together; also the longest run of bytes that tells the parser nothing (trailers, chunk
-extensions, blank lines)."""
-HEADER_OVERHEAD_BYTES = 4
-"""Colon, blank and line break: a head of many tiny headers is bounded as well."""
 LINGER_S = 2.0
 """A refused client is listened to for this long: closing at once would reset the connection under the answer."""
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
-
-
-class HotEndpoint(Protocol):
-    """An endpoint that is served without ASGI."""
-
-    path: str
-
-    def serve(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
-        """One request and its response."""
-
-
-FindHot = Callable[[str, Headers], HotEndpoint | None]
-"""Whose a POST with this path and these headers is; None: the ASGI application's."""
 
 
 class ClientProtocol(HttpToolsProtocol):
@@ -144,8 +124,8 @@ class ClientProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self._pending_bytes + self._chunk_bytes > MAX_HEAD_BYTES:
-            self._check_head()
-        self._check_unambiguous()
+            check_size(self.url, self.headers)
+        check_unambiguous(self.parser.get_http_version(), self.headers)
         if self.parser.should_upgrade():
             self._offers_upgrade = True  # the parser stops here; `_feed` starts it anew
             return
@@ -240,27 +220,6 @@ class ClientProtocol(HttpToolsProtocol):
         elif not self.transport.is_closing():
             self.transport.close()
 
-    def _check_head(self) -> None:
-        """Raises: HeadTooLarge."""
-        size = len(self.url) + sum(len(name) + len(value) + HEADER_OVERHEAD_BYTES for name, value in self.headers)
-        if size > MAX_HEAD_BYTES:
-            raise HeadTooLarge
-
-    def _check_unambiguous(self) -> None:
-        """What a proxy before us may read in another way is how a second request is smuggled past it.
-
-        Raises: AmbiguousHead.
-        """
-        version, names = self.parser.get_http_version(), [name for name, _ in self.headers]
-        if version not in ("1.0", "1.1"):
-            raise AmbiguousHead("Speak HTTP/1.1.")
-        if names.count(b"host") > 1 or (version == "1.1" and b"host" not in names):
-            raise AmbiguousHead("A request must have exactly one Host header.")
-        if b"transfer-encoding" in names:
-            codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
-            if codings != [b"chunked"] or version == "1.0":
-                raise AmbiguousHead("The only transfer coding is 'chunked', and HTTP/1.0 has none.")
-
     # Ends
 
     def shutdown(self) -> None:
@@ -313,45 +272,6 @@ class ClientProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-
-class HeadTooLarge(InvalidRequest):
-    """Found before authentication: nobody is served a larger head."""
-
-    status = 431
-
-    def __init__(self) -> None:
-        super().__init__(f"The request's headers are larger than {MAX_HEAD_BYTES} bytes.", code="headers_too_large")
-
-
-class AmbiguousHead(InvalidRequest):
-    """RFC 9112 has it refused, or treated as faulty, and the parser does not."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="invalid_http")
-
-
-class HotCycle(Exchange):
-    """An exchange in the place where the server's base has its own kind of request."""
-
-    def __init__(
-        self, transport: asyncio.Transport, flow: FlowControl, endpoint: HotEndpoint, scope: Any, **options: Any
-    ) -> None:
-        """
-        Args:
-            scope: the server's; only its identity matters.
-            options: as for `Exchange`.
-        """
-        super().__init__(transport, flow, **options)
-        self.endpoint = endpoint
-        self.scope = scope
-
-    def served(self, task: asyncio.Task[None]) -> None:
-        """The endpoint has returned; an answer of which a part is missing ends with the connection."""
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("a hot endpoint failed", exc_info=task.exception())
-        if not self.response_complete and not self.disconnected:
-            self._transport.close()
 
 
 def _disconnect(cycle: RequestResponseCycle | HotCycle) -> None:
