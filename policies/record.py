@@ -105,10 +105,11 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     extendable: bool = False
     """The commit window could still have grown."""
     usage: Usage | None = None
-    """As the backend counted; of a stream that had not told it, all tokens that came and the estimate of the prompt."""
+    """As the backend counted, a second sample included; of a stream that had not told it, all tokens that came and the
+    estimate of the prompt."""
     cost_usd: float | None = None
-    """What the draft cost; part of the record's `cost_usd` as well, unless that is unknown. When the client leaves
-    while the teacher is asked, it is all that is known."""
+    """What the draft cost, its second sample included; part of the record's `cost_usd` as well, unless that is unknown.
+    When the client leaves while the teacher is asked, it is all that is known."""
     signals: DraftSignals | None = None
     """What was measured of it, and what it was judged by; None: by a release that measured nothing but the mean."""
     sample_usage: Usage | None = None
