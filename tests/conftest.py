@@ -47,7 +47,7 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.freeze()
-        gc.set_threshold(100_000, 50, 50)
+        gc.set_threshold(50_000, 20, 20)
         gc.enable()
 
 
