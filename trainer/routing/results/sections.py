@@ -10,6 +10,7 @@ from trainer.routing.results.section import Section
 SECTIONS = (
     "trainer.routing.results.prompts:PromptResults",
     "trainer.routing.results.targets:TargetResults",
+    "trainer.routing.results.cascade:CascadeResults",
     "trainer.tune.results:GuaranteeResults",
     "trainer.budget.results:BudgetResults",
 )  # fmt: skip
