@@ -24,16 +24,24 @@ from trainer.tune.pairs import Pairs
 Floats = NDArray[np.float64]
 
 METHOD = "learn-then-test, fixed sequence, hedged betting/1"
-GRID: Floats = np.concatenate([[0.0], 1.0 / (1.0 + np.exp(-np.linspace(-12.0, 12.0, 481))), [1.0]])
-"""Thresholds that are tested, from the safest on: 5 % of the odds apart, the same for any data."""
+
+
+def grid(steps: int) -> Floats:
+    """Thresholds that are the same for any data, from the safest on: equal steps of the log odds."""
+    return np.concatenate([[0.0], 1.0 / (1.0 + np.exp(-np.linspace(-12.0, 12.0, steps + 1))), [1.0]])
+
+
+GRID: Floats = grid(480)
+"""That are tested one after the other: 5 % of the odds apart. A finer one takes half a percent less to the teacher, and
+three times as long."""
+FINE_GRID: Floats = grid(4800)
+"""From which one is taken."""
 AT_ONCE = 48
 """Thresholds that are tested together: more work past the first that fails, fewer rounds."""
 POWER = 0.8
 """`more labels` means: so many that the test passes with this probability, if they are like those there are."""
 DRAWS = 200
 MAX_LABELS = 1_000_000
-REST = ""
-"""Stands for the values of a tag that have too few labels for a threshold of their own, and for new ones."""
 
 
 @dataclass(frozen=True)

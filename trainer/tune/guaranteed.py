@@ -12,7 +12,7 @@ from policies.calibration import Calibrator
 from policies.certificate import Certificate, Group, Stated
 from policies.intervals import Estimate, proportion, weighted_mean
 from trainer.tune.guarantee import (
-    GRID,
+    FINE_GRID,
     METHOD,
     Certified,
     NotCertified,
@@ -114,14 +114,14 @@ def _within_share(pairs: Pairs, traffic: Traffic, limits: Limits, seed: int) -> 
 
 
 def threshold_of(share: float, scores: Floats, pairs: Pairs) -> float:
-    """The smallest threshold of the grid that sends at most this share to the teacher.
+    """The smallest threshold of a fine grid that sends at most this share to the teacher.
 
     By the scores of all traffic, of which few are labelled: so it is as good as chosen without the labelled rows.
     """
     ordered = np.sort(scores if len(scores) >= MIN_SHARE_ROWS else pairs.score)
-    above = 1.0 - np.searchsorted(ordered, GRID, side="right") / len(ordered)
+    above = 1.0 - np.searchsorted(ordered, FINE_GRID, side="right") / len(ordered)
     within = np.flatnonzero(above <= share + 1e-12)
-    return float(GRID[within[0]]) if within.size else float(GRID[-1])
+    return float(FINE_GRID[within[0]]) if within.size else float(FINE_GRID[-1])
 
 
 def _scores(traffic: Traffic, values: frozenset[str], *, other: bool) -> Floats:
@@ -161,7 +161,8 @@ def _not_certified(
     if not n:
         missing = 2 * promise.least_labels
         return NotCertified(f"no labelled pair; the promise takes at least {missing}", missing)
-    loss = f"{100 * promise.max_quality_loss:g} points"
+    allowed = 100 * promise.max_quality_loss
+    loss = f"{allowed:g} point{'' if allowed == 1 else 's'}"
     if share is None:  # anything below all-teacher would do
         threshold = threshold_of(0.9, np.array([]), pairs)
         limit = "less than everything to the teacher"
