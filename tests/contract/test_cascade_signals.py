@@ -252,6 +252,7 @@ def test_second_samples_are_bounded_in_number(start: Start) -> None:
     slow = Says("card lost", UNSURE, delay_s=0.3)
     gateway, _ = start(slow, options=one_at_a_time)
     with httpx.Client(timeout=20) as client:
+
         def one(_: int) -> int:
             body = {"model": "auto", "messages": HI}
             return client.post(f"{gateway.origin}/v1/chat/completions", json=body).status_code
