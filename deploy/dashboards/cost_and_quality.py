@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from deploy.dashboards.panels import board, chart, increase, number, or_zero, rate, selector
+from deploy.dashboards.panels import board, chart, increase, number, or_zero, rate, selector, third
 
 DELIVERED = 'delivered="yes"'
 ANSWERED = 'route=~"student|teacher"'
@@ -86,7 +86,7 @@ def cost_and_quality() -> Dashboard:
                     "percentunit",
                     (selector("router_quality_parity"), "student - teacher"),
                 ).min(-1),
-                chart(
+                third(
                     "Grades behind it",
                     "How many answers were graded in a day, by route and source.",
                     "none",
@@ -94,57 +94,51 @@ def cost_and_quality() -> Dashboard:
                         selector("router_quality_moment:increase1d", 'moment="n", delivered="yes"'),
                         "{{route}} ({{source}})",
                     ),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Shadow calls",
                     "Sampled requests that the other model was asked too. Skipped ones bias nothing but leave gaps.",
                     "reqps",
                     (rate("router_shadow_total", by="asked, outcome"), "{{asked}} {{outcome}}"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Feedback",
                     "Judgements that clients sent.",
                     "reqps",
                     (rate("router_feedback_total", by="kind"), "{{kind}}"),
-                    width=8,
                 ),
             ],
         ),
         (
             "Who answers, and why",
             [
-                chart(
+                third(
                     "Answers by route",
                     "Requests per second by the model that answered.",
                     "reqps",
                     (rate("router_requests_total", ANSWERED, by="route"), "{{route}}"),
                     stacked=True,
-                    width=8,
                 ),
-                chart(
+                third(
                     "Escalations by reason",
                     "Requests that a policy sent to the teacher.",
                     "reqps",
                     (rate("router_escalations_total", by="policy, reason"), "{{policy}}: {{reason}}"),
                     stacked=True,
-                    width=8,
                 ),
-                chart(
+                third(
                     "Fallbacks by cause",
                     "Backends that failed before the first byte, so that another one answered: "
                     "not the policies' doing.",
                     "reqps",
                     (rate("router_fallbacks_total", by="cause"), "{{cause}}"),
-                    width=8,
                 ),
             ],
         ),
         (
             "The teacher's budget and exploration",
             [
-                chart(
+                third(
                     "Spent of the day's budgets",
                     "Of the policies budget and explore: since midnight UTC, and what budget expects to have spent "
                     "at the next. Well below 1: the policies want less than there is.",
@@ -152,23 +146,20 @@ def cost_and_quality() -> Dashboard:
                     (f"max({selector('router_teacher_budget_spent_ratio')})", "budget"),
                     (f"max({selector('router_teacher_budget_forecast_ratio')})", "budget, expected at midnight"),
                     (f"max({selector('router_exploration_budget_spent_ratio')})", "explore"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Price of the teacher",
                     "What an escalation must be worth, in score, for each 1,000 tokens or USD. 0: there is enough for "
                     "all that the policies want. It ought to be steady.",
                     "none",
                     (f"max({selector('router_teacher_budget_price')})", "price"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Votes in shadow",
                     "Of policies that have no say yet: whether they agree with what was decided.",
                     "reqps",
                     (rate("router_shadow_votes_total", by="policy, agreement"), "{{policy}}: {{agreement}}"),
                     stacked=True,
-                    width=8,
                 ),
             ],
         ),
@@ -189,28 +180,25 @@ def cost_and_quality() -> Dashboard:
                     "none",
                     (rate("router_tokens_total", by="route, direction"), "{{route}} {{direction}}"),
                 ),
-                chart(
+                third(
                     "Drafts thrown away",
                     "USD per hour for answers of the student that the cascade rejected.",
                     "currencyUSD",
                     (f"3600 * {rate('router_draft_cost_usd_total')}", "drafts"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "The student's machine",
                     "USD per hour while it works and while it waits, where `machine_usd_per_hour` is set.",
                     "currencyUSD",
                     (f"3600 * {rate('router_student_machine_usd_total', by='state')}", "{{state}}"),
                     stacked=True,
-                    width=8,
                 ),
-                chart(
+                third(
                     "Oversight",
                     "USD per hour for shadow calls and judges.",
                     "currencyUSD",
                     (f"3600 * {rate('router_shadow_cost_usd_total', by='asked')}", "shadow calls to the {{asked}}"),
                     (f"3600 * {rate('router_judge_cost_usd_total')}", "judges"),
-                    width=8,
                 ),
             ],
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from deploy.dashboards.panels import board, chart, increase, listing, number, or_zero, rate, selector
+from deploy.dashboards.panels import board, chart, increase, listing, number, or_zero, rate, selector, third
 
 GRADES = 'moment="n"'
 
@@ -66,28 +66,25 @@ def flywheel() -> Dashboard:
                     (f"max by (detector) ({selector('router_drift_alarm')})", "{{detector}}"),
                     top=1,
                 ),
-                chart(
+                third(
                     "Calibration error",
                     "Expected calibration error of P(wrong) on graded requests: what the "
                     "threshold's promise stands on.",
                     "percentunit",
                     (f"max ({selector('router_calibration_error')})", "ECE"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Regression set",
                     "Mean score on the scheduled set; the teacher is asked less often.",
                     "percentunit",
                     (f"min by (route) ({selector('router_regression_score')})", "{{route}}"),
-                    width=8,
                     top=1,
                 ),
-                chart(
+                third(
                     "Regression items",
                     "Items per run by outcome.",
                     "none",
                     (rate("router_regression_items_total", by="outcome"), "{{outcome}}"),
-                    width=8,
                 ),
             ],
         ),
@@ -112,27 +109,24 @@ def flywheel() -> Dashboard:
         (
             "What the next student learns from",
             [
-                chart(
+                third(
                     "Training examples",
                     "Teacher answers per hour by what the teacher's licence says of distilling them.",
                     "none",
                     (f"3600 * {rate('router_training_examples_total', by='licence')}", "{{licence}}"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Judgements",
                     "What labels arrive: feedback and graded shadow calls, per hour.",
                     "none",
                     (f"3600 * {rate('router_feedback_total', by='kind')}", "feedback: {{kind}}"),
                     (f"3600 * {rate('router_quality_moments_total', GRADES, by='source')}", "graded: {{source}}"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Scrubbed",
                     "Personal data taken out of records before they were written, per hour.",
                     "none",
                     (f"3600 * {rate('router_scrubbed_total', by='kind')}", "{{kind}}"),
-                    width=8,
                 ),
             ],
         ),

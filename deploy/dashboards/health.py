@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from deploy.dashboards.panels import Query, board, chart, increase, number, or_zero, quantile, rate, selector
+from deploy.dashboards.panels import Query, board, chart, increase, number, or_zero, quantile, rate, selector, third
 
 FAILED = 'outcome=~"backend_error|timeout|rejected"'
 
@@ -99,126 +99,111 @@ def health() -> Dashboard:
         (
             "Outcomes",
             [
-                chart(
+                third(
                     "By outcome",
                     "Requests per second.",
                     "reqps",
                     (rate("router_requests_total", by="outcome"), "{{outcome}}"),
                     stacked=True,
-                    width=8,
                 ),
-                chart(
+                third(
                     "Refused at the door",
                     "What stood in the way of requests that were not let in.",
                     "reqps",
                     (rate("router_admission_refusals_total", by="cause"), "{{cause}}"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Waiting and in flight",
                     "Requests.",
                     "none",
                     (f"sum ({selector('router_inflight_requests')})", "in flight"),
                     (f"sum ({selector('router_admission_waiting_requests')})", "waiting"),
-                    width=8,
                 ),
             ],
         ),
         (
             "Backends",
             [
-                chart(
+                third(
                     "Reachable",
                     "1: the last probe reached the replica, from every worker.",
                     "none",
                     (f"min by (replica) ({selector('router_replica_up')})", "{{replica}}"),
-                    width=8,
                     top=1,
                 ),
-                chart(
+                third(
                     "Breakers",
                     "0 closed: gets requests; 1 half-open: a few; 2 open: none.",
                     "none",
                     (f"max by (replica) ({selector('router_breaker_state')})", "{{replica}}"),
-                    width=8,
                     top=2,
                 ),
-                chart(
+                third(
                     "Fallbacks and retries",
                     "After failures before the first byte.",
                     "reqps",
                     (rate("router_fallbacks_total", by="cause"), "fallback: {{cause}}"),
                     (rate("router_retries_total", by="cause"), "retry: {{cause}}"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Spills",
                     "Requests that the teacher got because the student was busy or loading.",
                     "reqps",
                     (rate("router_spills_total", by="reason"), "{{reason}}"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Hedges",
                     "Second attempts beside a slow first one.",
                     "reqps",
                     (rate("router_hedges_total", by="outcome"), "{{outcome}}"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Response cache",
                     "Lookups by result.",
                     "reqps",
                     (rate("router_cache_lookups_total", by="result"), "{{result}}"),
-                    width=8,
                 ),
             ],
         ),
         (
             "The machinery",
             [
-                chart(
+                third(
                     "Records waiting for the disk",
                     "Normal: a handful.",
                     "none",
                     (f"sum ({selector('router_spool_lag_records')})", "records"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Records not written in time",
                     "By cause: slow, disk_full, write_error, queue_full.",
                     "cps",
                     (rate("router_spool_dropped_total", by="cause"), "{{cause}}"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Shared state",
                     "1: reachable from every worker. Below it, uses that failed.",
                     "none",
                     (f"min ({selector('router_state_up')})", "reachable"),
                     (rate("router_state_errors_total", by="feature"), "failed: {{feature}}"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Policies that raised",
                     "`on_policy_error` decided instead.",
                     "cps",
                     (rate("router_policy_errors_total", by="policy"), "{{policy}}"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Signals that did not come in time",
                     "Policies that need them abstained.",
                     "cps",
                     (rate("router_signals_unavailable_total", by="signal"), "{{signal}}"),
-                    width=8,
                 ),
-                chart(
+                third(
                     "Policy document not applied",
                     "Versions that could not be used or kept; the one before serves.",
                     "cps",
                     (rate("router_policy_apply_failures_total", by="cause"), "{{cause}}"),
-                    width=8,
                 ),
             ],
         ),
