@@ -7,10 +7,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from click.testing import CliRunner
 
 from policies.base import StudentDefaults
 from policies.drift import Finding, Monitor
 from policies.registry import build_all
+from router.cli import main
 from router.generations import Generations
 from router.metrics import Metrics
 from router.quality.certificates import Certificates
@@ -99,3 +101,31 @@ def test_metric_is_no_alarm_when_the_policy_has_no_certificate_any_more(world: W
     assert world.valid() == 0
     world.serve("s-2", [{"type": "cascade"}])
     assert world.valid() == 1
+
+
+@pytest.mark.parametrize(
+    ("student", "told"), [("s-1", "note: cascade: certificate valid"), ("s-2", "(student_changed)")]
+)
+def test_check_tells_whether_a_certificate_is_valid(tmp_path: Path, student: str, told: str) -> None:
+    entry = table(tmp_path)
+    config = tmp_path / "locum.toml"
+    config.write_text(
+        f"""
+[student]
+base_url = "http://127.0.0.1:1/v1"
+model = "{student}"
+[teacher]
+base_url = "http://127.0.0.1:2/v1"
+model = "big"
+[log]
+dir = ""
+[[routing.policies]]
+type = "cascade"
+threshold = {entry["threshold"]}
+certificate = "{entry["certificate"]}"
+"""
+    )
+    result = CliRunner().invoke(main, ["check", "-c", str(config)])
+    assert result.exit_code == 0, result.output
+    assert told in result.stderr
+    assert "at most 1 points lost" in result.stderr
