@@ -23,7 +23,8 @@ HORIZON_S = 900.0
 """At least this far is looked ahead: into the next day, when this one is nearly over. Towards an end that is seconds
 away everything would be too late or too much."""
 PRIOR_PART = 0.02
-"""Part of a day's volume that an ordinary level counts for, beside what the last two hours say."""
+"""Part of a day's volume that the level of the last half day counts for, beside what the last two hours say."""
+BROAD_WINDOWS = WINDOWS // 2
 REVERSION_S = 8 * 3_600.0
 """Without a profile: how fast the present volume goes back to the mean."""
 HOUR_WINDOWS = 3_600 // WINDOW_S
@@ -112,7 +113,14 @@ class Forecast(msgspec.Struct):
         # The few requests of a night say little about the day that follows.
         usual = self._usual(first, last - first)
         weight = usual / (usual + PRIOR_PART * sum(self.profile))
-        return weight * middle + (1.0 - weight) * 1.0
+        return weight * middle + (1.0 - weight) * self._broad_level(last)
+
+    def _broad_level(self, last: int) -> float:
+        """Of the last half day, which an ordinary day is mixed into."""
+        first = max(last - BROAD_WINDOWS, self.since)
+        ordinary = PRIOR_PART * sum(self.profile)
+        seen = sum([self.volumes.get(each, 0.0) for each in range(first, last)])
+        return (seen + ordinary) / (self._usual(first, last - first) + ordinary)
 
     def _group_median(self, last: int, first: int) -> float | None:
         """Volume by the profile of the windows from `first` to before `last`; None: there are too few."""

@@ -29,6 +29,8 @@ from policies.lengths import Lengths
 SCHEMA = 1
 TIME_CONSTANT_S = 1_200.0
 """Of the share's way to where it ought to be: a few windows."""
+RESERVE = 0.003
+"""Of the budget, not planned with: running into its end stops everything at once."""
 MAX_STEP_S = 60.0
 """A state that was out of reach for hours is no reason to hurry: the others have not told what they saw."""
 CURVE_HALF_LIFE_S = 6 * 3_600.0
@@ -222,7 +224,8 @@ class PacingState(msgspec.Struct):
             self.share, self.price = 0.0, MAX_PRICE
             return
         wanted = self.forecast.left(now_s) * self.correction
-        target = 1.0 if wanted <= left else left / wanted
+        planned = max(0.0, left - RESERVE * limit)
+        target = 1.0 if wanted <= planned else planned / wanted
         self.share += (target - self.share) * (1.0 - math.exp(-min(elapsed_s, MAX_STEP_S) / TIME_CONSTANT_S))
         # A handful of requests is no demand curve yet: until there are more, all is a little cheaper.
         self.price = self.price_of(self.share) * min(1.0, self.wants / FEW_REQUESTS)

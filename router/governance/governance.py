@@ -202,7 +202,12 @@ class Governance:
 
 def taught(state: RequestState, record: DecisionRecord, evaluation: Evaluation) -> Usage | None:
     """What the teacher's answer took, as well as it is known; None: it gave none, or nobody charges for it."""
-    if record.route != "teacher" or state.cached is not None or state.called_s is None:
+    if state.cached is not None or state.called_s is None:
+        return None
+    late = record.draft.continued if record.draft is not None else None
+    if late is not None and late.usage is not None:  # it went on from the student's answer
+        return late.usage
+    if record.route != "teacher":
         return None
     if record.usage is not None:
         return record.usage
