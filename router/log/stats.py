@@ -26,9 +26,16 @@ SELECT count(*) AS records, min(created_s) AS first_s, max(created_s) AS last_s,
        sum(machine_usd) AS machine_usd, bool_or(machine_priced) AS machine_priced
 FROM records
 """
-_DRAFTS = "FROM records WHERE draft IS NOT NULL AND route IS DISTINCT FROM 'student'"
+_DRAFTS = "FROM records WHERE draft IS NOT NULL AND (route IS DISTINCT FROM 'student' OR draft.window.asked_again)"
+# An answer that the student began and a teacher continued: each has its part.
+_CONTINUED = "COALESCE(draft.window.late.action = 'continue', false)"
 _COUNTS = ("prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens")
 _SUMS = ", ".join(f"sum({count})::BIGINT AS {count}" for count in _COUNTS)
+
+
+_OWN_COUNTS = ", ".join(
+    f"CASE WHEN {_CONTINUED} THEN draft.usage.{count} ELSE usage.{count} END AS {count}" for count in _COUNTS
+)
 
 
 def _counts_of(usage: str) -> str:
@@ -37,11 +44,15 @@ def _counts_of(usage: str) -> str:
 
 _TOKENS = f"""
 SELECT name, sum(requests)::BIGINT AS requests, {_SUMS}, sum(cost_usd) AS cost_usd
-FROM (SELECT route AS name, 1 AS requests, {_counts_of("usage")},
-             CASE WHEN route = 'student' THEN cost_usd ELSE cost_usd - COALESCE({_BESIDE}, 0) END AS cost_usd
+FROM (SELECT route AS name, 1 AS requests, {_OWN_COUNTS},
+             CASE WHEN {_CONTINUED} THEN cost_usd - COALESCE(draft.window.late.cost_usd, 0)
+                  WHEN route = 'student' THEN cost_usd ELSE cost_usd - COALESCE({_BESIDE}, 0) END AS cost_usd
       FROM records WHERE route IS NOT NULL
       UNION ALL
       SELECT 'student', 0, {_counts_of("draft.usage")}, NULL {_DRAFTS}
+      UNION ALL
+      SELECT 'teacher', 0, {_counts_of("draft.window.late.usage")}, draft.window.late.cost_usd
+      FROM records WHERE {_CONTINUED}
       UNION ALL
       SELECT 'student', 0, {_counts_of("draft.sample_usage")}, NULL
       FROM records WHERE route = 'student' AND draft.sample_usage IS NOT NULL

@@ -52,6 +52,7 @@ class Sampler:
             or record.outcome not in ANSWERED
             or record.route is None
             or record.completion is None
+            or (record.draft is not None and record.draft.continued is not None)  # of two models: nobody's answer
         ):
             return None
         scored = scored_by_policies(record)

@@ -18,7 +18,8 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
 
-from policies.record import Draft, Usage, decode
+from policies.base import RouteDecision
+from policies.record import Draft, Held, LateEnding, Usage, decode
 from policies.segments import frame
 from router.cli import main
 from router.log.compaction import compact
@@ -141,6 +142,32 @@ def test_drafts_that_were_thrown_away_count_as_the_students(tmp_path: Path) -> N
     assert math.isclose(figures["spend"]["usd"], 0.0086)
     assert figures["spend"]["answers_without_cost"] == 2
     assert "of which 3 drafts thrown away" in " ".join(run("stats", tmp_path).stdout.split())
+
+
+def test_answer_of_two_models_counts_for_each_its_part(tmp_path: Path) -> None:
+    alarm = RouteDecision(route="teacher", reason="late_alarm")
+    part = Usage(prompt_tokens=30, completion_tokens=7)
+    late = LateEnding(tokens=9, action="continue", alarm=alarm, usage=part, cost_usd=0.003)
+    own = Usage(prompt_tokens=20, completion_tokens=9)
+    whole = Usage(prompt_tokens=50, completion_tokens=16)
+    records = [
+        decision(
+            1, route="student", usage=whole, cost_usd=0.0031, stream=True,
+            draft=Draft(prefix=True, usage=own, cost_usd=0.0001, window=Held(held_s=0.1, late=late)),
+        ),
+        decision(
+            2, route="student", usage=whole, cost_usd=0.0007, stream=True,
+            draft=Draft(prefix=True, usage=own, cost_usd=0.0001, window=Held(held_s=0.1, asked_again=True)),
+        ),
+    ]  # fmt: skip
+    write_segment(tmp_path, "a", records)
+    figures = json.loads(run("stats", tmp_path, "--json").stdout)
+    student, teacher = figures["tokens"]["student"], figures["tokens"]["teacher"]
+    assert (student["prompt_tokens"], student["completion_tokens"]) == (20 + 50 + 20, 9 + 16 + 9)
+    assert (teacher["prompt_tokens"], teacher["completion_tokens"], teacher["requests"]) == (30, 7, 0)
+    assert student["cost_usd"] == pytest.approx(0.0001 + 0.0007)
+    assert teacher["cost_usd"] == pytest.approx(0.003)
+    assert figures["drafts_thrown_away"]["drafts"] == 1
 
 
 def test_stats_price_the_student_by_its_machine_when_it_has_no_list_prices(tmp_path: Path) -> None:
