@@ -66,6 +66,12 @@ def fitted_score(learner: Learner, train: Outcomes, groups: Ints, test: Outcomes
     return scores
 
 
+def in_order(groups: Ints) -> Ints:
+    """The same groups, numbered from 0 as they appear: learners draw by these numbers."""
+    _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[numbers], dtype=np.int64)
+
+
 def blind(rows: Outcomes) -> Outcomes:
     """The rows without what is not known when the policy decides."""
     unknown = np.full(len(rows), np.nan)
@@ -95,7 +101,7 @@ def cross_fit(
     places = [(learner, order[fold_of[order] == fold], order[fold_of[order] != fold], seed + fold)
               for learner in learners for fold in range(int(fold_of.max()) + 1)]  # fmt: skip
     tasks = [
-        _Task(learner, rows.part(train), groups[train], blind(rows.part(test)), task_seed)
+        _Task(learner, rows.part(train), in_order(groups[train]), blind(rows.part(test)), task_seed)
         for learner, test, train, task_seed in places
     ]
     if processes is None:

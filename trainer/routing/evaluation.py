@@ -10,6 +10,7 @@ import numpy as np
 from trainer.routing import baselines, folds
 from trainer.routing.crossfit import cross_fit
 from trainer.routing.figures import (
+    RESAMPLES,
     Band,
     Estimate,
     Figures,
@@ -41,6 +42,7 @@ class Plan:
     share: float = DEFAULT_SHARE
     folds: int = DEFAULT_FOLDS
     seed: int = 0
+    resamples: int = RESAMPLES
     processes: int | None = None
 
 
@@ -119,7 +121,7 @@ def score(
 def measure(scored: Scored, plan: Plan, progress: Progress = lambda step, how: None) -> Evaluation:
     """The figures of everything that was scored."""
     rows = scored.rows
-    resamples = Resamples(scored.groups, plan.seed)
+    resamples = Resamples(scored.groups, plan.seed, plan.resamples)
     names = [SCORE, *scored.others]
     found = {}
     for name in [*names, *scored.baselines]:

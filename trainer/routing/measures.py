@@ -14,6 +14,7 @@ import numpy as np
 from trainer.routing.outcomes import Bools, Floats, Ints
 
 DECILES = 10
+_EDGES = np.linspace(0, 1, DECILES + 1)[:-1]
 ECE_BINS = 10
 _ROUNDING = 1e-12
 
@@ -132,7 +133,7 @@ def _blocks_called(rows_below: Floats, n: int, values: Floats) -> Ints:
         values: [m], falling.
     """
     rising = values[::-1]
-    place = (n - 1) * np.linspace(0, 1, DECILES + 1)[:-1]
+    place = (n - 1) * _EDGES
     low = np.searchsorted(rows_below, np.floor(place), side="right") - 1
     high = np.searchsorted(rows_below, np.minimum(np.floor(place) + 1, n - 1), side="right") - 1
     part = place - np.floor(place)

@@ -15,7 +15,7 @@ from rich.table import Table
 from policies.artefact import replace_file
 from trainer.routing.baselines import PROMPT_LENGTH
 from trainer.routing.evaluation import SCORE, Evaluation, Scored
-from trainer.routing.figures import CONFIDENCE, GRID, RESAMPLES, Estimate, Figures, accuracy_curve
+from trainer.routing.figures import CONFIDENCE, GRID, Estimate, Figures, accuracy_curve
 from trainer.routing.reading import Columns
 
 SCHEMA = 1
@@ -84,7 +84,7 @@ def report_of(evaluation: Evaluation, path: Path, sha256: str, columns: Columns)
         share=evaluation.plan.share,
         folds=evaluation.plan.folds,
         seed=evaluation.plan.seed,
-        resamples=RESAMPLES,
+        resamples=evaluation.plan.resamples,
         confidence=CONFIDENCE,
         accuracy=evaluation.accuracy,
         recommended=scored.recommended.name,

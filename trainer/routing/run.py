@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from policies.draft_signals import NAMES
 from policies.scoring.model import ScoreArtefact, TrainingData
 from trainer.routing import crossfit, evaluation, folds, report
 from trainer.routing.evaluation import SCORE, Evaluation, Plan, Progress, Scored
-from trainer.routing.learner import Exportable
+from trainer.routing.learner import Exportable, Learner
 from trainer.routing.reading import Columns, DataError, read
 
 MEASURES = (
@@ -53,10 +54,17 @@ class Outputs:
 
 
 def run(
-    path: Path, columns: Columns, plan: Plan, outputs: Outputs, progress: Progress = lambda step, how: None
+    path: Path,
+    columns: Columns,
+    plan: Plan,
+    outputs: Outputs,
+    progress: Progress = lambda step, how: None,
+    learners: Sequence[Learner] | None = None,
 ) -> tuple[report.Report, Evaluation]:
     """Evaluate a file.
 
+    Args:
+        learners: the recommended one first; default: Locum's own for these columns.
     Raises:
         DataError, TooFewGroups: wrong input.
         NothingToLearn, NotExportable, BadScores: the data or a learner gives no result.
@@ -69,7 +77,7 @@ def run(
             f"{path}: {columns.weak!r} and {columns.strong!r} are equal in every row: no query is answered better "
             "by either, so there is nothing to route by. Check the columns"
         )
-    scored = evaluation.score(rows, evaluation.learners_for(rows), plan, progress)
+    scored = evaluation.score(rows, learners or evaluation.learners_for(rows), plan, progress)
     if outputs.scores is not None:
         report.write_scores(outputs.scores, scored)
     measured = evaluation.measure(scored, plan, progress)
@@ -104,7 +112,8 @@ def artefact_of(measured: Evaluation, found: report.Report) -> ScoreArtefact:
     """
     scored = measured.scored
     order = folds.canonical(scored.rows.ids, measured.plan.seed)
-    fitted = scored.recommended.fit(scored.rows.part(order), groups=scored.groups[order], seed=measured.plan.seed)
+    groups = crossfit.in_order(scored.groups[order])
+    fitted = scored.recommended.fit(scored.rows.part(order), groups=groups, seed=measured.plan.seed)
     if not isinstance(fitted, Exportable):
         raise NotExportable(f"the learner {scored.recommended.name!r} cannot be written as an artefact")
     made = fitted.artefact(_training_data(scored, found))
