@@ -161,7 +161,7 @@ def test_forecast_expects_what_is_left_of_a_usual_day() -> None:
 
 def test_burst_is_no_new_level_and_a_step_is_one() -> None:
     def level(recent: list[float]) -> float:
-        forecast = Forecast(profile=[1.0] * WINDOWS, since=1)
+        forecast = Forecast(profile=[1.0] * WINDOWS)
         now = 20_000 * WINDOWS + 100
         forecast.add({now - len(recent) + each: volume for each, volume in enumerate(recent)})
         forecast.left(now * WINDOW_S)
