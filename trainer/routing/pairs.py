@@ -170,7 +170,8 @@ def median(pairs: Sequence[Pair], one: str, other: str) -> Median:
 def _medians(pairs: Sequence[Pair], learner: str) -> Floats:
     """[1 + RESAMPLES]"""
     columns = zip(*(pair.drawn[learner] for pair in pairs), strict=True)
-    return np.array([statistics.median(value for value in column if value is not None) for column in columns])
+    known = [[value for value in column if value is not None] for column in columns]
+    return np.array([statistics.median(values) if values else np.nan for values in known])
 
 
 def _listed(values: Floats) -> list[float | None]:
