@@ -117,7 +117,7 @@ class DriftWatch:
         async with self._turn:
             try:
                 await self._count()
-                async with self._shared.lease() as taken:
+                async with self._shared.lease.held() as taken:
                     if taken:
                         await self._add()
             except StateUnavailable as exc:

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -21,8 +18,8 @@ import msgspec
 from policies import artefact
 from policies.drift import Monitor
 from policies.drift_summaries import Summary
-from router.errors import StateUnavailable
-from router.state.base import Adjust, Slots, Store
+from router.quality.lease import Lease
+from router.state.base import Store
 
 logger = logging.getLogger(__name__)
 
@@ -65,23 +62,10 @@ class SharedMonitor:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._holder = f"drift-{secrets.token_hex(8)}"
+        self.lease = Lease(store, LEASE, lease_s=LEASE_S)
+        """Who has it may write."""
         self._last: bytes | None = None
         """What was written or read last: a store that has lost it is given it back."""
-
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[bool]:
-        """Whether no other process has it. Raises: StateUnavailable."""
-        if self._store.failure is not None:  # what is put now would be lost
-            raise StateUnavailable(self._store.failure)
-        claim = Slots(LEASE, 1, LEASE_S)
-        taken = (await self._store.admit([claim], holder=self._holder)).admitted
-        try:
-            yield taken
-        finally:
-            if taken:
-                await self._store.settle([Adjust(claim)], holder=self._holder)
-                self._holder = f"drift-{secrets.token_hex(8)}"  # claims of a holder are settled once
 
     async def read(self) -> Monitor | None:
         """None: there is none, or it is of another release. Raises: StateUnavailable."""

@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,8 +30,9 @@ from router.generations import Generations
 from router.metrics import Metrics
 from router.plain import fetch
 from router.quality.judge import mark
+from router.quality.lease import Lease
 from router.resilience.pool import Pool
-from router.state.base import Adjust, Slots, Store
+from router.state.base import Store
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +177,7 @@ class Regression:
         self._config = config
         self._runner = runner
         self._store = store
+        self._lease = Lease(store, LEASE, lease_s=LEASE_S)
         self._metrics = metrics
         self._file = folder / HISTORY_FILE
         self._student = student
@@ -203,20 +204,15 @@ class Regression:
     async def once(self) -> None:
         """Ask what is due, unless another process does it. Raises: RegressionError, StateUnavailable."""
         await self._refresh()
-        if not self.due():
+        if not self.due() or self._store.failure is not None:
             return
-        claim, holder = Slots(LEASE, 1, LEASE_S), f"regression-{secrets.token_hex(8)}"
-        if self._store.failure is not None or not (await self._store.admit([claim], holder=holder)).admitted:
-            return
-        renewing = asyncio.create_task(self._renew(holder))
-        try:
+        async with self._lease.held() as taken:
+            if not taken:
+                return
             await self._refresh()  # the one before us may have asked everything
             for route in self.due():
                 await self._keep(await self._runner.round(route))
             await self._refresh()
-        finally:
-            renewing.cancel()
-            await self._store.settle([Adjust(claim)], holder=holder)
 
     def due(self) -> list[Route]:
         """Who is to be asked now. A new student is asked at once."""
@@ -243,11 +239,6 @@ class Regression:
             "compared": msgspec.to_builtins(compared),
             "rounds": [each.as_json() for each in self.rounds],
         }
-
-    async def _renew(self, holder: str) -> None:
-        while True:
-            await asyncio.sleep(LEASE_S / 4)
-            await self._store.renew([holder])
 
     async def _refresh(self) -> None:
         """Read what all processes have asked so far, and set the gauges by it."""
