@@ -72,6 +72,7 @@ class AdaptedReviewer:
         self._reasons = reasons
         self._review: Callable[[RequestFeatures, Draft], RouteDecision | Abstain | None] = inner.review
         self.commit_window: CommitWindow | None = getattr(inner, "commit_window", None)
+        self.alarm: object = getattr(inner, "alarm", None)
         self.artefact_sha256: object = getattr(inner, "artefact_sha256", None)
 
     @property
@@ -148,7 +149,7 @@ def adapt(inner: Any, *, type_name: str) -> Policy | Reviewer | Governor:
             "`measures`, `read` and `needs_draft`, all of them"
         )
     name, reasons = _checked_name(inner, type_name), _checked_reasons(inner, type_name)
-    _check_window(getattr(inner, "commit_window", None), type_name)
+    _check_window(inner, getattr(inner, "commit_window", None), type_name)
     if governs:
         return inner if isinstance(inner, Governor) else AdaptedGovernor(inner, name=name, reasons=reasons)
     if isinstance(inner, Policy) or (isinstance(inner, Reviewer) and not decides):
@@ -188,7 +189,12 @@ def _checked_reasons(inner: Any, type_name: str) -> frozenset[str]:
     return frozenset(reasons)
 
 
-def _check_window(window: object, type_name: str) -> None:
+def _check_window(inner: object, window: object, type_name: str) -> None:
+    alarm = window.late_alarm if isinstance(window, CommitWindow) else None
+    if alarm is not None and not callable(getattr(inner, "alarm", None)):
+        raise PolicyConfigError(
+            f"type: {type_name!r}: its commit_window has a late_alarm, so it needs a method alarm(features, progress)"
+        )
     if window is None or (isinstance(window, CommitWindow) and window.tokens >= 1 and window.time_s > 0):
         return
     raise PolicyConfigError(

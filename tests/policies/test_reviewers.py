@@ -25,6 +25,7 @@ from policies.base import (
 from policies.chain import PolicyChain
 from policies.record import Draft
 from policies.registry import build, build_all
+from policies.window import LateAlarm, Progress
 
 SEEN = RequestFeatures(prompt_bytes=1, message_count=1, approx_prompt_tokens=1, requested_output_tokens=1)
 DRAFT = Draft(text="yes", mean_logprob=-0.1, tokens=2, finish_reason="stop")
@@ -172,6 +173,28 @@ def test_window_that_is_none_is_refused(window: Any) -> None:
     reviewer.commit_window = window  # type: ignore[attr-defined]
     with pytest.raises(PolicyConfigError, match="commit_window must be"):
         adapt(reviewer, type_name="plugin:R")
+
+
+def test_late_alarm_needs_somebody_who_rings_it() -> None:
+    reviewer: Any = Reviews()
+    reviewer.commit_window = CommitWindow(tokens=4, time_s=1.0, late_alarm=LateAlarm(action="mark", tokens=4))
+    with pytest.raises(PolicyConfigError, match="late_alarm"):
+        adapt(reviewer, type_name="plugin:R")
+
+    class Bare:
+        """Without a name: the rest is added."""
+
+        commit_window = reviewer.commit_window
+
+        def review(self, features: RequestFeatures, draft: Draft) -> None:
+            return None
+
+        def alarm(self, features: RequestFeatures, progress: Progress) -> RouteDecision:
+            return escalate("late")
+
+    adapted: Any = Bare()
+    rang = chain(adapted).alarm(SEEN, Progress(tokens=9, recent_tokens=4, recent_mean_logprob=-1.0))
+    assert rang is not None and (rang.policy, rang.reason) == ("r0", "other")
 
 
 def test_reviewer_that_measures_without_all_of_the_interface_is_refused() -> None:
