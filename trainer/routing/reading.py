@@ -21,6 +21,8 @@ ID = "id"
 MIN_ROWS = 20
 MAX_FIELD_CHARS = 8 * 2**20
 MAX_CATEGORIES = 200
+MAX_SIGNAL = 1e30
+"""Beyond it a number is a mistake, and no model can compute with it."""
 NUMERIC_SHARE = 0.9
 """A column with this share of numbers is meant to be one of numbers: the rest are faults, not categories."""
 EMPTY = frozenset({"", "nan", "na", "n/a", "none", "null"})
@@ -275,12 +277,12 @@ class _Source:
             return self._categories(
                 name, [("" if gone else value.strip()) for gone, value in zip(empty, fields, strict=True)]
             )
-        wrong = np.flatnonzero(~np.isfinite(values) & ~empty)
+        wrong = np.flatnonzero(~(np.abs(values) <= MAX_SIGNAL) & ~empty)
         if wrong.size:
             at = int(wrong[0])
             raise DataError(
                 f"{self.path}, line {self.lines[at]}: {name!r} (--signals) is {fields[at].strip()[:40]!r} where other "
-                "rows have finite numbers; correct it, or leave the field empty"
+                f"rows have finite numbers (up to {MAX_SIGNAL:g}); correct it, or leave it empty"
             )
         return values
 

@@ -51,9 +51,7 @@ def write_csv(path: Path, rows: Outcomes, *, ids: bool = True) -> Path:
             signals = ["" if np.isnan(value) else value for value in rows.signals[i]]
             words = [values[i] for values in rows.categorical.values()]
             prompt = "" if rows.text is None else rows.text[i]
-            writer.writerow(
-                [*([rows.ids[i]] if ids else []), prompt, int(rows.weak[i]), int(rows.strong[i]), *signals, *words]
-            )
+            writer.writerow([*([rows.ids[i]] if ids else []), prompt, rows.weak[i], rows.strong[i], *signals, *words])
     return path
 
 

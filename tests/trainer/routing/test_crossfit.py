@@ -111,7 +111,9 @@ def test_scores_do_not_depend_on_the_order_of_the_rows() -> None:
     scores = []
     for each in (rows, rows.part(order)):
         groups = near_duplicates(each)
-        scores.append(cross_fit(each, [ByConfidence(), Memory()], groups, folds.assign(each, groups, 4, 1), seed=1))
+        scores.append(
+            cross_fit(each, [ByConfidence(), Memory(), ByGroup()], groups, folds.assign(each, groups, 4, 1), seed=1)
+        )
     for name, values in scores[0].items():
         assert (scores[1][name] == values[order]).all()
 
@@ -125,6 +127,20 @@ def test_scores_are_the_same_when_folds_are_fitted_in_other_processes() -> None:
         for processes in (1, 2)
     )
     assert (alone == side_by_side).all()
+
+
+class ByGroup(ByConfidence):
+    """Leaves rows out by the numbers of their groups, as an inner split does."""
+
+    name = "by_group"
+
+    def fit(self, rows: Outcomes, *, groups: Ints, seed: int) -> ByGroup:
+        drawn = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[groups] % 3
+        self.mean = float(rows.advantage[drawn == 0].mean())
+        return self
+
+    def score(self, rows: Outcomes) -> Floats:
+        return np.full(len(rows), (self.mean + 1) / 2)
 
 
 class Outside(ByConfidence):

@@ -99,6 +99,7 @@ def test_huge_field_is_read(tmp_path: Path) -> None:
         (HEADER + "\n".join(lines(r3=",t,1,1,1,x")), BASE, "'id' is empty"),
         (HEADER + "\n".join(lines(r3="3,t,1,1")), BASE, "line 5: has 4 fields where the header has 6"),
         (HEADER + "\n".join(lines(r3="3,t,1,1,-inf,x")), Columns(weak="a", strong="b", signals=("s",)), "'-inf'"),
+        (HEADER + "\n".join(lines(r3="3,t,1,1,1e150,x")), Columns(weak="a", strong="b", signals=("s",)), "'1e150'"),
         (HEADER + "\n".join(lines(r3="3,t,1,1,1 token,x")), Columns(weak="a", strong="b", signals=("s",)), "'1 token'"),
         (HEADER + "\n".join(lines(r3="3,t,1,1,-2,x")), Columns(weak="a", strong="b", text="t", cost_weak="s", cost_strong="s"), "a cost is"),
         ((HEADER + "\n".join(lines())).replace(",", ";"), BASE, "parted by ';'"),
