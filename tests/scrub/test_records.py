@@ -22,7 +22,7 @@ OURS = {
     "decision_id", "endpoint", "decision", "votes", "route", "reason", "degraded", "fallback_cause", "outcome",
     "error_code", "finish_reason", "student", "teacher", "tenant", "purpose", "capture", "distillation",
     "backend_fingerprint", "source", "delivered", "asked", "status", "grades", "features.reasoning_effort",
-    "features.signals", "draft.finish_reason", "draft.review", "subject",
+    "features.signals", "draft.finish_reason", "draft.review", "draft.signals", "subject",
 }  # fmt: skip
 """Fields that the gateway, its operator or a backend fills. `source` and `reasoning_effort` are closed by a pattern,
 `subject` is a hash."""
