@@ -111,8 +111,8 @@ def designs_of(columns: Columns) -> Designs:
 
 def has_exploration(columns: Columns) -> bool:
     """Whether drawn routes can stand for each other. They cannot where a route was drawn and a draft judged behind it:
-    who answered a request that was drawn for the student depends on a draft then that those drawn for the teacher do not
-    have. `explore` draws once a request, be it about the route or about the draft (policies/explore.py)."""
+    who answered a request that was drawn for the student depends on a draft then, which those drawn for the teacher do
+    not have. `explore` draws once a request, be it about the route or about the draft (policies/explore.py)."""
     drawn = columns.propensity < 1.0
     return bool(drawn_rows(columns).any()) and not bool((drawn & columns.has_draft).any())
 
