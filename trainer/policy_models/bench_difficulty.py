@@ -1,36 +1,30 @@
 """How long `difficulty` takes per request: `python -m trainer.policy_models.bench_difficulty ARTEFACT`.
 
-Prints CPU time per decision for several prompt lengths, with words that the process has met before and without, and,
-with `--encoder`, that of an embedding of 32 tokens on one core. No test: the figures are those of the machine it runs
-on, and of what else runs there.
+Prints CPU time per decision for several prompt lengths, with words that the process has met before and without. No
+test: the figures are those of the machine it runs on, and of what else runs there.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from policies.base import RequestFeatures
 from policies.difficulty import Difficulty
-from router.config import EncoderConfig
-from router.encoder import EmbedBatch, Precision, load_model
 from trainer.policy_models.long_reasoning import SHIPPED_DATA, load
 
 LENGTHS_CHARS = (50, 300, 1_000, 3_000, 20_000, 200_000)
-WORDS_32_TOKENS = 30
-"""English words of which one is mostly one token, beside the two that mark the ends."""
 
 
 @click.command()
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--rounds", type=click.IntRange(3), default=30, show_default=True)
 @click.option("--calls", type=click.IntRange(10), default=100, show_default=True, help="Calls per round.")
-@click.option("--encoder", is_flag=True, help="Time embeddings by the configured encoder as well; needs `[semantic]`.")
-def main(model: Path, rounds: int, calls: int, encoder: bool) -> None:
+def main(model: Path, rounds: int, calls: int) -> None:
     """Time the decision of difficulty by the artefact MODEL on real prompts of several lengths."""
     text = "\n".join(each.text for each in load(SHIPPED_DATA).examples[::7])
     click.echo(f"{'chars':>8} {'best us':>9} {'median us':>10} {'cold us':>9}   ({rounds} rounds of {calls} calls)")
@@ -40,34 +34,6 @@ def main(model: Path, rounds: int, calls: int, encoder: bool) -> None:
         policy = Difficulty(model=str(model), threshold=0.5)
         means = [_mean_us(policy.decide, prompts, calls) for _ in range(rounds)]
         click.echo(f"{chars:8} {min(means):9.1f} {statistics.median(means):10.1f} {cold:9.1f}")
-    if encoder:
-        _time_encoder(text.split(), rounds)
-
-
-def _time_encoder(words: Sequence[str], rounds: int) -> None:
-    precision: Precision
-    for precision in ("float32", "bfloat16"):
-        embed = load_model(EncoderConfig().model, threads=1, precision=precision)
-        _time_embeddings(precision, embed, words, rounds)
-
-
-def _time_embeddings(precision: str, embed: EmbedBatch, words: Sequence[str], rounds: int) -> None:
-    texts = [" ".join(words[start : start + WORDS_32_TOKENS]) for start in range(rounds * 10)]
-    embed(texts[:1])
-    wall_s, cpu_s = [], []
-    for text in texts:
-        wall, cpu = time.perf_counter(), time.process_time()
-        embed([text])
-        wall_s.append(time.perf_counter() - wall)
-        cpu_s.append(time.process_time() - cpu)
-    click.echo(
-        f"embedding of {WORDS_32_TOKENS} words in {precision}, one thread, {len(texts)} calls: p50 {_ms(wall_s)} ms, "
-        f"CPU p50 {_ms(cpu_s)} ms, best {min(wall_s) * 1e3:.2f} ms"
-    )
-
-
-def _ms(times_s: Sequence[float]) -> str:
-    return f"{statistics.median(times_s) * 1e3:.2f}"
 
 
 def _mean_us(decide: Callable[[RequestFeatures], object], prompts: list[RequestFeatures], calls: int) -> float:
