@@ -56,6 +56,13 @@ def test_part_is_measured_again_only_when_its_data_change(tmp_path: Path, data: 
     assert section.measured == 2
 
 
+def test_result_is_known_once_it_was_measured(tmp_path: Path, data: Path) -> None:
+    section, kept = Counted(), Kept(tmp_path / "kept")
+    assert kept.known(section, data) is None
+    kept.result(section, data, measured(section, data))
+    assert kept.known(section, data) == {"rows": 2}
+
+
 def test_part_is_measured_again_when_its_code_changes(tmp_path: Path, data: Path) -> None:
     section, kept = Counted(), Kept(tmp_path / "kept")
     kept.result(section, data, measured(section, data))

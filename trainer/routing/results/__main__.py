@@ -20,6 +20,7 @@ from trainer.routing.results.section import Section
 from trainer.routing.results.sections import load
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+UNMEASURED = "Not measured on this state of the code: `make routing-results` does."
 NEGATIVE = Path(__file__).with_name("negative.md")
 
 
@@ -30,7 +31,10 @@ NEGATIVE = Path(__file__).with_name("negative.md")
 )
 @click.option("--kept", type=click.Path(file_okay=False, path_type=Path), help="Folder of what was measured before.")
 @click.option("--only", multiple=True, metavar="NAME", help="Measure these parts and print them; no page. Repeatable.")
-def main(data: Path, docs: Path, kept: Path | None, only: tuple[str, ...]) -> None:
+@click.option(
+    "--kept-only", is_flag=True, help="Measure nothing: write what was measured before, and say what was not."
+)
+def main(data: Path, docs: Path, kept: Path | None, only: tuple[str, ...], kept_only: bool) -> None:
     """Write docs/routing-results.md. Interrupted, the same command goes on."""
     sections = load()
     if unknown := sorted(set(only) - {each.name for each in sections}):
@@ -40,8 +44,12 @@ def main(data: Path, docs: Path, kept: Path | None, only: tuple[str, ...]) -> No
     try:
         with Steps(Console(stderr=True)) as steps:
             for section in sections:
-                if not only or section.name in only:
-                    parts[section.name] = _part(section, data, docs, store, steps)
+                if only and section.name not in only:
+                    continue
+                if kept_only and store.known(section, data) is None:
+                    parts[section.name] = [UNMEASURED]
+                    continue
+                parts[section.name] = _part(section, data, docs, store, steps)
         if only:
             click.echo("\n\n".join("\n".join(lines) for lines in parts.values()))
             return

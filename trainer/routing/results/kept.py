@@ -32,16 +32,28 @@ class Kept:
         Raises:
             DataMissing
         """
-        path = self._folder / f"{section.name}-{key(section, data)}.json"
-        try:
-            known: Found = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            pass
-        else:
+        path = self._path(section, data)  # of the code as it is when the measurement begins
+        known = _known(path)
+        if known is not None:
             return known, True
-        found = measure()
-        replace_file(path, json.dumps(found, indent=1).encode())
-        return json.loads(json.dumps(found)), False
+        content = json.dumps(measure(), indent=1).encode()
+        replace_file(path, content)
+        return json.loads(content), False
+
+    def known(self, section: Section, data: Path) -> Found | None:
+        """What was measured before, if it was. Raises: DataMissing."""
+        return _known(self._path(section, data))
+
+    def _path(self, section: Section, data: Path) -> Path:
+        return self._folder / f"{section.name}-{key(section, data)}.json"
+
+
+def _known(path: Path) -> Found | None:
+    try:
+        found: Found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    return found
 
 
 def key(section: Section, data: Path) -> str:
