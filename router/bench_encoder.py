@@ -16,7 +16,7 @@ from router.encoder import EmbedBatch, Precision, load_model
 TEXT = (
     "A merchant wants to make a choice of purchase between two plans: jewelry worth five thousand or gadgets worth "
     "eight thousand dollars. How much profit would this be?"
-).split()
+)
 """About 32 tokens of MiniLM's, the marks of both ends among them."""
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
@@ -29,17 +29,19 @@ def main(calls: int) -> None:
         embed = load_model(EncoderConfig().model, threads=1, precision=precision)
         wall_s, cpu_s = _times(embed, calls)
         click.echo(
-            f"{precision}: p50 {statistics.median(wall_s) * 1e3:.2f} ms, of CPU {statistics.median(cpu_s) * 1e3:.2f} ms, "
-            f"best {min(wall_s) * 1e3:.2f} ms ({calls} calls)"
+            f"{precision}: p50 {statistics.median(wall_s) * 1e3:.2f} ms, of CPU {statistics.median(cpu_s) * 1e3:.2f} "
+            f"ms, best {min(wall_s) * 1e3:.2f} ms ({calls} calls)"
         )
 
 
 def _times(embed: EmbedBatch, calls: int) -> tuple[list[float], list[float]]:
     """Wall and CPU seconds of each call."""
-    embed([" ".join(TEXT)])
+    words = TEXT.split()
+    embed([TEXT])
     wall_s, cpu_s = [], []
     for call in range(calls):
-        text = " ".join(TEXT[call % len(TEXT) :] + TEXT[: call % len(TEXT)])
+        start = call % len(words)
+        text = " ".join(words[start:] + words[:start])  # another one each time
         wall, cpu = time.perf_counter(), time.process_time()
         embed([text])
         wall_s.append(time.perf_counter() - wall)
