@@ -154,7 +154,7 @@ def _only_teacher(collected: Collected) -> str:
         counted = ", ".join(f"{name} ({names[name]})" for name in sorted(names))
         raise TuneInputError(
             f"--where: the records are of several teachers, choose those of one: {counted}; for example "
-            f"--where \"teacher = '{max(names, key=lambda name: names[name])}'\""
+            f"--where \"teacher = '{min(names, key=lambda name: (-names[name], name))}'\""
         )
     return next(iter(names), "")
 
