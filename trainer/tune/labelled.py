@@ -45,7 +45,8 @@ class Filter:
 
 
 def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, score: Score | None = None) -> Collected:
-    """Read the log in four passes (feedback, shadow answers, labels by prompt, answers); no text is kept.
+    """Read the log in four passes (feedback, shadow answers, labels by prompt, answers); of all texts
+    only shadow answers are kept.
 
     Raises: TrafficError: the folder cannot be read; QueryError: `where` is no condition.
     """
