@@ -23,7 +23,7 @@ from trainer.routing.figures import (
 )
 from trainer.routing.groups import near_duplicates
 from trainer.routing.learner import Learner
-from trainer.routing.learners import draft_learners, prompt_learners, reference
+from trainer.routing.learners import draft_learners, frozen_reference, prompt_learners
 from trainer.routing.outcomes import Floats, Ints, Outcomes
 
 SCORE = "score"
@@ -94,8 +94,7 @@ def learners_for(rows: Outcomes) -> list[Learner]:
     """The recommended one first."""
     if not rows.signal_names and not rows.categorical:
         return list(prompt_learners())
-    frozen = reference()
-    return [*draft_learners(), *([] if frozen is None else [frozen])]
+    return [*draft_learners(), frozen_reference()]
 
 
 def score(

@@ -27,7 +27,7 @@ class GuaranteeResults:
     files = (FILE,)
     code = (
         "trainer.tune.results", "trainer.tune.simulation", "trainer.tune.bounds", "trainer.tune.betting",
-        "trainer.tune.guarantee", "trainer.routing.learners.frozen", "trainer.routing.crossfit",
+        "trainer.tune.guarantee", "trainer.routing.learners.reference", "trainer.routing.crossfit",
     )  # fmt: skip
 
     def measure(self, data: Path, note: Note) -> Found:

@@ -93,13 +93,13 @@ def population_of(path: Path, weak: str, strong: str, signals: str, folds: int =
     """Read a file and score it. Raises: DataError."""
     from trainer.routing import crossfit  # noqa: PLC0415 - scikit-learn
     from trainer.routing import folds as splits  # noqa: PLC0415
-    from trainer.routing.learners import reference  # noqa: PLC0415
+    from trainer.routing.learners import frozen_reference  # noqa: PLC0415
     from trainer.routing.reading import Columns, read, split_names  # noqa: PLC0415
 
     rows = read(path, Columns(weak=weak, strong=strong, signals=split_names(signals)))
     together = np.arange(len(rows), dtype=np.int64)
     fold_of = splits.assign(rows, together, folds, seed)
-    scores = crossfit.cross_fit(rows, [reference()], together, fold_of, seed=seed, processes=1)
+    scores = crossfit.cross_fit(rows, [frozen_reference()], together, fold_of, seed=seed, processes=1)
     return Population(scores["reference"], rows.advantage)
 
 

@@ -22,8 +22,11 @@ def draft_learners() -> Sequence[Learner]:
     return DraftLearner(), DraftLearner(name="draft_without_text", with_text=False)
 
 
-def reference() -> Learner | None:
-    """The frozen baseline that the cascade's learners are held against, on the same rows and folds."""
+def frozen_reference() -> Learner:
+    """The baseline that the cascade's learners are held against, on the same rows and folds.
+
+    Not called `reference`, which is the module: importing that would take the place of a function of its name.
+    """
     from trainer.routing.learners.reference import Reference  # noqa: PLC0415 - scikit-learn only where it is used
 
     return Reference()

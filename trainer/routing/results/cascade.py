@@ -11,7 +11,7 @@ import msgspec
 from policies.artefact import replace_file
 from serving.store import default_cache
 from trainer.routing.figures import Estimate
-from trainer.routing.learners import draft_learners, reference
+from trainer.routing.learners import draft_learners, frozen_reference
 from trainer.routing.pairs import Median, Pair, Questions, measured, median
 from trainer.routing.plot import BLUE, DPI
 from trainer.routing.results import kept
@@ -43,8 +43,7 @@ class CascadeResults:
     )  # fmt: skip
 
     def measure(self, data: Path, note: Note) -> Found:
-        frozen = reference()
-        assert frozen is not None  # noqa: S101 - it is there
+        frozen = frozen_reference()
         folder = default_cache() / "routing-results" / f"pairs-{kept.key(self, data)}"
         questions = Questions.of(data / FILE, SEED)
         found: list[Pair] = []

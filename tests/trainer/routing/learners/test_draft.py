@@ -14,7 +14,7 @@ from policies.scoring.model import ScoreModel, TrainingData, load
 from tests.trainer.routing.data import outcomes
 from trainer.routing.crossfit import blind, fitted_score
 from trainer.routing.learner import Exportable, Learner
-from trainer.routing.learners import draft_learners, reference
+from trainer.routing.learners import draft_learners, frozen_reference
 from trainer.routing.learners.draft import DraftLearner, DraftScorer
 from trainer.routing.learners.draft_basis import MAX_PAIRED, Basis
 from trainer.routing.learners.draft_logistic import chance, fit
@@ -168,8 +168,7 @@ def test_logistic_regression_agrees_with_scikit_learns_when_the_ridge_is_one() -
 
 
 def test_reference_looks_at_neither_text_nor_seed(rows: Outcomes) -> None:
-    frozen: Learner | None = reference()
-    assert frozen is not None
+    frozen: Learner = frozen_reference()
     one = fitted_score(frozen, rows, groups(rows), blind(rows), 0)
     other = fitted_score(frozen, replace(rows, text=None), groups(rows), blind(rows), 1)
     assert np.array_equal(one, other)
