@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from policies.base import (
     Abstain,
     CommitWindow,
-    DailyBudget,
-    Governor,
     MeasuringReviewer,
     Policy,
     PolicyConfigError,
@@ -22,6 +20,7 @@ from policies.base import (
     RouteDecision,
     Signal,
 )
+from policies.governor import DailyBudget, Governor
 
 if TYPE_CHECKING:
     from policies.record import Draft

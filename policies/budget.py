@@ -12,15 +12,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from policies.base import (
-    Abstain,
-    DailyBudget,
-    GovernorModel,
-    PolicyConfigError,
-    Quote,
-    RequestFeatures,
-    RouteDecision,
-)
+from policies.base import Abstain, PolicyConfigError, Quote, RequestFeatures, RouteDecision
+from policies.governor import DailyBudget, GovernorModel
 from policies.record import Draft
 
 REASONS = frozenset(

@@ -24,16 +24,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from policies.base import (
-    Abstain,
-    DailyBudget,
-    GovernorModel,
-    Lot,
-    PolicyConfigError,
-    RequestFeatures,
-    Route,
-    RouteDecision,
-)
+from policies.base import Abstain, Lot, PolicyConfigError, RequestFeatures, Route, RouteDecision
+from policies.governor import DailyBudget, GovernorModel
 from policies.record import Draft
 
 EXPLORED = "explored"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from policies.base import DailyBudget, Explorer, Governor, RequestFeatures, RouteDecision
+from policies.base import RequestFeatures, RouteDecision
 from policies.chain import CHAIN_REASONS, Vote, checked
+from policies.governor import DailyBudget, Explorer, Governor
 
 if TYPE_CHECKING:
     from policies.record import Draft

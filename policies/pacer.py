@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-from policies.base import DailyBudget, Quote, RequestFeatures
+from policies.base import Quote, RequestFeatures
+from policies.governor import DailyBudget
 from policies.lengths import Line
 from policies.pacing import PacingState, Takings
 

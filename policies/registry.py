@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from policies.adapter import adapt
-from policies.base import Governor, Policy, PolicyConfigError, Reviewer, StudentDefaults
+from policies.base import Policy, PolicyConfigError, Reviewer, StudentDefaults
 from policies.certificate import CertificateGuard, Standing, standing_of
+from policies.governor import Governor
 from policies.shadowing import DEFAULT_MEASURE_SHARE, Shadowed
 
 ENTRY_POINT_GROUP = "locum.policies"

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from policies.base import Governor, Policy, RequestFeatures, Reviewer, RouteDecision
+from policies.base import Policy, RequestFeatures, Reviewer, RouteDecision
 from policies.chain import CHAIN_REASONS, Measure, PolicyChain, Vote, checked, vote_of, with_signals
 from policies.governing import reconsidered
+from policies.governor import Governor
 
 if TYPE_CHECKING:
     from policies.record import Draft

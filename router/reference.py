@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from policies.base import GovernorModel, PolicyModel, ReviewerModel
+from policies.base import PolicyModel, ReviewerModel
+from policies.governor import GovernorModel
 from policies.registry import BUILT_IN_POLICY_TYPES, build
 from router.config import Config
 from router.metrics import Metrics

@@ -8,7 +8,8 @@ from typing import Any
 import annotated_types
 from pydantic import BaseModel
 
-from policies.base import Governor, Policy, Reviewer
+from policies.base import Policy, Reviewer
+from policies.governor import Governor
 
 WIDEST = 4.0
 """A number without an upper limit is offered up to so many times its value."""

@@ -18,7 +18,8 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from policies.base import Governor, Policy, Reviewer
+from policies.base import Policy, Reviewer
+from policies.governor import Governor
 from policies.replay.options import tunable
 from router.admin.administration import Administration, InvalidDocument
 from router.admin.policy import answer

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
-from policies.base import DailyBudget, Quote, RequestFeatures
+from policies.base import Quote, RequestFeatures
 from policies.chain import Evaluation, PolicyChain
+from policies.governor import DailyBudget
 from policies.pacer import Pacer
 from policies.record import DecisionRecord, Usage
 from router.chat import ChatRequest

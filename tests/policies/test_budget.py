@@ -9,11 +9,12 @@ import random
 import msgspec
 import pytest
 
-from policies.base import Abstain, DailyBudget, Quote, RequestFeatures, RouteDecision, Signal, Signals, escalate
+from policies.base import Abstain, Quote, RequestFeatures, RouteDecision, Signal, Signals, escalate
 from policies.budget import Budget
 from policies.chain import PolicyChain
 from policies.forecast import DAY_S, WINDOW_S, WINDOWS, Forecast
 from policies.governing import Governors
+from policies.governor import DailyBudget
 from policies.lengths import Lengths
 from policies.pacer import Pacer
 from policies.pacing import MAX_PRICE, PacingState, Takings

@@ -10,9 +10,10 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from policies.base import DailyBudget, Quote, RequestFeatures, RouteDecision, Signals, escalate
+from policies.base import Quote, RequestFeatures, RouteDecision, Signals, escalate
 from policies.budget import Budget
 from policies.forecast import WINDOW_S, WINDOWS
+from policies.governor import DailyBudget
 from policies.pacer import Pacer
 from policies.pacing import PacingState
 from trainer.budget.traffic import DAY_S, FIRST_DAY, REQUESTED_TOKENS, Floats, Population, Requests, Scenario, day_of

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from policies.base import DailyBudget, Quote, RequestFeatures
+from policies.base import Quote, RequestFeatures
+from policies.governor import DailyBudget
 from policies.pacer import Pacer
 from router.chat import ChatRequest
 from router.decision_ids import DecisionIds, with_level, with_route

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from policies.base import DailyBudget, Quote, RequestFeatures
+from policies.base import Quote, RequestFeatures
+from policies.governor import DailyBudget
 from policies.pacer import Pacer
 from router.governance.paced import SharedPacer
 from router.state.base import Store
