@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from policies.adapter import adapt
 from policies.base import Abstain, Lot, Quote, RequestFeatures, Route, RouteDecision, Signals, escalate
 from policies.chain import Vote
 from policies.explore import EXCLUDED, Explore
 from policies.forecast import DAY_S
 from policies.governing import Governors
+from policies.governor import Governor
 from policies.pacer import Pacer
 from policies.pacing import PacingState
 from policies.record import Draft
@@ -122,6 +124,35 @@ def test_draws_are_asked_behind_all_other_governors() -> None:
     final = governors.reconsider(seen(Lot(draw=0.15)), decided("teacher"), votes)
     assert [vote.policy for vote in votes] == ["keeps", "explore"]
     assert (final.route, final.policy, final.propensity) == ("teacher", "explore", 0.2)
+
+
+class Bare:
+    """A third party's governor with nothing but its method."""
+
+    def reconsider(self, features: RequestFeatures, decision: RouteDecision, draft: Draft | None) -> RouteDecision:
+        if features.tags.get("broken"):
+            raise RuntimeError("planted")
+        return RouteDecision(route="student", reason="undeclared")
+
+
+def test_class_with_nothing_but_reconsider_is_a_governor_and_may_fail() -> None:
+    governor = adapt(Bare(), type_name="plugin:Bare")
+    assert isinstance(governor, Governor)
+    governors, votes = Governors([governor], version="v1"), list[Vote]()
+    changed = governors.reconsider(seen(None), decided("teacher"), votes)
+    assert (changed.route, changed.policy, changed.reason) == ("student", "bare", "other")
+    kept = governors.reconsider(seen(None, broken="yes"), decided("teacher"), votes)
+    assert (kept.route, kept.reason) == ("teacher", "weak")
+    assert [(vote.route, vote.reason) for vote in votes] == [("student", "other"), (None, "policy_error")]
+
+
+def test_governor_is_refused_when_it_decides_as_well() -> None:
+    class Both(Bare):
+        def decide(self, features: RequestFeatures) -> None:
+            return None
+
+    with pytest.raises(PolicyConfigError, match="cannot decide as well"):
+        adapt(Both(), type_name="plugin:Both")
 
 
 def test_draft_has_its_probability_when_reviewers_were_silent_and_the_lot_kept_it() -> None:
