@@ -12,6 +12,7 @@ from policies import artefact
 from policies.base import Policy, PolicyConfigError, RequestFeatures, RouteDecision, StudentDefaults
 from policies.calibration import MEAN_LOGPROB, CalibratorArtefact, Platt
 from policies.certificate import Certificate, Group, Serving, Stated, causes_of
+from policies.chain import PolicyChain
 from policies.record import Draft
 from policies.registry import build_all
 
@@ -160,3 +161,19 @@ def test_cascade_judges_by_the_threshold_of_the_requests_tag(tmp_path: Path) -> 
     assert [isinstance(each, RouteDecision) for each in said] == [True, False, False]
     with pytest.raises(PolicyConfigError, match=r"threshold_by_tag\.thresholds\.legal"):
         build_all([entry | {"threshold_by_tag": {"tag": "team", "thresholds": {"legal": 1.5}}}])
+
+
+def test_replay_asks_record_by_record_only_where_thresholds_differ_by_tag(tmp_path: Path) -> None:
+    pytest.importorskip("numpy")
+    from policies.replay.evaluate import vectorisable
+
+    def slow(entry: dict[str, Any]) -> list[str]:
+        built = build_all([entry])
+        chain = PolicyChain(
+            built.policies, reviewers=built.reviewers, version="v", default_route="student", on_policy_error="teacher"
+        )
+        return vectorisable(chain)
+
+    assert slow(table(tmp_path, "teacher")) == []  # the guard has a form on columns
+    by_tag = {"tag": "team", "thresholds": {"legal": 0.2}}
+    assert slow({"type": "cascade", "threshold": 0.4, "threshold_by_tag": by_tag}) == ["cascade"]
