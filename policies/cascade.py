@@ -277,7 +277,7 @@ class Cascade(WindowOptions):
 
     def alarm(self, features: RequestFeatures, progress: Progress) -> RouteDecision | Abstain | None:
         """Behind the window: whether the last tokens are too uncertain."""
-        score = self._score.of_last_tokens(progress.recent_mean_logprob, progress.recent_tokens)
+        score = self._score.of_last_tokens(progress.recent_mean_logprob)
         if score is None or score <= self.late_alarm_threshold:
             return None
         return escalate("late_alarm", score=score, threshold=self.late_alarm_threshold)

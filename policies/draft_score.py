@@ -132,11 +132,15 @@ class DraftScore(NamedTuple):
             return score
         return model.probability(seen | {"agreement": signals.agreement}, text)
 
-    def of_last_tokens(self, mean_logprob: float, tokens: int) -> float | None:
-        """The score of a few tokens of a stream that goes on, by a calibrator; None: there is none."""
+    def of_last_tokens(self, mean_logprob: float) -> float | None:
+        """The score of the last tokens of a stream that goes on, by a calibrator; None: there is none.
+
+        By the curve of whole answers, as if all of this one were like that: what a curve of prefixes has learned is how
+        much beginnings tell, which for a place further on is another matter.
+        """
         if self.calibrator is None or self.silent is not None:
             return None
-        confidence = prefix_curve(self.calibrator, tokens).confidence(mean_logprob)
+        confidence = self.calibrator.calibrator.confidence(mean_logprob)
         return None if confidence is None else 1.0 - confidence
 
     def _calibrated(self, draft: Draft, agreement: float | None, band: Band | None) -> float | str:

@@ -66,11 +66,11 @@ def test_alarm_rings_when_the_last_tokens_are_above_its_own_threshold(tmp_path: 
     def alarm(mean: float) -> object:
         return policy.alarm(SEEN, Progress(tokens=70, recent_tokens=32, recent_mean_logprob=mean))
 
-    rang = alarm(-1.5)  # 1 - sigmoid(-4.5 + 2) = 0.92
+    rang = alarm(-2.5)  # 1 - sigmoid(-5 + 3) = 0.88, by the curve of whole answers
     assert isinstance(rang, RouteDecision)
     assert (rang.reason, rang.threshold) == ("late_alarm", 0.8)
-    assert rang.score == pytest.approx(1 - sigmoid(-2.5))
-    assert alarm(-1.0) is None
+    assert rang.score == pytest.approx(1 - sigmoid(-2.0))
+    assert alarm(-2.0) is None
     assert Cascade(late_alarm="mark").alarm(SEEN, Progress(tokens=9, recent_tokens=9, recent_mean_logprob=-9)) is None
 
 

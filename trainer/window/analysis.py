@@ -172,8 +172,8 @@ class _Scores:
                          for place, row in enumerate(self._rows)])  # fmt: skip
 
     def last(self, place: int, mean: float) -> float:
-        """P(wrong) by the tokens that a late alarm looks at."""
-        return self.one(place, mean, ALARM_TOKENS)
+        """As a late alarm scores the last tokens."""
+        return self.one(place, mean, 0)
 
     def one(self, place: int, mean: float, prefix: int) -> float:
         """P(wrong) of an answer, by a mean over `prefix` tokens; 0: over all."""
