@@ -79,8 +79,8 @@ class WindowOptions(ReviewerModel):
 
     @property
     def commit_window(self) -> CommitWindow | None:
-        """The tokens are the delay that every stream pays: 32 take 0.3 s at 100 tokens/s. docs/commit-window.md has what
-        they buy: with fewer, one in five of the streams that are escalated first is a right one."""
+        """The tokens are the delay that every stream pays: 32 take 0.3 s at 100 tokens/s. What they buy is measured in
+        docs/commit-window.md: with 16, one in five of the streams that are escalated first is a right one."""
         if not self.commit_window_tokens:
             return None
         grows = self.extend_band > 0.0
