@@ -132,7 +132,8 @@ def test_feedback_is_kept_apart_from_the_sample() -> None:
     estimates = Estimates(by="route")
     for number in range(60):
         judgement = Judgement(score=0.0) if number < 40 else Judgement(label="a text is no score")
-        estimates.add(decision(number, route="student"), [shadow(number)], judgement)
+        judged = Grade(grader="judge", student=1.0, teacher=1.0)  # which no label changes
+        estimates.add(decision(number, route="student"), [shadow(number, grades=(judged,))], judgement)
     figures = estimates.as_json()
     assert figures["total"]["feedback"]["student"]["n"] == 40
     assert figures["total"]["quality"]["student"]["value"] == 1.0
