@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from policies.base import (
     Abstain,
-    CommitWindow,
     MeasuringReviewer,
     Policy,
     PolicyConfigError,
@@ -21,6 +20,7 @@ from policies.base import (
     Signal,
 )
 from policies.governor import DailyBudget, Governor
+from policies.window import CommitWindow
 
 if TYPE_CHECKING:
     from policies.record import Draft

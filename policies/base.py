@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import msgspec
 from pydantic import BaseModel, ConfigDict
 
-from policies.window import CommitWindow as CommitWindow
-
 if TYPE_CHECKING:
     from policies.draft_signals import DraftSignal
     from policies.record import Draft
@@ -204,8 +202,8 @@ class Reviewer(Protocol):
     after generation, in the same order. A class with both `decide` and `review` is asked at both times. One that judges
     streams by their beginning has a `commit_window` as well, and one that needs more of a draft than its text and its
     logprobs has the members of a `MeasuringReviewer`. Where the window has a `late_alarm`, a method
-    `alarm(features, progress) -> RouteDecision | Abstain | None` is asked behind it at every event: it must be quick, and
-    `teacher` rings.
+    `alarm(features, progress) -> RouteDecision | Abstain | None` is asked behind it at every event: it must be quick,
+    and `teacher` rings.
     """
 
     @property

@@ -14,10 +14,10 @@ from operator import mul
 
 import msgspec
 
-from policies.validity import is_empty
 from policies.drift_summaries import BINS, PROJECTION_BINS, Stream, Summary
 from policies.grading import is_refusal
 from policies.record import DecisionRecord
+from policies.validity import is_empty
 
 TURN_CHARS = 600
 OPENING_CHARS = 400

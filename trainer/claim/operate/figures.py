@@ -27,9 +27,8 @@ def scores(records: Iterable[DecisionRecord]) -> Iterator[float]:
     """P(the draft is wrong) of every request whose draft a cascade has judged."""
     for record in records:
         review = record.draft.review if record.draft is not None else None
-        said = review.score if review is not None else next(
-            (vote.score for vote in record.votes if vote.policy == "cascade" and vote.score is not None and not vote.shadow), None
-        )  # fmt: skip
+        votes = (vote.score for vote in record.votes if vote.policy == "cascade" and not vote.shadow)
+        said = review.score if review is not None else next((score for score in votes if score is not None), None)
         if said is not None:
             yield said
 
