@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from policies import artefact
+from policies.base import PolicyConfigError
+from policies.draft_score import DraftScore
 from policies.scoring.model import ScoreModel, TrainingData, load
 from tests.trainer.routing.data import outcomes
 from trainer.routing.crossfit import blind, fitted_score
@@ -136,6 +138,25 @@ def test_artefact_needs_no_text_when_it_was_fitted_without(rows: Outcomes) -> No
     assert not model.needs_text
     expected = scorer.score(rows)
     assert served(model, rows, 3) == pytest.approx(expected[3], abs=1e-6)
+
+
+def test_cascade_takes_the_artefact_when_its_columns_have_the_names_that_a_gateway_measures(
+    rows: Outcomes, tmp_path: Path
+) -> None:
+    named = replace(rows, signal_names=("mean_logprob", "tokens"), categorical={})
+    scorer = DraftLearner().fit(named, groups=groups(named), seed=0)
+    artefact.write(tmp_path / "draft.json", scorer.artefact(TRAINING))
+    score = DraftScore.by_model(tmp_path / "draft.json")
+    assert score.silent is None and score.model is not None
+    assert set(score.model.names) == {"mean_logprob", "tokens"}
+
+
+def test_cascade_refuses_the_artefact_when_it_needs_a_column_that_no_gateway_measures(
+    fitted: DraftScorer, tmp_path: Path
+) -> None:
+    artefact.write(tmp_path / "draft.json", fitted.artefact(TRAINING))
+    with pytest.raises(PolicyConfigError, match="topic=t0"):
+        DraftScore.by_model(tmp_path / "draft.json")
 
 
 def served(model: ScoreModel, rows: Outcomes, row: int) -> float:
