@@ -27,6 +27,12 @@ class ArtefactError(ValueError):
     """The file cannot be used; the message names it and says what to do."""
 
 
+def sha256_behind(policy: object) -> str | None:
+    """Of the learned artefact that a policy votes by (its attribute `artefact_sha256`); None: it has none."""
+    found = getattr(policy, "artefact_sha256", None)
+    return found if isinstance(found, str) and found else None
+
+
 def read(path: Path, kind: type[T]) -> T:
     """Read an artefact of the struct type `kind` and verify its hash.
 

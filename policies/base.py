@@ -74,6 +74,9 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True):
     quote: Quote | msgspec.UnsetType = msgspec.UNSET
     """Only where a governor with a budget decides; not written elsewhere. So too the next one."""
     lot: Lot | msgspec.UnsetType = msgspec.UNSET
+    scores: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    """What learned artefacts said of this request when it was decided, by their sha256. Only a replay sets it, from the
+    votes of a record: the text that they looked at need not have been kept."""
 
 
 class Chunk(msgspec.Struct, frozen=True):

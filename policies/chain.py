@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, get_args
 
 import msgspec
 
+from policies.artefact import sha256_behind
 from policies.base import (
     Abstain,
     DraftMeasures,
@@ -53,6 +54,9 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float | None = None
     shadow: bool | msgspec.UnsetType = msgspec.UNSET
     """True: a policy of `mode = "shadow"`, which was asked and had no say. Not set, and not written, for all others."""
+    scored_by: str | msgspec.UnsetType = msgspec.UNSET
+    """sha256 of the learned artefact that gave `score` before generation: whoever has the vote and the artefact need
+    not have the text. Not written for others."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +84,7 @@ class _Seat(NamedTuple):
     policy: Policy
     name: str
     reasons: frozenset[str]
+    artefact_sha256: str | None
 
 
 class _ReviewerSeat(NamedTuple):
@@ -117,7 +122,9 @@ class PolicyChain:
         self.reviewers = tuple(reviewers)
         self.version = version
         self.default_route = default_route
-        self._seats = [_Seat(policy, policy.name, policy.reasons | CHAIN_REASONS) for policy in policies]
+        self._seats = [
+            _Seat(policy, policy.name, policy.reasons | CHAIN_REASONS, sha256_behind(policy)) for policy in policies
+        ]
         self._reviewer_seats = [
             _ReviewerSeat(each, each.name, each.reasons | CHAIN_REASONS, getattr(each, "commit_window", None))
             for each in reviewers
@@ -149,7 +156,7 @@ class PolicyChain:
             except Exception:
                 logger.warning("policy %s failed; on_policy_error decides", seat.name, exc_info=True)
                 answer = self._on_error
-            vote = vote_of(answer, seat)
+            vote = vote_of(answer, seat, scored_by=seat.artefact_sha256)
             votes.append(vote)
             if isinstance(answer, RouteDecision) and decision is None:
                 decision = msgspec.structs.replace(answer, reason=vote.reason, policy=seat.name, version=self.version)
@@ -274,7 +281,11 @@ def checked(answer: object, *, member: str = "decide") -> RouteDecision | Abstai
     return answer
 
 
-def vote_of(answer: RouteDecision | Abstain | Extend | None, seat: _Voter) -> Vote:
+def vote_of(answer: RouteDecision | Abstain | Extend | None, seat: _Voter, *, scored_by: str | None = None) -> Vote:
+    """
+    Args:
+        scored_by: sha256 of the artefact behind a score.
+    """
     if answer is None:
         return Vote(policy=seat.name, route=None, reason="abstained")
     return Vote(
@@ -284,4 +295,15 @@ def vote_of(answer: RouteDecision | Abstain | Extend | None, seat: _Voter) -> Vo
         reason=answer.reason if answer.reason in seat.reasons else "other",
         score=answer.score,
         threshold=answer.threshold,
+        scored_by=msgspec.UNSET if scored_by is None or answer.score is None else scored_by,
     )
+
+
+def with_scores(features: RequestFeatures, votes: Sequence[Vote]) -> RequestFeatures:
+    """Recorded features with what learned artefacts said of them then, in shadow as well, by their hashes."""
+    scores = {
+        each.scored_by: each.score for each in votes if isinstance(each.scored_by, str) and each.score is not None
+    }
+    if not scores:
+        return features
+    return msgspec.structs.replace(features, signals=msgspec.structs.replace(features.signals, scores=scores))

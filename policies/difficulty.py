@@ -153,6 +153,8 @@ class Difficulty(PolicyModel):
     def needs(self, features: RequestFeatures) -> Signal | None:
         if not self._needs_embedding or self._silent is not None or _is_blank(features.last_user_turn):
             return None
+        if self._recorded(features) is not None:
+            return None
         signals = features.signals
         known = signals.prompt_embedding is not None or Signal.PROMPT_EMBEDDING in signals.unavailable
         return None if known else Signal.PROMPT_EMBEDDING
@@ -164,17 +166,24 @@ class Difficulty(PolicyModel):
         if self.threshold_by_tag is not None:
             threshold = self.threshold_by_tag.of(features.tags, threshold)
         assert model is not None  # noqa: S101 - otherwise it is silent
-        if _is_blank(features.last_user_turn):
-            return Abstain(reason="no_text", threshold=threshold)
-        embedding = features.signals.prompt_embedding
-        if model.embedding_size is not None and (embedding is None or len(embedding) != model.embedding_size):
-            return Abstain(reason="embedding_unavailable", threshold=threshold)
-        score = model.probability({}, features.last_user_turn, embedding)
+        score = self._recorded(features)
+        if score is None:
+            if _is_blank(features.last_user_turn):
+                return Abstain(reason="no_text", threshold=threshold)
+            embedding = features.signals.prompt_embedding
+            if model.embedding_size is not None and (embedding is None or len(embedding) != model.embedding_size):
+                return Abstain(reason="embedding_unavailable", threshold=threshold)
+            score = model.probability({}, features.last_user_turn, embedding)
         if threshold is None:
             return Abstain(reason="no_threshold", score=score)
         if score > threshold:
             return escalate("teacher_better", score=score, threshold=threshold)
         return Abstain(reason="student_enough", score=score, threshold=threshold)
+
+    def _recorded(self, features: RequestFeatures) -> float | None:
+        """What this very model said of the request when it was decided; None: no record tells."""
+        scores, model = features.signals.scores, self._fitted.model
+        return scores.get(model.sha256) if isinstance(scores, dict) and model is not None else None
 
 
 def fits(training: TrainingData, student: StudentDefaults) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from policies.artefact import sha256_behind
 from policies.base import Policy, RequestFeatures, Reviewer, RouteDecision
 from policies.chain import CHAIN_REASONS, Measure, PolicyChain, Vote, checked, vote_of, with_signals
 from policies.governing import reconsidered
@@ -74,7 +75,7 @@ class Shadows:
         """Whether drafts of the student are shown to one of them."""
         self.reviewer_names = frozenset(seat.name for seat in self._reviewers if not isinstance(seat.policy, Policy))
         """Of those that vote on drafts alone."""
-        self.artefacts = {seat.name: sha256 for seat in seats if (sha256 := artefact_of(seat.policy)) is not None}
+        self.artefacts = {seat.name: sha256 for seat in seats if (sha256 := sha256_behind(seat.policy)) is not None}
         """Hash of the learned artefact behind a vote, by the policy's name."""
         self._version = version
         self._clock = clock
@@ -102,7 +103,8 @@ class Shadows:
                     self._left_s -= self._clock() - began_s
                     features = await with_signals(seat.policy, signal, features, measure)
                     began_s = self._clock()
-                votes.append(_marked(vote_of(checked(seat.policy.decide(features)), seat)))
+                answer = checked(seat.policy.decide(features))
+                votes.append(_marked(vote_of(answer, seat, scored_by=sha256_behind(seat.policy))))
             except Exception:
                 logger.warning("policy %s failed in shadow", seat.name, exc_info=True)
                 votes.append(_failed(seat))
@@ -137,17 +139,11 @@ class Shadows:
         self._left_s = min(SAVED_S, self._left_s + TIME_S)
 
 
-def artefact_of(policy: object) -> str | None:
-    """sha256 of the learned artefact that a policy votes by (its attribute `artefact_sha256`); None: it has none."""
-    found = getattr(policy, "artefact_sha256", None)
-    return found if isinstance(found, str) and found else None
-
-
 def deciding_artefacts(chain: PolicyChain) -> dict[str, str]:
     """Hash of the learned artefact of each policy that has a say, by its name."""
     deciding: list[Policy | Reviewer | Governor] = [*chain.policies, *chain.reviewers]
     deciding += chain.governors.all if chain.governors is not None else ()
-    found = ((each.name, artefact_of(each)) for each in deciding)
+    found = ((each.name, sha256_behind(each)) for each in deciding)
     return {name: sha256 for name, sha256 in found if sha256 is not None}
 
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from policies.base import Extend, RequestFeatures, RouteDecision, Signal
-from policies.chain import PolicyChain
+from policies.chain import PolicyChain, with_scores
 from policies.draft_signals import PREFIX_TOKENS
 from policies.record import DecisionRecord, Draft
 from policies.replay.columns import NONE, ROUTES, STUDENT, UNKNOWN, Columns
@@ -29,6 +29,8 @@ from policies.replay.review import Drafts, known_drafts
 
 T = TypeVar("T")
 PROGRESS_RECORDS = 5_000
+NO_TEXT = "no_text"
+"""Reason of policies that would have read the question."""
 
 
 def evaluate_records(
@@ -46,7 +48,7 @@ def evaluate_records(
     size = len(columns)
     row_of = {identity: row for row, identity in enumerate(columns.ids.tolist())}
     first, reason = np.zeros(size, np.int8), np.zeros(size, np.int32)
-    escalated, by_lot = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
+    escalated, by_lot, blind = (np.zeros(size, np.bool_) for _ in range(3))
     names: dict[str, int] = {}
     drafts, reviewable = known_drafts(columns, window_of(chain), window_of(logged)), reviewable_rows(chain, columns)
     done = 0
@@ -58,7 +60,9 @@ def evaluate_records(
         if record.decision.policy == FORCED_POLICY:
             first[row] = ROUTES[record.decision.route]
         else:
-            decision = _finished(chain.evaluate(record.features, _unavailable)).decision
+            evaluation = _finished(chain.evaluate(with_scores(record.features, record.votes), _unavailable))
+            decision = evaluation.decision
+            blind[row] = record.capture != "full" and any(vote.reason == NO_TEXT for vote in evaluation.votes)
             first[row] = ROUTES[decision.route]
             said = decision.reason if decision.policy == DEFAULT else f"{decision.policy}.{decision.reason}"
             by_lot[row] = decision.propensity < 1.0
@@ -75,7 +79,7 @@ def evaluate_records(
     reviewed = reviewable & (first == STUDENT) & ~columns.forced & ~by_lot
     known = ~reviewed | drafts.known
     reason[~known] = names.setdefault(REVIEW_UNKNOWN, len(names))
-    return Verdicts(first, reviewed, known, escalated, reason, tuple(names), np.zeros(size, np.bool_))
+    return Verdicts(first, reviewed, known, escalated, reason, tuple(names), blind)
 
 
 def _reviewed(

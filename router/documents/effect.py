@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from policies.base import RequestFeatures, Signal
-from policies.chain import PolicyChain
+from policies.chain import PolicyChain, with_scores
 from policies.log_folder import keyring_of
 from policies.record import DecisionRecord, decode, is_annotation
 from policies.segments import SUFFIX, read_segment
@@ -34,7 +34,8 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     moves: dict[str, int]
     """`student -> teacher: low_confidence` -> how many, by the reason of the new decision."""
     without_text: int
-    """Of the records, those captured below `full`: policies that read the question abstain on them."""
+    """Of the records, those captured below `full`: policies that read the question abstain on them, unless the record
+    has what their artefact said of it."""
 
 
 async def effect_on(folder: Path, before: PolicyChain, after: PolicyChain, *, limit: int) -> Effect:
@@ -47,8 +48,9 @@ async def _effect(folder: Path, before: PolicyChain, after: PolicyChain, limit: 
     teacher_before = teacher_after = changed = without_text = count = 0
     for record in last_decisions(folder, limit):
         assert record.features is not None  # noqa: S101 - `last_decisions` passes over records without
-        old = (await before.evaluate(record.features, _unavailable)).decision
-        new = (await after.evaluate(record.features, _unavailable)).decision
+        features = with_scores(record.features, record.votes)
+        old = (await before.evaluate(features, _unavailable)).decision
+        new = (await after.evaluate(features, _unavailable)).decision
         count += 1
         without_text += record.capture != "full"
         teacher_before += old.route == "teacher"

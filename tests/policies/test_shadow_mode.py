@@ -81,7 +81,8 @@ async def test_vote_in_shadow_is_marked_and_decides_nothing() -> None:
     assert (evaluation.decision.route, evaluation.votes, learned.asked) == ("student", (), 0)
     assert under_test.shadows is not None
     (vote,) = await under_test.shadows.ask(SEEN, evaluation.decision, measured)
-    assert vote == Vote(policy="learned", route="teacher", reason="hard", score=0.9, threshold=0.5, shadow=True)
+    said = Vote(policy="learned", route="teacher", reason="hard", score=0.9, threshold=0.5, shadow=True)
+    assert vote == msgspec.structs.replace(said, scored_by="ab" * 32)
     assert msgspec.json.decode(msgspec.json.encode(vote), type=Vote) == vote
 
 
