@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from policies import artefact
 from policies.base import (
     Abstain,
-    CommitWindow,
     PolicyConfigError,
     RequestFeatures,
     Reviewer,
@@ -23,6 +22,7 @@ from policies.calibration import MEAN_LOGPROB, CalibratorArtefact, Platt, sigmoi
 from policies.cascade import Cascade
 from policies.record import Draft
 from policies.registry import build, build_all
+from policies.window import CommitWindow
 
 SEEN = RequestFeatures(prompt_bytes=1, message_count=1, approx_prompt_tokens=1, requested_output_tokens=1)
 SLOPE, INTERCEPT = 2.0, 3.0

@@ -13,7 +13,6 @@ import pytest
 from policies.adapter import adapt
 from policies.base import (
     Abstain,
-    CommitWindow,
     Policy,
     PolicyConfigError,
     RequestFeatures,
@@ -25,7 +24,7 @@ from policies.base import (
 from policies.chain import PolicyChain
 from policies.record import Draft
 from policies.registry import build, build_all
-from policies.window import LateAlarm, Progress
+from policies.window import CommitWindow, LateAlarm, Progress
 
 SEEN = RequestFeatures(prompt_bytes=1, message_count=1, approx_prompt_tokens=1, requested_output_tokens=1)
 DRAFT = Draft(text="yes", mean_logprob=-0.1, tokens=2, finish_reason="stop")
