@@ -144,6 +144,8 @@ class Governance:
             quote = recorded if isinstance(recorded, Quote) else pacer.quote(features)
             pacer.wanted(record.created_s, quote, gain)
         if usage is not None:
+            if record.draft is not None and record.draft.continued is not None:
+                quote = None  # the quote was for a whole answer: a rest says nothing of how long those are
             pacer.spent(features, record.created_s, usage.prompt_tokens, usage.completion_tokens, quote)
 
     def _charge_exploration(

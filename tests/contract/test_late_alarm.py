@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, cast
 
 import anthropic
@@ -13,6 +14,7 @@ from loadtests.fake_backend import BackendThread
 from tests.contract.conftest import RunningGateway, StartGateway, chats
 from tests.contract.test_cascade import the_record
 from tests.contract.test_disconnect import WaitUntil, leave
+from tests.contract.test_governors import wait_for
 from tests.contract.windows import HI, WORDS, StartCascade, asked, direct, draft_of, reviewer, starting, stream, text_of
 
 STUDENT = "fake-tokens-400-gap-0.02-prompt-tokens-30"
@@ -273,3 +275,12 @@ def test_official_client_accepts_no_less_than_before(start_cascade: StartCascade
     assert isinstance(gateway.client(), openai.OpenAI)
     assert text_of(stream(gateway)) == "".join(WORDS)
     assert draft_of(gateway).window.late is None
+
+
+def test_teacher_that_continues_is_charged_to_the_budget(start_cascade: StartCascade, tmp_path: Path) -> None:
+    budget = f'\n[[routing.policies]]\ntype = "budget"\ntokens_per_day = 600\n[admin]\ndir = "{tmp_path}"\n'
+    gateway = start_cascade(STUDENT, "fake-tokens-5-prompt-tokens-70", rest=CONTINUE + budget)
+    stream(gateway)
+    assert late_of(gateway).action == "continue"
+    wait_for("router_teacher_budget_spent_ratio", gateway, 0.125)
+    assert gateway.metric("router_teacher_budget_spent_ratio") == 0.125

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from policies.base import Quote, RequestFeatures
+from policies.base import Quote, RequestFeatures, RouteDecision, escalate
+from policies.budget import Budget
+from policies.chain import Evaluation, PolicyChain, Vote
+from policies.governing import Governors
 from policies.governor import DailyBudget
 from policies.pacer import Pacer
+from policies.record import Draft, Held, LateEnding, Usage
 from router.chat import ChatRequest
 from router.decision_ids import DecisionIds, with_level, with_route
 from router.errors import StateUnavailable
+from router.governance.governance import Governance
 from router.governance.lots import lot_of, uniform
 from router.governance.paced import SAVE_S, SharedPacer
 from router.governance.shadow_votes import ShadowVotes
+from router.metrics import Metrics
+from router.pricing import Price
 from router.state.base import Document
 from router.state.memory import MemoryStore
+from tests.traffic_records import decision
 
 NOON_S = 20_000 * 86_400.0 + 43_200.0
 SEEN = RequestFeatures(prompt_bytes=1, message_count=1, approx_prompt_tokens=100, requested_output_tokens=2048)
@@ -162,3 +172,68 @@ def test_request_is_excluded_from_exploration_with_its_reason(
     request = ChatRequest.parse(body.encode(), [])
     decision_id = with_level(DecisionIds().next(), level)  # type: ignore[arg-type]
     assert lot_of(request, decision_id, share=1.0, reviewed=False, both_models=both).excluded == expected
+
+
+REST = Usage(prompt_tokens=700, completion_tokens=50)
+PRICE = Price(input_usd=2.0, output_usd=10.0)
+
+
+async def charged(world: World, budget: Budget, *, votes: tuple[Vote, ...] = (), times: int = 1) -> tuple[float, float]:
+    """The share of the budget that is spent after streams which the student began and the teacher ended, and how long
+    the teacher's answers are expected to be."""
+    chain = PolicyChain(
+        [], version="v", default_route="student", on_policy_error="teacher", governors=Governors([budget], version="v")
+    )
+    metrics = Metrics()
+    governance = Governance(world.store, metrics, folder=world.folder, price=lambda: PRICE, clock=world.clock)
+    governance.follow(chain)
+    request = ChatRequest.parse(b'{"model": "auto", "messages": [{"role": "user", "content": "x"}]}', [])
+
+    def informed() -> RequestFeatures:
+        return governance.informed(SEEN, request, "", reviewed=True, both_models=True)
+
+    late = LateEnding(tokens=20, action="continue", alarm=escalate("late"), usage=REST, cost_usd=0.0019)
+    record = decision(
+        1,
+        created_s=NOON_S,
+        decision=RouteDecision(route="student", reason="x"),
+        route="student",
+        votes=votes,
+        usage=Usage(prompt_tokens=1_400, completion_tokens=70),
+        draft=Draft(text="y", prefix=True, window=Held(held_s=0.1, late=late)),
+    )
+    for _ in range(times):
+        evaluation = Evaluation(decision=record.decision, votes=votes, features=informed())
+        decider = SimpleNamespace(chain=chain)
+        state = SimpleNamespace(
+            cached=None, called_s=1.0, evaluation=evaluation, generation=SimpleNamespace(decider=decider)
+        )
+        governance.settle(cast(Any, state), record)
+    await governance.sync()
+    (family,) = metrics.budget_spent.collect()
+    quote = informed().signals.quote
+    assert isinstance(quote, Quote)
+    return family.samples[0].value, quote.tokens
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent"),
+    [(Budget(tokens_per_day=7_500), 0.1), (Budget(usd_per_day=0.019), 0.1)],
+    ids=["tokens", "usd"],
+)
+async def test_budget_is_charged_the_part_of_a_teacher_that_went_on_when_an_alarm_rang_late(
+    world: World, budget: Budget, spent: float
+) -> None:
+    assert (await charged(world, budget))[0] == pytest.approx(spent)
+
+
+async def test_rest_of_an_answer_teaches_no_length_when_the_request_had_been_too_dear(world: World) -> None:
+    dear = (
+        Vote(policy="hard", route="teacher", reason="hard", score=0.9, threshold=0.5),
+        Vote(policy="budget", route="student", reason="over_price"),
+    )
+    budget = Budget(tokens_per_day=10_000_000)
+    _, before = await charged(world, budget)
+    spent, after = await charged(world, budget, votes=dear, times=300)
+    assert spent == pytest.approx(301 * 750 / 10_000_000)
+    assert after == before
