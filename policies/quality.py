@@ -204,8 +204,11 @@ class Estimates:
     def add(
         self, record: DecisionRecord, shadows: Iterable[ShadowRecord] = (), judgement: Judgement | None = None
     ) -> None:
-        """One request. What nobody answered, and what is no traffic, does not count."""
+        """One request. What nobody answered, and what is no traffic, does not count; nor does an answer that the
+        student began and a teacher ended: a judgement on it is one on neither."""
         if record.purpose != "traffic" or record.outcome not in ("ok", "degraded") or record.route is None:
+            return
+        if record.draft is not None and record.draft.continued is not None:
             return
         shadows = [shadow for shadow in shadows if shadow.delivered == record.route]
         if judgement is not None and judgement.label is not None:

@@ -59,6 +59,8 @@ class Columns:
     """A whole answer went out."""
     fell_back: Flags
     """Another model answered than was chosen: it failed, or its budget was spent."""
+    continued: Flags
+    """The student began the answer, and a teacher ended it."""
     cached: Flags
     full: Flags
     """Captured with texts."""

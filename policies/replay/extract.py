@@ -28,7 +28,7 @@ from policies.replay.columns import (
     TagSet,
     columns_of,
 )
-from policies.replay.slim import NO_DRAFT, Chunk, DraftSignals, Features, Record, decode
+from policies.replay.slim import NO_DRAFT, Chunk, Draft, DraftSignals, Features, Record, decode
 from policies.validity import CALLS
 from policies.validity import CHECKS as VALIDITY_CHECKS
 
@@ -124,6 +124,7 @@ class ColumnsBuilder:
             decision.policy == FORCED_POLICY,
             answered,
             record.degraded is not None or record.fallback_cause is not None,
+            _is_continued(draft),
             record.reason == CACHE_HIT,
             record.capture == "full",
             record.stream,
@@ -219,6 +220,11 @@ def id_of(decision_id: str) -> int:
         return int(decision_id, 16) % ID_MODULUS
     except ValueError:
         return int.from_bytes(hashlib.blake2b(decision_id.encode(), digest_size=8).digest()) % ID_MODULUS
+
+
+def _is_continued(draft: Draft) -> bool:
+    late = draft.window.late if draft.window is not None else None
+    return late is not None and late.action == "continue"
 
 
 def _number(value: float | None) -> float:

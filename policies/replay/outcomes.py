@@ -18,6 +18,9 @@ BY_STUDENT, BY_TEACHER, AFTER_DRAFT, BY_LOT = 0, 1, 2, 3
 """Strata: who answered. BY_LOT: exploration drew the route, and either could have."""
 WITHOUT_TEXT = 4
 """Added for requests that were not captured in full: they are never shadowed."""
+BY_BOTH = 7
+"""For their quality: answers that the student began and a teacher ended. A judgement on them is one on neither model,
+and rows that went on without an alarm do not stand for them."""
 STRATA = 8
 
 
@@ -148,20 +151,21 @@ def quality_by_shadows(columns: Columns, notes: Annotations, designs: Designs) -
     """Grades of requests that were put to both models: each row of a stratum was drawn with a known probability."""
     y, weight = np.zeros((len(columns), 2)), np.zeros((len(columns), 2))
     for arm in (0, 1):
-        graded = ~np.isnan(notes.quality[:, arm])
+        graded = ~np.isnan(notes.quality[:, arm]) & ~columns.continued[notes.rows]
         rows = notes.rows[graded]
         y[rows, arm] = notes.quality[graded, arm]
         weight[rows, arm] = 1.0 / notes.propensity[graded]
-    return modelled(columns, y, weight, drawn_strata(columns), designs.after, bounded=True)
+    strata = np.where(columns.continued, BY_BOTH, drawn_strata(columns))
+    return modelled(columns, y, weight, strata, designs.after, bounded=True)
 
 
 def quality_by_feedback(columns: Columns, notes: Annotations, designs: Designs) -> Outcome:
     """Scores of what was delivered. The route's propensity is known where exploration drew it; that somebody judges an
     answer at all is taken to be equally likely within a stratum, which nobody guarantees."""
     explored = has_exploration(columns)
-    strata = strata_of(columns, explored=explored)
+    strata = np.where(columns.continued, BY_BOTH, strata_of(columns, explored=explored))
     y, weight = np.zeros((len(columns), 2)), np.zeros((len(columns), 2))
-    sound = ~columns.fell_back[notes.feedback_rows]
+    sound = ~(columns.fell_back | columns.continued)[notes.feedback_rows]
     rows = notes.feedback_rows[sound]
     arm = np.where(columns.route[rows] == TEACHER, 1, 0)
     y[rows, arm] = notes.feedback_score[sound]

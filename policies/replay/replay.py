@@ -175,6 +175,12 @@ class Replay:
                 f"{fell_back} answers came from another model than was chosen (a failure or a spent budget): they "
                 "count with the models that the documents choose for them"
             )
+        continued = int((rows & columns.continued).sum())
+        if continued:
+            self.warnings.append(
+                f"{continued} answers were begun by the student and ended by a teacher: how good they were counts for "
+                "neither"
+            )
         return columns.take(np.flatnonzero(rows))
 
     def _note(self, rows: Flags, what: str) -> None:

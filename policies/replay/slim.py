@@ -67,6 +67,14 @@ class DraftSignals(msgspec.Struct, frozen=True, gc=False):
     prefix_means: tuple[float, ...] = ()
 
 
+class Late(msgspec.Struct, frozen=True, gc=False):
+    action: str = ""
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    late: Late | None = None
+
+
 class Draft(msgspec.Struct, frozen=True, gc=False):
     text: str | None = None
     mean_logprob: float | None = None
@@ -77,6 +85,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     escalated: bool = False
     review: Review | None = None
     signals: DraftSignals | None = None
+    window: Held | None = None
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

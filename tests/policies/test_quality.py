@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
+from policies.base import escalate
 from policies.judgements import Judgement
 from policies.quality import LABELS_FROM_NOTHING, Estimates
-from policies.record import Grade
+from policies.record import Draft, Grade, Held, LateEnding
 from tests.traffic_records import decision, shadow
 
 
@@ -138,6 +140,22 @@ def test_feedback_is_kept_apart_from_the_sample() -> None:
     assert figures["total"]["feedback"]["student"]["n"] == 40
     assert figures["total"]["quality"]["student"]["value"] == 1.0
     assert figures["parts"][0]["name"] == "student"
+
+
+def test_answer_counts_for_no_model_when_a_teacher_ended_what_the_student_began() -> None:
+    estimates = Estimates()
+    late = LateEnding(tokens=20, action="continue", alarm=escalate("late"))
+    begun = Draft(text="The", prefix=True, window=Held(held_s=0.1, late=late))
+    marked = Draft(text="The", prefix=True, window=Held(held_s=0.1, late=msgspec.structs.replace(late, action="mark")))
+    for number in range(120):
+        draft = (None, begun, marked)[number % 3]
+        score = 1.0 if draft is begun else 0.0
+        shadows = [shadow(number, grades=(grade(score, 1.0),))]
+        estimates.add(decision(number, route="student", draft=draft), shadows, Judgement(score=score))
+    figures = estimates.as_json()["total"]
+    assert (figures["feedback"]["student"]["n"], figures["feedback"]["student"]["value"]) == (80, 0.0)
+    assert figures["quality"]["student"]["value"] == 0.0
+    assert figures["requests"]["student"] == 80
 
 
 def test_position_bias_of_a_judge_is_found() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -28,7 +29,7 @@ from policies.draft_score import NO_SCORE, DraftScore
 from policies.draft_signals import PREFIX_TOKENS, DraftSignals
 from policies.long_context import LongContext
 from policies.long_reasoning import LongReasoning
-from policies.record import DecisionRecord, Draft, Usage, encode
+from policies.record import DecisionRecord, Draft, Held, LateEnding, Usage, encode
 from policies.replay.columns import Columns
 from policies.replay.evaluate import REVIEW_UNKNOWN, Verdicts, evaluate, vectorisable
 from policies.replay.extract import ColumnsBuilder
@@ -285,3 +286,14 @@ def test_review_is_known_when_a_stream_came_in_one_piece_longer_than_the_window(
     for logged_window, known in ((16, True), (8, True), (64, False)):
         logged = chain_of([], [Cascade(commit_window_tokens=logged_window)])
         assert evaluate(chain_of([], [candidate]), columns, logged).known.tolist() == [known]
+
+
+@pytest.mark.parametrize(("action", "continued"), [("continue", True), ("mark", False), ("none", False), (None, False)])
+def test_columns_tell_which_answers_a_teacher_ended(
+    action: Literal["mark", "continue", "none"] | None, continued: bool
+) -> None:
+    late = LateEnding(tokens=20, action=action, alarm=escalate("late")) if action is not None else None
+    draft = Draft(text="The", prefix=True, window=Held(held_s=0.1, late=late))
+    assert columns_of([decision(1, route="student", features=features(Random(1)), draft=draft)]).continued.tolist() == [
+        continued
+    ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from functools import cache
 
+import msgspec
 import numpy as np
 import pytest
 
 from policies.intervals import Estimate
-from policies.record import ShadowRecord
+from policies.record import Grade, ShadowRecord
 from policies.replay.replay import NothingToReplay, RecordsNeeded, Replay, Selection
 from policies.replay.report import Report
 from policies.replay.source import Log
@@ -124,6 +125,37 @@ def test_document_in_force_is_replayed_exactly_when_it_is_what_was_logged() -> N
     assert found.student_share is not None and found.cost_usd_per_request is not None
     assert found.student_share.value == pytest.approx(float((log.columns.route == 1).mean()))
     assert found.cost_usd_per_request.value == pytest.approx(float(log.columns.cost_usd.mean()))
+
+
+@pytest.mark.parametrize("shadowed_too", [False, True])
+def test_judgement_is_no_label_of_the_student_when_a_teacher_ended_the_answer(shadowed_too: bool) -> None:
+    rng = np.random.default_rng(5)
+    world, logged = World.draw(rng, ROWS), Document(0.0)
+    log = explored_log(rng, world, logged, epsilon=0.0)
+    if shadowed_too:
+        log = shadowed_log(rng, world, logged, hard_share=0.5, easy_share=0.5)
+    continued = world.logprob < np.quantile(world.logprob, 0.04)
+    log.columns.continued[:] = continued
+
+    def lied() -> Log:
+        """With other judgements on the answers that two models wrote."""
+        other = {f"{row + 1:032x}" for row in np.flatnonzero(continued)}
+        feedback = [
+            msgspec.structs.replace(each, score=1.0 - (each.score or 0.0)) if each.decision_id in other else each
+            for each in log.feedback
+        ]
+        perfect = (Grade(grader="exact", student=1.0, teacher=1.0),)
+        shadows = [
+            msgspec.structs.replace(each, grades=perfect) if each.decision_id in other else each for each in log.shadows
+        ]
+        return Log(log.columns, shadows, feedback)
+
+    replay = Replay(log, logged.chain())
+    found, other = replay.report(logged.chain()), Replay(lied(), logged.chain()).report(logged.chain())
+    assert found.quality == other.quality and found.quality_loss == other.quality_loss
+    assert found.quality is not None and found.quality.low <= logged.quality(world) <= found.quality.high
+    assert found.unsupported >= int(continued.sum())
+    assert any(f"{continued.sum()} answers were begun by the student" in each for each in replay.warnings)
 
 
 def test_records_of_another_student_do_not_count() -> None:
