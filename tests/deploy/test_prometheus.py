@@ -92,6 +92,9 @@ type = "retrieval_confidence"
 type = "cascade"
 calibrator = "{folder}/calibrator.json"
 threshold = 0.5
+[[routing.policies]]
+type = "difficulty"
+mode = "shadow"
 """
 CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("[[fake-logprob-0.1]] hi", {}),
