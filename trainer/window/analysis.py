@@ -26,6 +26,7 @@ from policies.calibration import (
 )
 from policies.draft_signals import PREFIX_TOKENS
 from policies.prefix_calibration import Answer, fit_prefixes, prefix_curve
+from trainer.evaluation.statistics import auroc
 from trainer.window.collect import Row
 
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -135,15 +136,10 @@ def mean_of(row: Row, tokens: int) -> float:
     return sum(seen) / len(seen)
 
 
-def auroc(scores: Floats, positive: Bools) -> float:
-    """P(a positive has the higher score), ties counting half; NaN when there is but one kind."""
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if not positives or not negatives:
-        return math.nan
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+def _area(scores: Floats, positive: Bools) -> float:
+    """AUROC; NaN when there is but one kind, so that an interval over such resamples is none."""
+    found = auroc(scores, positive)
+    return math.nan if found is None else found
 
 
 class _Scores:
@@ -198,12 +194,12 @@ def _once_each(rows: Sequence[Row]) -> list[Row]:
 def _size(rows: Sequence[Row], wrong: Bools, tokens: int, samples: Sequence[NDArray[np.int64]]) -> Size:
     scores = np.array([-mean_of(row, tokens) for row in rows])
     whole = np.array([not 0 < tokens < len(row.logprobs) for row in rows])
-    drawn = [auroc(scores[sample], wrong[sample]) for sample in samples]
+    drawn = [_area(scores[sample], wrong[sample]) for sample in samples]
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     worst = np.argsort(-scores, kind="stable")[: round(SHARE * len(rows))]
     ece_whole, ece_prefix = _calibration(rows, tokens) if tokens else (None, None)
     return Size(
-        tokens=tokens, auroc=auroc(scores, wrong), low=float(low), high=float(high), whole_share=float(whole.mean()),
+        tokens=tokens, auroc=_area(scores, wrong), low=float(low), high=float(high), whole_share=float(whole.mean()),
         wrong_found=float(wrong[worst].sum() / wrong.sum()), ece_whole=ece_whole, ece_prefix=ece_prefix,
     )  # fmt: skip
 

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from loadtests.fake_backend import BackendThread
+from trainer.evaluation.statistics import auroc
 from trainer.window.__main__ import main
-from trainer.window.analysis import analyse, auroc, mean_of
+from trainer.window.analysis import analyse, mean_of
 from trainer.window.collect import Row, collect, read
 from trainer.window.plot import png
 from trainer.window.table import lines
