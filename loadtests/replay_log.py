@@ -174,7 +174,7 @@ def _vote(policy: str, route: str | None, reason: str, score: float, threshold: 
 def write(
     folder: Path, count: int, *, seed: int = 0, days: float = 30.0, capture: str = "full", text_bytes: int = 1500
 ) -> None:
-    """Segments as a gateway writes them (policies/segments.py)."""
+    """Segments as a gateway writes them (policies/traffic/segments.py)."""
     folder.mkdir(parents=True, exist_ok=True)
     encode = msgspec.json.Encoder().encode
     rows = Generator(seed, days=days, capture=capture, text_bytes=text_bytes).rows(count)

@@ -1,10 +1,10 @@
 """`cascade`: the student answers first, and its own uncertainty says whether the teacher should answer instead.
 
-What cannot be an answer at all is sorted out first (policies/validity.py). For the rest the signal is the mean logprob
-of the draft's tokens. By itself it is no probability, and it means something else for every student: a calibrator,
-fitted on labelled answers of that very student (`locum tune`, or the trainer's stage recalibrate), turns it into P(the
-answer is right). A model of all signals (`locum evaluate --artefact-out`) takes the place of both. Where nothing fits,
-the policy has no opinion and says why.
+What cannot be an answer at all is sorted out first (policies/drafts/validity.py). For the rest the signal is the mean
+logprob of the draft's tokens. By itself it is no probability, and it means something else for every student: a
+calibrator, fitted on labelled answers of that very student (`locum tune`, or the trainer's stage recalibrate), turns it
+into P(the answer is right). A model of all signals (`locum evaluate --artefact-out`) takes the place of both. Where
+nothing fits, the policy has no opinion and says why.
 
 A stream is judged by its first tokens, before the client sees any of them. An answer that ends within the window is
 judged like a plain one. A longer one is scored by the curve of prefixes of its length (policies/prefix_calibration.py);
@@ -31,13 +31,13 @@ from policies.base import (
     escalate,
 )
 from policies.calibration import CalibratorArtefact
-from policies.cascade_window import WindowOptions
-from policies.draft_score import NO_SCORE, DraftScore, is_within, signals_of
 from policies.draft_signals import DraftSignal
+from policies.drafts.score import NO_SCORE, DraftScore, is_within, signals_of
+from policies.drafts.stated_confidence import ConfidenceReader
+from policies.drafts.validity import BROKEN_CALL, BROKEN_JSON, CHECKS, EMPTY, OTHER_FORM, REFUSED, TRUNCATED, is_empty
+from policies.drafts.window_options import WindowOptions
 from policies.record import Draft
-from policies.stated_confidence import ConfidenceReader
 from policies.tag_thresholds import ThresholdByTag
-from policies.validity import BROKEN_CALL, BROKEN_JSON, CHECKS, EMPTY, OTHER_FORM, REFUSED, TRUNCATED, is_empty
 from policies.window import Progress
 
 REASONS = frozenset(

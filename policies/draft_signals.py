@@ -27,7 +27,7 @@ class DraftSignals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Measurements of one draft. Log probabilities and entropies in nats, over the answer without its stop token."""
 
     mean_logprob: float | None = None
-    """As `policies.logprobs.mean_logprob` defines it."""
+    """As `policies.drafts.logprobs.mean_logprob` defines it."""
     min_logprob: float | None = None
     logprob_q10: float | None = None
     """The 10 % quantile of the tokens' logprobs, interpolated linearly between the two nearest tokens."""
@@ -46,7 +46,7 @@ class DraftSignals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     agreement: float | None = None
     """How far a second sample says the same, in [0, 1]."""
     failed: tuple[str, ...] | None = None
-    """Validity checks that it does not pass, the gravest first (policies/validity.py); None: it was not checked."""
+    """Validity checks that it does not pass, the gravest first (policies/drafts/validity.py); None: not checked."""
     score: float | None = None
     """P(the student is inadequate) as `scored_by` gave it: a model may read texts, which a record need not have."""
     scored_by: str | None = None

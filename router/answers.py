@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from policies.logprobs import TokenLogprob, mean_logprob
+from policies.drafts.logprobs import TokenLogprob, mean_logprob
 from policies.record import TokenIds, Usage
 from router.sse import fingerprint_of, usage_of
 

@@ -17,9 +17,9 @@ import msgspec
 from policies.base import Extend
 from policies.chain import Vote
 from policies.draft_signals import NO_DRAFT_SIGNALS, DraftSignal, DraftSignals
-from policies.logprobs import measured
+from policies.drafts.logprobs import measured
+from policies.drafts.validity import Answer, failed_checks
 from policies.record import Draft
-from policies.validity import Answer, failed_checks
 from policies.window import WindowAction
 from router.answers import Meaning
 from router.backends import Backend

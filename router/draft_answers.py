@@ -1,4 +1,4 @@
-"""What a chat request asks for and what the student answered, as policies/validity.py checks it."""
+"""What a chat request asks for and what the student answered, as policies/drafts/validity.py checks it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from policies.asked_form import MAX_CHARS, form_of
 from policies.base import RequestFeatures
+from policies.drafts.asked_form import MAX_CHARS, form_of
+from policies.drafts.validity import Answer, Asked, Call
 from policies.record import Draft
-from policies.validity import Answer, Asked, Call
 from router.answers import Meaning
 from router.chat import ChatRequest
 from router.sse import frames_of, payload

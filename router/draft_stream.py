@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import msgspec
 
 from policies.base import RequestFeatures
+from policies.drafts.validity import Answer as DraftAnswer
 from policies.record import Draft, Usage
-from policies.validity import Answer as DraftAnswer
 from policies.window import CommitWindow
 from router.backends import Answer, Backend
 from router.continuation import identity_of

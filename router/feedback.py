@@ -9,7 +9,7 @@ Consent: the strictest of `log.capture`, the judged request (its `train` and `st
 `x-router-train` of the feedback itself wins. Below `full` no text is kept, and label and correction are texts: only a
 score stays. Under `none` nothing does. The answer says what was kept; a 409 that nothing was. The level of a request is
 part of its id (router/decision_ids.py), and so is the model whose quality a score is counted for; whoever reads the log
-applies the same rule once more (policies/judgements.py), and that the judgement's tenant is the record's.
+applies the same rule once more (policies/quality/judgements.py), and that the judgement's tenant is the record's.
 """
 
 from __future__ import annotations

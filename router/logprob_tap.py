@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from policies.draft_signals import NO_DRAFT_SIGNALS, DraftSignals
-from policies.logprobs import RunningSignals, TokenLogprob
+from policies.drafts.logprobs import RunningSignals, TokenLogprob
 from router.additions import without_in_chunk
 from router.answers import OTHER_THAN_TEXT
 from router.sse import FrameSplitter, frames_of, payload

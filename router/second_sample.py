@@ -14,12 +14,12 @@ from typing import Literal
 
 import msgspec
 
-from policies.agreement import agreement
 from policies.base import SecondSample
-from policies.draft_score import signals_of
 from policies.draft_signals import DraftSignal
+from policies.drafts.agreement import agreement
+from policies.drafts.score import signals_of
+from policies.drafts.validity import Answer, Asked
 from policies.record import Draft, Usage
-from policies.validity import Answer, Asked
 from router.additions import NOTHING, Additions
 from router.apis import CHAT
 from router.backends import Backend

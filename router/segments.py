@@ -1,4 +1,4 @@
-"""Writes segments (policies/segments.py has their format): appends, starts new files, repairs what a crash left.
+"""Writes segments (their format is in policies/traffic/segments.py): appends, starts files, repairs what a crash left.
 
 A crash can tear the last line only, and the next start cuts that off; everything before it was complete.
 """
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from policies.segments import SUFFIX, whole_frames
+from policies.traffic.segments import SUFFIX, whole_frames
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
-from policies.log_folder import describe, read_storage
-from policies.sealing import Keyring, RecordSealer, SealError
-from policies.segments import FRAME_OVERHEAD_BYTES, frame
-from policies.stores import StoreError
-from policies.tombstones import NO_KEY, LedgerError, subject_keys
+from policies.traffic.folder import describe, read_storage
+from policies.traffic.sealing import Keyring, RecordSealer, SealError
+from policies.traffic.segments import FRAME_OVERHEAD_BYTES, frame
+from policies.traffic.stores import StoreError
+from policies.traffic.tombstones import NO_KEY, LedgerError, subject_keys
 from router.config import ConfigError, LogConfig
 from router.metrics import Metrics
 from router.segments import Segment

@@ -17,7 +17,7 @@ from policies.record import (
     Usage,
     encode,
 )
-from policies.segments import frame
+from policies.traffic.segments import frame
 
 NOON_S = 1_763_812_800.0
 """2025-11-22 12:00 UTC."""

@@ -1,5 +1,6 @@
-"""A model that scores answers from 1 to 5, asked in the words of policies/judging.py. Scores are appended to a file as
-they come; a reply that is not one digit is no score.
+"""A model that scores answers from 1 to 5, asked in the words of policies/quality/judging.py.
+
+Scores are appended to a file as they come; a reply that is not one digit is no score.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from policies.judging import parse_grade, single_prompt
+from policies.quality.judging import parse_grade, single_prompt
 from trainer.calls import Caller, Calls, Sleep, Unanswered, all_or_first_error
 from trainer.recipe import Endpoint
 from trainer.similarity.texts import turns_of

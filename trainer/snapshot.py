@@ -20,10 +20,10 @@ from typing import BinaryIO
 
 import msgspec
 
-from policies import compacted, traffic
-from policies.log_folder import TOMBSTONES, LogFolder, describe
-from policies.stores import FolderStore
-from policies.survey import Part, Survey, open_folder, survey
+from policies.traffic import compacted, reader
+from policies.traffic.folder import TOMBSTONES, LogFolder, describe
+from policies.traffic.stores import FolderStore
+from policies.traffic.survey import Part, Survey, open_folder, survey
 from trainer.recipe import Recipe
 from trainer.run_folder import file_sha256, write_atomically
 from trainer.stage import Json, StageError
@@ -101,7 +101,7 @@ def pin(recipe: Recipe, folder: Path, *, renew: bool, now: Callable[[], float] =
             return known
     try:
         return _take(recipe, folder, now)
-    except traffic.TrafficError as exc:
+    except reader.TrafficError as exc:
         raise StageError(f"export.log_dir: {exc}") from exc
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.quality import counted
+from policies.quality.estimates import counted
 from policies.record import FeedbackRecord, ShadowRecord
 from policies.replay.columns import UNKNOWN, Codes, Columns, Flags, Floats, Ints
 from policies.replay.extract import finish_code, id_of
@@ -49,7 +49,8 @@ class Annotations:
 def annotations_of(
     columns: Columns, shadows: Iterable[ShadowRecord], feedback: Iterable[FeedbackRecord]
 ) -> Annotations:
-    """Join. The newest of a request counts, and feedback only of the record's own tenant (policies/judgements.py)."""
+    """Join. The newest of a request counts, and feedback only of the record's own tenant, as in
+    policies/quality/judgements.py."""
     newest: dict[int, ShadowRecord] = {}
     ordered = sorted(shadows, key=lambda each: each.created_s)
     for row, shadow in zip(_rows_of(columns, ordered).tolist(), ordered, strict=True):

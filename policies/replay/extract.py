@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.drafts.validity import CALLS
+from policies.drafts.validity import CHECKS as VALIDITY_CHECKS
 from policies.long_reasoning import HIGH_EFFORTS, LOW_EFFORTS
 from policies.replay.columns import (
     EFFORT_HIGH,
@@ -29,8 +31,6 @@ from policies.replay.columns import (
     columns_of,
 )
 from policies.replay.slim import NO_DRAFT, Chunk, Draft, DraftSignals, Features, Record, decode
-from policies.validity import CALLS
-from policies.validity import CHECKS as VALIDITY_CHECKS
 
 FORCED_POLICY = "request"
 """Stands as the policy of a decision that the client made; no document changes that."""

@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from policies.compacted import CompactedFile
-from policies.log_files import open_compacted
-from policies.log_folder import LogFolder
 from policies.record import FeedbackRecord, ShadowRecord, decode_any, is_annotation
 from policies.replay.columns import Columns
 from policies.replay.extract import ColumnsBuilder
-from policies.sealing import Tampered
-from policies.segments import scan
-from policies.stores import Store
-from policies.survey import ledger_of, survey
-from policies.tombstones import Ledger
-from policies.traffic import parquet_rows
+from policies.traffic.compacted import CompactedFile
+from policies.traffic.files import open_compacted
+from policies.traffic.folder import LogFolder
+from policies.traffic.reader import parquet_rows
+from policies.traffic.sealing import Tampered
+from policies.traffic.segments import scan
+from policies.traffic.stores import Store
+from policies.traffic.survey import ledger_of, survey
+from policies.traffic.tombstones import Ledger
 
 PART_ROWS = 65_536
 """Rows of a compacted file that are read at once, about: one process holds no more of them at a time."""
@@ -135,5 +135,10 @@ class FileReader:
                     yield payload if zlib.crc32(payload) == crc32 else None
         except FileNotFoundError:
             raise
-        except (Tampered, ValueError, OSError, LookupError):  # as in policies/traffic.py: the rest is not readable
+        except (
+            Tampered,
+            ValueError,
+            OSError,
+            LookupError,
+        ):  # as in policies/traffic/reader.py: the rest is not readable
             yield None

@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 
-from policies.log_folder import LogFolder
 from policies.replay.files import FilePart, FileReader, LogFile, ScoreText
-from policies.sealing import SealError
-from policies.survey import TrafficError, open_folder
+from policies.traffic.folder import LogFolder
+from policies.traffic.sealing import SealError
+from policies.traffic.survey import TrafficError, open_folder
 
 PARALLEL_FROM_BYTES = 32 * 2**20
 """Less is read sooner than processes are started."""

@@ -15,8 +15,9 @@ import numpy as np
 
 from policies.calibration import Calibrator, CalibratorArtefact
 from policies.cascade import Cascade
-from policies.draft_score import with_agreement
 from policies.draft_signals import PREFIX_TOKENS
+from policies.drafts.score import with_agreement
+from policies.drafts.validity import CHECKS, EMPTY, TRUNCATED
 from policies.prefix_calibration import prefix_curve
 from policies.replay.columns import (
     FINISH_LENGTH,
@@ -32,7 +33,6 @@ from policies.replay.columns import (
     Small,
 )
 from policies.replay.decide import CLOSE, Ballot, Votes, confidences
-from policies.validity import CHECKS, EMPTY, TRUNCATED
 
 
 class Drafts(NamedTuple):

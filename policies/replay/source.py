@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.log_folder import LogFolder
 from policies.record import FeedbackRecord, ShadowRecord
 from policies.replay.columns import Columns, joined
 from policies.replay.extract import ColumnsBuilder
 from policies.replay.files import FilePart, LogFile, ScoreText, files_of
 from policies.replay.parallel import reading
-from policies.sealing import SealError
-from policies.survey import TrafficError, open_folder
+from policies.traffic.folder import LogFolder
+from policies.traffic.sealing import SealError
+from policies.traffic.survey import TrafficError, open_folder
 
 TRIES = 5
 """Compactions that may move files away under one reading."""

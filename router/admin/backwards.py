@@ -15,8 +15,8 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from policies.record import is_annotation
-from policies.sealing import Keyring
-from policies.segments import payload_of
+from policies.traffic.sealing import Keyring
+from policies.traffic.segments import payload_of
 
 BLOCK_BYTES = 256 * 1024
 NEAR_BYTES = 64 * 1024

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from policies.compacted import CompactedFile, RecordKind
-from policies.log_files import open_compacted
-from policies.sealing import Keyring
-from policies.survey import Part
-from policies.traffic import TrafficError
+from policies.traffic.compacted import CompactedFile, RecordKind
+from policies.traffic.files import open_compacted
+from policies.traffic.reader import TrafficError
+from policies.traffic.sealing import Keyring
+from policies.traffic.survey import Part
 
 if TYPE_CHECKING:
     import pyarrow.parquet

@@ -17,10 +17,10 @@ import msgspec
 
 from policies.base import RouteDecision
 from policies.record import AnyRecord, DecisionRecord, Usage, decode, decode_any
-from policies.sealing import SealError
-from policies.survey import ledger_of, open_folder, survey
-from policies.tombstones import Ledger
-from policies.traffic import TrafficError
+from policies.traffic.reader import TrafficError
+from policies.traffic.sealing import SealError
+from policies.traffic.survey import ledger_of, open_folder, survey
+from policies.traffic.tombstones import Ledger
 from router.admin import compacted_days
 from router.admin.backwards import annotations_since, newest_first
 

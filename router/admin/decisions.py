@@ -11,9 +11,9 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from policies.judgements import Judgements
+from policies.quality.judgements import Judgements
 from policies.record import AnyRecord, DecisionRecord, FeedbackRecord, ShadowRecord
-from policies.traffic import TrafficError
+from policies.traffic.reader import TrafficError
 from router.admin.administration import Administration
 from router.admin.compacted_days import ExtraMissing
 from router.admin.decision_pages import Decided, DecisionLog, Position, Row, Wanted

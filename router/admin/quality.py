@@ -17,7 +17,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from policies.quality import BY
+from policies.quality.estimates import BY
 from router.admin.administration import Administration
 from router.admin.policy import answer, in_query
 from router.errors import InvalidRequest, LocumError

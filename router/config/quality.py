@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
-from policies.regression import RegressionError, load_items
+from policies.quality.regression import RegressionError, load_items
 from router.addresses import plain_http_url
 from router.config.backends import StudentConfig, TeacherConfig
 from router.config.base import EnvName, ModelName, Price, Seconds, Table, TokenPrices, WrongKey

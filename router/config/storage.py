@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr, field_validator, model_validator
 
-from policies.log_folder import Storage
+from policies.traffic.folder import Storage
 from router.config.base import EnvName, Table, WrongKey
 
 

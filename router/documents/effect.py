@@ -11,9 +11,9 @@ import msgspec
 
 from policies.base import RequestFeatures, Signal
 from policies.chain import PolicyChain, with_scores
-from policies.log_folder import keyring_of
 from policies.record import DecisionRecord, decode, is_annotation
-from policies.segments import SUFFIX, read_segment
+from policies.traffic.folder import keyring_of
+from policies.traffic.segments import SUFFIX, read_segment
 
 MAX_RECORDS = 10_000
 MAX_BYTES = 64 * 2**20

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from policies.compacted import CompactedFile
-from policies.survey import Part
-from policies.tombstones import Ledger
-from policies.traffic import Damage, Reading
+from policies.traffic.compacted import CompactedFile
+from policies.traffic.reader import Damage, Reading
+from policies.traffic.survey import Part
+from policies.traffic.tombstones import Ledger
 from router.log.segment_rewriting import kind_of
 from router.log.workspace import Workspace, publish, sweep
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from policies.traffic_sql import LogDatabase, open_log
+from policies.traffic.sql import LogDatabase, open_log
 from router.log.export import check_target, export
 from router.log.options import CONFIG, DIR, FOLDER, JSON, MEMORY, WrongInput, reported, resolved
 from router.log.output import write_csv, write_json, write_table

@@ -16,14 +16,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from policies.compacted import CompactedFile, RecordKind
-from policies.log_folder import LogFolder
-from policies.stores import Conflict
-from policies.survey import Part, as_traffic_errors, ledger_of, open_folder, survey
-from policies.tombstones import Ledger
-from policies.traffic import Damage, Doubled, Place, Reading, TrafficError
-from policies.traffic_columns import BASE_COLUMNS, timestamp
-from policies.traffic_sql import stage
+from policies.traffic.columns import BASE_COLUMNS, timestamp
+from policies.traffic.compacted import CompactedFile, RecordKind
+from policies.traffic.folder import LogFolder
+from policies.traffic.reader import Damage, Doubled, Place, Reading, TrafficError
+from policies.traffic.sql import stage
+from policies.traffic.stores import Conflict
+from policies.traffic.survey import Part, as_traffic_errors, ledger_of, open_folder, survey
+from policies.traffic.tombstones import Ledger
 from router.log.cleaning import clean_part
 from router.log.workspace import Progress, Workspace, publish, sole_writer, sweep
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from policies.drift import DETECTORS, Detector, Monitor, Sizes
-from policies.drift_samples import Digester, sample_of
-from policies.drift_summaries import Calibration, Summary
-from policies.quality import counted
+from policies.quality.drift import DETECTORS, Detector, Monitor, Sizes
+from policies.quality.drift_samples import Digester, sample_of
+from policies.quality.drift_summaries import Calibration, Summary
+from policies.quality.estimates import counted
 from policies.record import DecisionRecord, ShadowRecord
-from policies.traffic import decisions, shadows
+from policies.traffic.reader import decisions, shadows
 from router.quality.drift import describe, report
 
 FIRST_BUCKET_S = 60.0

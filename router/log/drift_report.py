@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 
 from policies.artefact import ArtefactError
-from policies.drift import Monitor, Sizes
-from policies.drift_summaries import Summary
+from policies.quality.drift import Monitor, Sizes
+from policies.quality.drift_summaries import Summary
 from router.config.drift import DriftConfig
 from router.config_file import load
 from router.log.drift import Buckets, compare, count, figures, show

@@ -1,7 +1,7 @@
 """Erasure: every record of a person, a tenant or a session goes, and does not come back.
 
-    1. The records are looked for, and a tombstone is written (policies/tombstones.py). From now on nobody hands them
-       out any more, wherever they still are.
+    1. The records are looked for, and a tombstone is written (policies/traffic/tombstones.py). From now on nobody hands
+       them out any more, wherever they still are.
     2. Gateways are asked for new segments, so that nobody writes the ones that there are. What requests that are under
        way now write later is filtered, and goes with the next compaction.
     3. Segments and compacted files that hold them are rewritten without them; what was replaced is removed.
@@ -20,11 +20,12 @@ from pathlib import Path
 
 import msgspec
 
-from policies.log_folder import TOMBSTONES, LogFolder
 from policies.record import AnyRecord, DecisionRecord
-from policies.stores import Conflict
-from policies.survey import Part, as_traffic_errors, ledger_of, open_folder, survey
-from policies.tombstones import (
+from policies.traffic.folder import TOMBSTONES, LogFolder
+from policies.traffic.reader import Reading, TrafficError
+from policies.traffic.stores import Conflict
+from policies.traffic.survey import Part, as_traffic_errors, ledger_of, open_folder, survey
+from policies.traffic.tombstones import (
     Criterion,
     Ledger,
     SubjectKey,
@@ -32,7 +33,6 @@ from policies.tombstones import (
     make_tombstone,
     subject_keys,
 )
-from policies.traffic import Reading, TrafficError
 from router.log.cleaning import clean_part
 from router.log.segment_rewriting import Doomed, Rewritten, rewrite_segments, rotate
 from router.log.workspace import LOCK_WAIT_S, Progress, Workspace, sole_writer, sweep

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from policies.compacted import fsync_folder
-from policies.traffic_sql import LogDatabase, batches, condition
+from policies.traffic.compacted import fsync_folder
+from policies.traffic.sql import LogDatabase, batches, condition
 
 FORMATS = (".jsonl", ".parquet")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from policies.traffic import TrafficError
-from policies.traffic_sql import QueryError
+from policies.traffic.reader import TrafficError
+from policies.traffic.sql import QueryError
 from router.config import ConfigError
 from router.config_file import load
 from router.log.export import ExportError

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from policies.judgements import Judgements
-from policies.quality import MIN_LABELS, PRECISION, Estimates
+from policies.quality.estimates import MIN_LABELS, PRECISION, Estimates
+from policies.quality.judgements import Judgements
 from policies.record import FeedbackRecord, ShadowRecord
-from policies.traffic import decisions, read
+from policies.traffic.reader import decisions, read
 
 LOW_COVERAGE = 0.9
 """Below, what is missing of the sample may differ from what is there."""

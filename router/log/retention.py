@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from policies.compacted import CompactedFile
-from policies.log_folder import LogFolder
 from policies.record import AnyRecord, DecisionRecord
-from policies.stores import Conflict
-from policies.survey import Part, as_traffic_errors, open_folder, survey
-from policies.traffic import Reading, TrafficError
+from policies.traffic.compacted import CompactedFile
+from policies.traffic.folder import LogFolder
+from policies.traffic.reader import Reading, TrafficError
+from policies.traffic.stores import Conflict
+from policies.traffic.survey import Part, as_traffic_errors, open_folder, survey
 from router.log.segment_rewriting import Doomed, rewrite_segments
 from router.log.workspace import LOCK_WAIT_S, Progress, Workspace, publish, sole_writer, sweep
 

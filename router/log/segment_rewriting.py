@@ -17,11 +17,11 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from policies.compacted import fsync_folder
 from policies.record import AnyRecord, DecisionRecord, ShadowRecord, decode_any
-from policies.sealing import Keyring, SealError
-from policies.segments import payload_of, whole_frames
-from policies.survey import TrafficError
+from policies.traffic.compacted import fsync_folder
+from policies.traffic.sealing import Keyring, SealError
+from policies.traffic.segments import payload_of, whole_frames
+from policies.traffic.survey import TrafficError
 from router.segments import ask_to_rotate
 
 REWRITING = ".rewriting"

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from policies.traffic_sql import LogDatabase
+from policies.traffic.sql import LogDatabase
 
 MONTH_S = 365.25 / 12 * 86_400
 SHORT_SPAN_S = 86_400.0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from policies.log_folder import describe
-from policies.stores import StoreError
+from policies.traffic.folder import describe
+from policies.traffic.stores import StoreError
 from router.config import LogConfig
 from router.config_file import load
 from router.log.options import CONFIG, DEFAULT_CONFIG, DIR, JSON, MEMORY, WrongInput, reported, resolved

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from policies.survey import TrafficError
-from policies.traffic import Reading
+from policies.traffic.reader import Reading
+from policies.traffic.survey import TrafficError
 
 SNAPSHOT = "snapshot"
 _COLUMN = "decision_id"

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from policies.stores import Ranged
-from policies.survey import Part, survey
-from policies.traffic import Damage, Place, Reading, read
+from policies.traffic.reader import Damage, Place, Reading, read
+from policies.traffic.stores import Ranged
+from policies.traffic.survey import Part, survey
 
 _BLOCK_BYTES = 4 * 2**20
 

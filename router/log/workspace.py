@@ -18,7 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from policies.compacted import (
+from policies.traffic.columns import BASE_COLUMNS, columns_version, literal, stored_select
+from policies.traffic.compacted import (
     COMPACTING,
     LOCK,
     CompactedFile,
@@ -27,12 +28,11 @@ from policies.compacted import (
     TrafficManifest,
     fsync_folder,
 )
-from policies.log_files import create_compacted
-from policies.log_folder import LogFolder
-from policies.stores import Conflict, FolderStore, Store
-from policies.survey import Part, TrafficError, as_traffic_errors
-from policies.traffic_columns import BASE_COLUMNS, columns_version, literal, stored_select
-from policies.traffic_sql import Sources, configure, connect
+from policies.traffic.files import create_compacted
+from policies.traffic.folder import LogFolder
+from policies.traffic.sql import Sources, configure, connect
+from policies.traffic.stores import Conflict, FolderStore, Store
+from policies.traffic.survey import Part, TrafficError, as_traffic_errors
 
 if TYPE_CHECKING:
     import duckdb

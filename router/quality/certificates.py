@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from policies.drift import DETECTORS, Monitor
+from policies.quality.drift import DETECTORS, Monitor
 from router.generations import Generations
 from router.metrics import Metrics
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from policies.base import Route
-from policies.regression import RegressionError, Round
+from policies.quality.regression import RegressionError, Round
 from router.app import Parts
 from router.config import Config, ConfigError
 from router.config.drift import RegressionConfig

@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 
 from policies.artefact import ArtefactError
-from policies.drift import DETECTORS, Detector, Finding, Monitor, Sizes
-from policies.drift_samples import Digester, Sample, sample_of
-from policies.drift_summaries import Calibration, Summary
-from policies.quality import counted
+from policies.quality.drift import DETECTORS, Detector, Finding, Monitor, Sizes
+from policies.quality.drift_samples import Digester, Sample, sample_of
+from policies.quality.drift_summaries import Calibration, Summary
+from policies.quality.estimates import counted
 from policies.record import DecisionRecord, ShadowRecord
 from router.config.drift import DriftConfig
 from router.errors import StateUnavailable

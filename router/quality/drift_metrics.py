@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from policies.drift import DETECTORS
+from policies.quality.drift import DETECTORS
 
 ItemOutcome = Literal["right", "wrong", "error"]
 

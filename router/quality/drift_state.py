@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from policies import artefact
-from policies.drift import Monitor
-from policies.drift_summaries import Summary
+from policies.quality.drift import Monitor
+from policies.quality.drift_summaries import Summary
 from router.quality.lease import Lease
 from router.state.base import Store
 

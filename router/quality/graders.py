@@ -12,11 +12,11 @@ from typing import NamedTuple, Self
 
 from msgspec.structs import replace
 
+from policies.drafts.json_schema import UnsupportedSchema, is_valid
 from policies.grading import Grader as ComparisonKind
 from policies.grading import is_right, last_number
-from policies.json_schema import UnsupportedSchema, is_valid
+from policies.quality.regrading import BY_LABEL, BY_TEACHER, comparison, scored
 from policies.record import Grade, Usage
-from policies.regrading import BY_LABEL, BY_TEACHER, comparison, scored
 from router.config import ConfigError
 from router.config.quality import GraderConfig
 from router.draft_answers import wanted_schema

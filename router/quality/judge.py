@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, Self
 
-from policies.judging import PAIR_RUBRIC_VERSION, PairGrades, conversation_of, pair_prompt, parse_pair, unit
+from policies.quality.judging import PAIR_RUBRIC_VERSION, PairGrades, conversation_of, pair_prompt, parse_pair, unit
 from policies.record import Grade, Usage
 from router.answers import meaning_of
 from router.apis import CHAT

@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from policies.base import Route
 from policies.intervals import Moments
-from policies.quality import counted
+from policies.quality.estimates import counted
 from policies.record import ShadowRecord, ShadowStatus
 from router.quality.drift_metrics import DriftMetrics
 

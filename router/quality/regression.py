@@ -20,7 +20,7 @@ import msgspec
 from policies.base import Route
 from policies.corpus import Corpus
 from policies.grading import is_right
-from policies.regression import Drop, Item, RegressionError, Round, drops, load_items
+from policies.quality.regression import Drop, Item, RegressionError, Round, drops, load_items
 from router.additions import NOTHING
 from router.backends import Backend
 from router.chat import ChatRequest

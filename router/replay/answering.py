@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from policies.replay.replay import NothingToReplay
-from policies.traffic import TrafficError
+from policies.traffic.reader import TrafficError
 from router.replay.session import Question, Session, WrongQuestion
 from router.replay.worker import Answer
 

@@ -14,7 +14,7 @@ from policies.replay.estimators import Estimator
 from policies.replay.replay import NothingToReplay, Replay, Selection, scorer_of
 from policies.replay.report import Report
 from policies.replay.source import Log, LogReader, Progress
-from policies.traffic import decisions
+from policies.traffic.reader import decisions
 from router.config import RoutingConfig
 from router.config_file import describe_problem
 from router.routing import build_chain

@@ -35,6 +35,16 @@ EXCEPTIONS = {
     # A generated log has the scores that the policies would have recorded.
     ("loadtests/replay_log.py", "policies"),
 }
+FOLDERS_MAY_IMPORT = {
+    "traffic": set(),
+    "scoring": set(),
+    "drafts": {"scoring"},
+    "quality": {"drafts", "traffic"},
+    "replay": {"drafts", "quality", "scoring", "traffic"},
+}
+"""The folders of `policies`; the policies beside them import any but `replay` and `quality`."""
+CONTRACT = ("base", "record", "draft_signals", "window", "chain", "governor", "artefact", "calibration", "grading")
+"""Modules of `policies` that every folder builds on, so they import none."""
 HEAVY = ("torch", "sentence_transformers", "transformers", "vllm", "openai", "sklearn")
 
 
@@ -59,9 +69,32 @@ def test_package_imports_only_what_it_may(package: str) -> None:
     assert not wrong
 
 
+def imported_folders(path: Path) -> set[str]:
+    """The folders of `policies` that a module imports from."""
+    modules = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+    parts = [module.split(".") for module in modules if module is not None]
+    return {part[1] for part in parts if part[0] == "policies" and len(part) > 1 and part[1] in FOLDERS_MAY_IMPORT}
+
+
+def test_folders_of_policies_import_one_way() -> None:
+    folder = ROOT / "policies"
+    assert {path.parent.name for path in folder.glob("*/__init__.py")} == set(FOLDERS_MAY_IMPORT)
+    wrong = [
+        (str(path.relative_to(ROOT)), name)
+        for package, others in FOLDERS_MAY_IMPORT.items()
+        for path in (folder / package).rglob("*.py")
+        for name in imported_folders(path) - {package} - others
+    ]
+    wrong += [(f"{name}.py", each) for name in CONTRACT for each in imported_folders(folder / f"{name}.py")]
+    wrong += [
+        (path.name, name) for path in folder.glob("*.py") for name in imported_folders(path) & {"quality", "replay"}
+    ]
+    assert not wrong
+
+
 def test_policies_never_see_http() -> None:
     web = {"fastapi", "starlette", "uvicorn", "aiohttp", "httpx", "asyncio", "socket"}
-    for path in (ROOT / "policies").glob("*.py"):
+    for path in (ROOT / "policies").rglob("*.py"):
         assert not imported_packages(path) & web, path
 
 

@@ -18,7 +18,7 @@ import uvicorn.server
 
 from loadtests.fake_backend import BackendThread
 from policies.record import DecisionRecord
-from policies.traffic import decisions
+from policies.traffic.reader import decisions
 from router import server
 from router.app import Background, build_app
 from router.config import Config

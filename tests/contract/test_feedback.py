@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from policies.judgements import judgements
+from policies.quality.judgements import judgements
 from policies.record import FeedbackRecord
-from policies.traffic import read
+from policies.traffic.reader import read
 from tests.contract.conftest import RunningGateway, StartGateway
 
 PLAIN = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}

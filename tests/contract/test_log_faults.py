@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from loadtests.fake_backend import BackendThread
-from policies.traffic import decisions, read
+from policies.traffic.reader import decisions, read
 from router.log.compaction import compact
 from tests.contract.conftest import CONFIG, RunningGateway, StartGateway
 

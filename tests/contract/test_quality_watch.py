@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from policies.record import Grade, ShadowRecord, encode
-from policies.segments import frame
+from policies.traffic.segments import frame
 from router.cli import main
 from tests.contract.conftest import RunningGateway, StartGateway
 from tests.contract.test_admin import AUTH, ENVIRON, KEY

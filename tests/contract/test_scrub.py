@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from policies.record import DecisionRecord, FeedbackRecord
-from policies.traffic import read
+from policies.traffic.reader import read
 from router.config import ConfigError
 from router.config_file import parse
 from router.scrub.opening import open_engine

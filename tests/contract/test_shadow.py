@@ -11,7 +11,7 @@ import pytest
 
 from loadtests.fake_backend import BackendThread, Received
 from policies.record import ShadowRecord
-from policies.traffic import read, shadows
+from policies.traffic.reader import read, shadows
 from tests.contract.conftest import RunningGateway, StartGateway, chats
 from tests.contract.tenants import AUTH, KEYS, WaitUntil, ask, leave_during
 from tests.judge_server import JudgeServer, Shown

@@ -25,12 +25,12 @@ from policies.calibration import MEAN_LOGPROB, CalibratorArtefact, Platt
 from policies.cascade import REASONS, Cascade
 from policies.chain import PolicyChain
 from policies.draft_signals import NAMES, DraftSignal, DraftSignals, values
+from policies.drafts.validity import CHECKS
 from policies.record import DecisionRecord, Draft, decode, encode
 from policies.registry import build
 from policies.scoring import text as text_features
 from policies.scoring.model import ScoreArtefact
 from policies.scoring.models import Linear
-from policies.validity import CHECKS
 from tests.policies.scoring.building import TRAINING, artefact_of, dense, lexical, stump
 from tests.traffic_records import decision
 

@@ -12,7 +12,7 @@ import pytest
 from policies import artefact
 from policies.calibration import MEAN_LOGPROB, CalibratorArtefact, Platt, PrefixCurve, load, sigmoid
 from policies.draft_signals import PREFIX_TOKENS
-from policies.logprobs import RunningSignals, TokenLogprob
+from policies.drafts.logprobs import RunningSignals, TokenLogprob
 from policies.prefix_calibration import MIN_OF_EACH, Answer, fit_prefixes, prefix_curve, with_prefixes
 
 WHOLE = CalibratorArtefact(

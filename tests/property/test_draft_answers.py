@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.agreement import agreement
 from policies.base import RequestFeatures
+from policies.drafts.agreement import agreement
+from policies.drafts.validity import CHECKS, Answer, Asked, failed_checks
 from policies.record import Draft
-from policies.validity import CHECKS, Answer, Asked, failed_checks
 from router.answers import meaning_of
 from router.chat import ChatRequest
 from router.draft_answers import answer_of, answer_of_stream, asked_of

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.sealing import (
+from policies.traffic.sealing import (
     CHUNK_BYTES,
     KEY_BYTES,
     Keyring,
@@ -21,7 +21,7 @@ from policies.sealing import (
     escaped,
     unescaped,
 )
-from policies.segments import frame, payload_of
+from policies.traffic.segments import frame, payload_of
 from tests.effort import examples
 
 OLD, NEW, OTHER = (bytes([number]) * KEY_BYTES for number in (1, 2, 3))

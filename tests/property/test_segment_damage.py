@@ -11,7 +11,7 @@ from typing import NamedTuple
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policies.segments import frame, scan
+from policies.traffic.segments import frame, scan
 from router.segments import repair_torn_tails
 
 payloads = st.lists(

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.record import decode_any, encode
-from policies.sealing import MARK
-from policies.segments import FRAME_OVERHEAD_BYTES, frame, read_segment, scan
+from policies.traffic.sealing import MARK
+from policies.traffic.segments import FRAME_OVERHEAD_BYTES, frame, read_segment, scan
 from tests.effort import examples
 from tests.traffic_records import decision, judgement
 

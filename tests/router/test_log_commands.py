@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from policies.base import RouteDecision
 from policies.record import Draft, Held, LateEnding, Usage, decode
-from policies.segments import frame
+from policies.traffic.segments import frame
 from router.cli import main
 from router.log.compaction import compact
 from router.log.stats import MONTH_S, Assumptions, break_even

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from policies import stores
-from policies.compacted import FOLDER, LOCK, read_manifest, write_manifest
-from policies.segments import SUFFIX
-from policies.traffic import TrafficError, read
+from policies.traffic import stores
+from policies.traffic.compacted import FOLDER, LOCK, read_manifest, write_manifest
+from policies.traffic.reader import TrafficError, read
+from policies.traffic.segments import SUFFIX
 from router.log.compaction import compact
 from router.segments import Segment
 from tests.traffic_records import DAY_S, NOON_S, decision, judgement, write_segment

@@ -10,10 +10,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from policies.log_folder import STORAGE, Storage, describe
 from policies.record import DecisionRecord, encode
-from policies.traffic import TrafficError, read
-from policies.traffic_sql import QueryError, open_log
+from policies.traffic.folder import STORAGE, Storage, describe
+from policies.traffic.reader import TrafficError, read
+from policies.traffic.sql import QueryError, open_log
 from router.config import ConfigError, LogConfig
 from router.log.compaction import compact
 from router.log.verify import verify

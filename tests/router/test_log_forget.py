@@ -15,14 +15,14 @@ import fsspec
 import pyarrow.parquet
 import pytest
 
-from policies.compacted import FOLDER, LOCK
-from policies.log_folder import TOMBSTONES, LogFolder, Storage, describe
 from policies.record import DecisionRecord, encode
-from policies.segments import SUFFIX
-from policies.survey import ledger_of, survey
-from policies.tombstones import SubjectKey, subject_keys
-from policies.traffic import TrafficError, read
-from policies.traffic_sql import open_log
+from policies.traffic.compacted import FOLDER, LOCK
+from policies.traffic.folder import TOMBSTONES, LogFolder, Storage, describe
+from policies.traffic.reader import TrafficError, read
+from policies.traffic.segments import SUFFIX
+from policies.traffic.sql import open_log
+from policies.traffic.survey import ledger_of, survey
+from policies.traffic.tombstones import SubjectKey, subject_keys
 from router.config import LogConfig
 from router.log import cleaning, erasure
 from router.log.compaction import compact

@@ -10,12 +10,12 @@ from typing import Any
 import fsspec
 import pytest
 
-from policies.compacted import FOLDER
-from policies.log_folder import LogFolder, Storage, describe
-from policies.stores import Conflict
-from policies.survey import survey
-from policies.traffic import read
-from policies.traffic_sql import open_log
+from policies.traffic.compacted import FOLDER
+from policies.traffic.folder import LogFolder, Storage, describe
+from policies.traffic.reader import read
+from policies.traffic.sql import open_log
+from policies.traffic.stores import Conflict
+from policies.traffic.survey import survey
 from router.log import retention
 from router.log.compaction import compact
 from router.log.retention import prune
@@ -96,7 +96,7 @@ def test_replaced_files_are_removed_from_the_folder(tmp_path: Path) -> None:
 
 def test_segment_that_a_gateway_writes_is_left_to_it(tmp_path: Path) -> None:
     from policies.record import encode
-    from policies.segments import frame
+    from policies.traffic.segments import frame
 
     segment = Segment(tmp_path, 1_000_000)
     segment.prepare()

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from policies.log_folder import LogFolder
-from policies.survey import survey
-from policies.traffic import read
+from policies.traffic.folder import LogFolder
+from policies.traffic.reader import read
+from policies.traffic.survey import survey
 from router.cli import main
 from router.config import ConfigError, LogConfig
 from router.config_file import parse

@@ -12,13 +12,13 @@ import fsspec
 import msgspec
 import pytest
 
-from policies.compacted import FOLDER
-from policies.log_folder import STORAGE, LogFolder, Storage, describe, read_storage
-from policies.segments import SUFFIX
-from policies.stores import Conflict, ObjectStore, StoreError, open_store
-from policies.survey import survey
-from policies.traffic import TrafficError, read
-from policies.traffic_sql import open_log
+from policies.traffic.compacted import FOLDER
+from policies.traffic.folder import STORAGE, LogFolder, Storage, describe, read_storage
+from policies.traffic.reader import TrafficError, read
+from policies.traffic.segments import SUFFIX
+from policies.traffic.sql import open_log
+from policies.traffic.stores import Conflict, ObjectStore, StoreError, open_store
+from policies.traffic.survey import survey
 from router.log import compaction, workspace
 from router.log.compaction import compact
 from router.log.verify import verify

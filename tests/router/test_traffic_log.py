@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.segments import frame, read_segment
+from policies.traffic.segments import frame, read_segment
 from router.config import LogConfig
 from router.metrics import Metrics
 from router.segments import Segment, repair_torn_tails

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from policies.record import DecisionRecord, encode
-from policies.traffic import read
+from policies.traffic.reader import read
 from router.config import LogConfig
 from router.config.scrub import ScrubConfig
 from router.metrics import Metrics

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.traffic import decisions
+from policies.traffic.reader import decisions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 

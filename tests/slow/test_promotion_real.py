@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-from policies.traffic import decisions
+from policies.traffic.reader import decisions
 from serving.registry import Registry
 from serving.switch_state import read_state
 from tests.slow.conftest import OWN_CORE, core, free_port

@@ -18,7 +18,7 @@ import pytest
 
 from loadtests.fake_backend import BackendThread
 from policies.record import ShadowRecord
-from policies.traffic import decisions, read, shadows
+from policies.traffic.reader import decisions, read, shadows
 from router.quality.sampling import uniform
 from tests.workers.test_workers import eventually
 

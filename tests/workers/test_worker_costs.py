@@ -14,7 +14,7 @@ import pytest
 
 from loadtests.fake_backend import BackendThread
 from policies.record import DecisionRecord
-from policies.traffic import decisions
+from policies.traffic.reader import decisions
 from router.pricing import students_part_usd
 from tests.workers.test_workers import CONFIG, Serving, eventually
 

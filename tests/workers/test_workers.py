@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from loadtests.fake_backend import BackendThread
-from policies.traffic import decisions
+from policies.traffic.reader import decisions
 
 pytestmark = pytest.mark.system
 

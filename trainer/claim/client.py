@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from policies.logprobs import mean_logprob_of
+from policies.drafts.logprobs import mean_logprob_of
 from trainer.claim.data import Case
 from trainer.stage import Progress
 

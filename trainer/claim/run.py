@@ -10,7 +10,7 @@ from statistics import mean
 
 import msgspec
 
-from policies.traffic import decisions
+from policies.traffic.reader import decisions
 from serving.models import prepare_student
 from trainer.claim import results
 from trainer.claim.baselines import TEACHER_QUANTIZED, Baselines, Distilled, Variant

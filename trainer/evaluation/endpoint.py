@@ -13,7 +13,7 @@ from typing import Any, Self
 import httpx
 import msgspec
 
-from policies.logprobs import mean_logprob_of
+from policies.drafts.logprobs import mean_logprob_of
 from trainer.calls import ATTEMPTS, Caller, Calls, Sleep, Unanswered, describe, error_text
 from trainer.recipe import Endpoint
 from trainer.stage import StageError

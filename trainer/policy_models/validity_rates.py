@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import click
 
-from policies.asked_form import TextForm, asked_answer, form_of
-from policies.refusals import BEGINNING_CHARS, declines
+from policies.drafts.asked_form import TextForm, asked_answer, form_of
+from policies.drafts.refusals import BEGINNING_CHARS, declines
 
 FILES = (
     ("routellm/mmlu.csv.gz", "prompt"),

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from policies.judgements import Judgement, Judgements
+from policies.quality.judgements import Judgement, Judgements
 from policies.record import DecisionRecord, FeedbackRecord
-from policies.traffic import TrafficError, decisions, read
+from policies.traffic.reader import TrafficError, decisions, read
 from trainer import snapshot
 from trainer.recipe import ExportOptions, Recipe
 from trainer.run_folder import run_folder_of
@@ -146,7 +146,7 @@ def _records(folder: Path, where: str | None) -> Iterator[DecisionRecord]:
     if where is None:
         yield from decisions(folder)
         return
-    from policies.traffic_sql import QueryError, open_log  # noqa: PLC0415 - DuckDB is heavy and seldom needed
+    from policies.traffic.sql import QueryError, open_log  # noqa: PLC0415 - DuckDB is heavy and seldom needed
 
     try:
         with open_log(folder) as log:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from policies.judging import RUBRIC_VERSION
+from policies.quality.judging import RUBRIC_VERSION
 from trainer.judge import Judge, ScoreFile
 from trainer.recipe import QualityOptions, Recipe
 from trainer.similarity.texts import normalise

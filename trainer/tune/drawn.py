@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from policies.drafts.validity import is_empty
 from policies.grading import is_right
-from policies.quality import counted
+from policies.quality.estimates import counted
 from policies.record import DecisionRecord, Grade, ShadowRecord
-from policies.traffic import shadows
-from policies.validity import is_empty
+from policies.traffic.reader import shadows
 from trainer.tune.rows import Grading, Row
 from trainer.tune.traffic import Score
 

@@ -18,10 +18,10 @@ from typing import Any
 import msgspec
 
 from policies.grading import is_right
-from policies.judgements import Judgement, judgements
+from policies.quality.judgements import Judgement, judgements
 from policies.record import DecisionRecord, Purpose
-from policies.traffic import Place, read
-from policies.traffic_sql import open_log
+from policies.traffic.reader import Place, read
+from policies.traffic.sql import open_log
 from trainer.evaluation.dataset import prompt_hash
 from trainer.tune.drawn import drawn_row, graded_shadows, logprob_of
 from trainer.tune.rows import Collected, Grading, Row

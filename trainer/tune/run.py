@@ -15,8 +15,8 @@ from policies.grading import Grader
 from policies.prefix_calibration import Answer as PrefixAnswer
 from policies.prefix_calibration import with_prefixes
 from policies.record import Purpose
-from policies.traffic import TrafficError
-from policies.traffic_sql import QueryError
+from policies.traffic.reader import TrafficError
+from policies.traffic.sql import QueryError
 from serving.errors import RegistryError, UnknownBundle
 from serving.registry import Registry
 from trainer.tune import report

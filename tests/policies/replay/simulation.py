@@ -12,7 +12,7 @@ from policies.base import Route
 from policies.calibration import MEAN_LOGPROB, CalibratorArtefact, Platt
 from policies.cascade import Cascade
 from policies.chain import PolicyChain
-from policies.draft_score import DraftScore
+from policies.drafts.score import DraftScore
 from policies.record import FeedbackRecord, Grade, ShadowRecord
 from policies.replay.columns import ROW_FIELDS, STUDENT, TEACHER, UNKNOWN, Columns
 from policies.replay.columns import Flags as FlagArray

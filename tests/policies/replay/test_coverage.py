@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from policies.intervals import Estimate
-from policies.quality import Estimates
+from policies.quality.estimates import Estimates
 from policies.record import Grade
 from policies.replay.estimators import Arm, Estimator, Scores, Weighed, estimate, scores, total
 from policies.replay.outcomes import BY_STUDENT, BY_TEACHER, STRATA, Outcome

@@ -25,8 +25,9 @@ from policies.calibration import (
 )
 from policies.cascade import Cascade
 from policies.chain import PolicyChain, Vote
-from policies.draft_score import NO_SCORE, DraftScore
 from policies.draft_signals import PREFIX_TOKENS, DraftSignals
+from policies.drafts.score import NO_SCORE, DraftScore
+from policies.drafts.validity import CHECKS
 from policies.long_context import LongContext
 from policies.long_reasoning import LongReasoning
 from policies.record import DecisionRecord, Draft, Held, LateEnding, Usage, encode
@@ -36,7 +37,6 @@ from policies.replay.extract import ColumnsBuilder
 from policies.replay.replay import scorer_of
 from policies.replay.scalar import evaluate_records
 from policies.retrieval_confidence import RetrievalConfidence
-from policies.validity import CHECKS
 from tests.traffic_records import decision, decision_id
 
 TEXTS = (

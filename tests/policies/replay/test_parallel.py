@@ -21,8 +21,8 @@ from policies.record import DecisionRecord
 from policies.replay.columns import Columns, joined
 from policies.replay.files import FilePart, ScoreText, files_of
 from policies.replay.parallel import ReaderDied, reading
-from policies.survey import open_folder
-from policies.traffic import parquet_rows
+from policies.traffic.reader import parquet_rows
+from policies.traffic.survey import open_folder
 from router.log.compaction import compact
 from tests.traffic_records import decision, judgement, shadow, write_segment
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.record import ShadowRecord
-from policies.segments import frame
-from policies.traffic import TrafficError
+from policies.traffic.reader import TrafficError
+from policies.traffic.segments import frame
 from router.admin import backwards, compacted_days
 from router.admin.decision_pages import DecisionLog, Position, Row
 from router.admin.decisions import wanted_by

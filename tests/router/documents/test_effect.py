@@ -11,7 +11,7 @@ from policies.base import RequestFeatures, RouteDecision
 from policies.chain import PolicyChain
 from policies.record import DecisionRecord, encode
 from policies.registry import build
-from policies.segments import frame
+from policies.traffic.segments import frame
 from router.documents import effect as effect_module
 from router.documents.effect import effect_on, last_decisions
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from policies.base import StudentDefaults
-from policies.drift import Finding, Monitor
+from policies.quality.drift import Finding, Monitor
 from policies.registry import build_all
 from router.cli import main
 from router.generations import Generations

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies.drift import Sizes
+from policies.quality.drift import Sizes
 from policies.record import Grade, Usage
 from router.config.drift import DriftConfig
 from router.errors import StateUnavailable

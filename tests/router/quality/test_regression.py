@@ -12,7 +12,7 @@ import pytest
 from loadtests.fake_backend import BackendThread
 from policies import corpus
 from policies.base import Route
-from policies.regression import RegressionError, Round
+from policies.quality.regression import RegressionError, Round
 from router.app import Parts
 from router.config.drift import RegressionConfig
 from router.config_file import parse

@@ -17,7 +17,7 @@ import pytest
 
 from policies.base import RouteDecision
 from policies.record import AnyRecord, DecisionRecord, FeedbackRecord
-from policies.segments import SUFFIX, frame
+from policies.traffic.segments import SUFFIX, frame
 from trainer.recipe import Recipe
 from trainer.run_folder import file_sha256
 from trainer.similarity.texts import words

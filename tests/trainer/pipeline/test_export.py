@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from policies.record import DecisionRecord, FeedbackRecord, TokenIds
-from policies.segments import SUFFIX, frame
+from policies.traffic.segments import SUFFIX, frame
 from tests.traffic_records import shadow
 from trainer import snapshot
 from trainer.pipeline import Pipeline, StageFailed

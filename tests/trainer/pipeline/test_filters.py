@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from policies.judging import parse_grade
+from policies.quality.judging import parse_grade
 from tests.trainer.pipeline.conftest import FakeJudge, Result
 from trainer.judge import Judge, JudgeDown, ScoreFile, prompt
 from trainer.recipe import Recipe

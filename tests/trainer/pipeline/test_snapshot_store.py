@@ -10,8 +10,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from policies.log_folder import Storage, describe, read_storage
-from policies.traffic import read
+from policies.traffic.folder import Storage, describe, read_storage
+from policies.traffic.reader import read
 from router.log.compaction import compact
 from router.log.erasure import Choice, forget
 from tests.traffic_records import decision, decision_id, write_segment

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from policies.base import RequestFeatures, RouteDecision
 from policies.record import SCHEMA_VERSION, DecisionRecord, FeedbackRecord, encode
-from policies.segments import frame
+from policies.traffic.segments import frame
 from router.cli import main
 from router.segments import Segment
 from serving.bundles import read_manifest, write_bundle

@@ -249,7 +249,7 @@ def test_folds_keep_a_prompt_together_and_leave_both_classes_in_every_training_p
 
 def test_policy_escalates_exactly_what_the_tuning_escalated() -> None:
     from policies.cascade import Cascade
-    from policies.draft_score import DraftScore
+    from policies.drafts.score import DraftScore
     from policies.record import Draft
     from trainer.tune.report import artefact_of
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from policies.survey import TrafficError
+from policies.traffic.survey import TrafficError
 from serving.demo.progress import Steps
 from serving.demo.settings import free_port
 from serving.errors import ServingError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from policies.intervals import Estimate, proportion, weighted_mean
 from policies.record import DecisionRecord
-from policies.traffic import decisions
+from policies.traffic.reader import decisions
 from trainer.claim.client import Answered
 from trainer.claim.data import Case, is_right
 from trainer.claim.steps import Result

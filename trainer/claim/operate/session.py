@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from policies.traffic import shadows
+from policies.traffic.reader import shadows
 from trainer.claim.client import Answered, Plan, send
 from trainer.claim.data import Case, is_right
 from trainer.claim.operate.choice import Choice, cheapest, values_to_try

@@ -11,7 +11,7 @@ import pytest
 
 from policies import artefact
 from policies.base import PolicyConfigError
-from policies.draft_score import DraftScore
+from policies.drafts.score import DraftScore
 from policies.scoring.model import ScoreModel, TrainingData, load
 from tests.trainer.routing.data import outcomes
 from trainer.routing.crossfit import blind, fitted_score
