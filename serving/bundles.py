@@ -16,8 +16,8 @@ from typing import TypeVar
 import msgspec
 
 from policies.bundle import BUNDLE_SCHEMA_VERSION, Bundle, Manifest
+from policies.durable import sha256_of, sync
 from serving.errors import DamagedBundle
-from serving.store import sha256_of, sync
 
 BUNDLE_FILE, MANIFEST_FILE = "bundle.json", "manifest.json"
 BUNDLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}-[0-9a-f]{12}")

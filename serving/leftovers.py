@@ -6,9 +6,10 @@ import os
 import tempfile
 from pathlib import Path
 
+from policies.durable import UNFINISHED
 from serving.locks import try_lock
 from serving.pointer import POINTER_FILE
-from serving.store import UNFINISHED, remove
+from serving.store import remove
 from serving.verdicts import FOLDER as VERDICTS
 
 INCOMING_PREFIX = ".incoming-"

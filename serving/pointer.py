@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from policies.durable import write_atomically
 from serving.errors import RegistryError
-from serving.store import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from typing import Literal
 import msgspec
 
 from policies.bundle import Bundle, Manifest
+from policies.durable import sha256_of, sync
 from serving.bundles import BUNDLE_FILE, BUNDLE_ID, Sha256, read_bundle, read_manifest, seal, verify_bundle
 from serving.errors import DamagedBundle, PromotionRefused, RegistryError, UnknownBundle
 from serving.leftovers import new_workspace, remove_leftovers
@@ -41,7 +42,7 @@ from serving.pointer import (
     read_pointer,
     write_pointer,
 )
-from serving.store import remove, sha256_of, sync
+from serving.store import remove
 from serving.verdicts import fingerprints, is_known, remember, stoppable_sha256
 
 logger = logging.getLogger(__name__)

@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from policies.durable import sha256_of, sync, write_atomically
 from serving.errors import PreparationError
 
 Progress = Callable[[str], None]
 
 CACHE_VARIABLE = "LOCUM_CACHE"
-UNFINISHED = ".*.partial"
-"""Pattern for what `write_atomically` has beside a file until it is whole."""
 
 
 def default_cache(environ: Mapping[str, str] = os.environ) -> Path:
@@ -128,20 +127,6 @@ class Store:
             )
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """fsync of a file, or of a folder's entries."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def remove(path: Path) -> None:
     """A file or a whole folder; nothing when it is not there."""
     if path.is_dir() and not path.is_symlink():
@@ -167,15 +152,3 @@ def _record_path(path: Path) -> Path:
 def _fingerprint(file: Path) -> list[int]:
     status = file.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file has the old content or the new one, whenever the process or the machine stops."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(data)
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)

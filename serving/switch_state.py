@@ -10,9 +10,9 @@ from typing import Literal
 
 import msgspec
 
+from policies.durable import UNFINISHED
 from serving.errors import LaunchError
 from serving.locks import try_lock
-from serving.store import UNFINISHED
 
 STATE_FILE, OWNER_FILE = "state.json", ".gateway"
 STATE_SCHEMA = 1

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from serving.store import write_atomically
+from policies.durable import write_atomically
 
 FOLDER = ".verified"
 CHUNK_BYTES = 1 << 20
@@ -59,7 +59,7 @@ def remember(root: Path, bundle_id: str, seen: Fingerprints) -> None:
 
 
 def stoppable_sha256(stop: threading.Event) -> Callable[[Path], str]:
-    """`store.sha256_of` for a thread that must end soon when its result is not wanted: raises Stopped once `stop` is
+    """`durable.sha256_of` for a thread that must end soon when its result is not wanted: raises Stopped once `stop` is
     set."""
 
     def sha256_of(path: Path) -> str:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from policies.durable import sha256_of
 from serving.errors import PreparationError
-from serving.store import Progress, Store, sha256_of
+from serving.store import Progress, Store
 
 DOWNLOAD_ATTEMPTS = 3
 PARALLEL_DOWNLOADS = 4

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from trainer.run_folder import StageRecord, write_atomically
+from policies.durable import write_atomically
+from trainer.run_folder import StageRecord
 from trainer.stage import Json, Summary
 from trainer.tables import DROPPED
 

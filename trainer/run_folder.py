@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from policies.durable import UNFINISHED_SUFFIX, sha256_of, sync, write_atomically
 from trainer.stage import Json, StageError
 
 if TYPE_CHECKING:
     from trainer.recipe import Recipe
 
 STAGE_FILE = "stage.json"
-PARTIAL = ".partial"
-TMP = ".tmp"
+PARTIAL = UNFINISHED_SUFFIX
+"""Of all that is not whole: a stage's folder, and what stages and `write_atomically` have under way in it."""
 LOCK = ".lock"
 SCHEMA_VERSION = 1
 ADDRESS_DIGITS = 12
 UNFINISHED = re.compile(rf"[0-9a-f]{{{ADDRESS_DIGITS}}}{re.escape(PARTIAL)}")
-_BLOCK_BYTES = 1 << 20
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,16 +102,16 @@ def read_record(folder: Path) -> StageRecord | None:
 def finish(partial: Path, folder: Path, record: StageRecord) -> None:
     """Make everything durable, write the record last, give the folder its final name. Raises: OSError."""
     for path in sorted(partial.rglob("*")):
-        _fsync(path)
+        sync(path)
     write_atomically(partial / STAGE_FILE, msgspec.json.format(msgspec.json.encode(record), indent=1))
     partial.rename(folder)
-    _fsync(folder.parent)
+    sync(folder.parent)
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:
     """Every file below `folder` but its record, symbolic links followed. Raises: OSError."""
     return {
-        str(path.relative_to(folder)): FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
+        str(path.relative_to(folder)): FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / STAGE_FILE
     }
@@ -126,7 +126,7 @@ def damage(folder: Path, record: StageRecord, *, rehash: bool) -> list[str]:
             problems.append(f"{path}: missing")
         elif (size := path.stat().st_size) != entry.bytes:
             problems.append(f"{path}: {size} bytes, was {entry.bytes}")
-        elif rehash and file_sha256(path) != entry.sha256:
+        elif rehash and sha256_of(path) != entry.sha256:
             problems.append(f"{path}: its content changed")
     if rehash:
         known = {*record.files, STAGE_FILE}
@@ -144,12 +144,12 @@ def discard(folder: Path) -> None:
 
 
 def remove_torn(folder: Path) -> None:
-    """Remove what a killed run was writing in a stage's unfinished folder: all that ends in PARTIAL or TMP.
+    """Remove what a killed run was writing in a stage's unfinished folder: all that ends in PARTIAL.
 
     Whole things never have such names, so nothing that can be resumed is lost. Only under the lock: see `exclusive`.
     """
     for path in sorted(folder.rglob("*")):
-        if not path.name.endswith((PARTIAL, TMP)):
+        if not path.name.endswith(PARTIAL):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -172,29 +172,6 @@ def remove_abandoned(folder: Path) -> list[Path]:
     return found
 
 
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write all of a file or nothing of it, durably. Raises: OSError."""
-    temporary = path.with_name(path.name + TMP)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    _fsync(path.parent)
-
-
 @contextlib.contextmanager
 def exclusive(work_dir: Path) -> Iterator[None]:
     """One run at a time in a work folder; the lock goes with the process, so a kill leaves none behind.
@@ -214,11 +191,3 @@ def exclusive(work_dir: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,12 +20,12 @@ from typing import BinaryIO
 
 import msgspec
 
+from policies.durable import sha256_of, sync, write_atomically
 from policies.traffic import compacted, reader
 from policies.traffic.folder import TOMBSTONES, LogFolder, describe
 from policies.traffic.stores import FolderStore
 from policies.traffic.survey import Part, Survey, open_folder, survey
 from trainer.recipe import Recipe
-from trainer.run_folder import file_sha256, write_atomically
 from trainer.stage import Json, StageError
 
 FOLDER = "snapshot"
@@ -61,7 +61,7 @@ def check_evaluation_set(recipe: Recipe) -> None:
     """Nothing is exported before it is certain what the result will be judged by. Raises: StageError."""
     path, wanted = Path(recipe.evaluate.dataset), recipe.evaluate.sha256
     try:
-        found = file_sha256(path)
+        found = sha256_of(path)
     except OSError as exc:
         raise StageError(f"evaluate.dataset: {path} cannot be read: {exc.strerror}") from exc
     if found != wanted:
@@ -136,7 +136,7 @@ def _take(recipe: Recipe, folder: Path, now: Callable[[], float]) -> Snapshot:
     write_atomically(partial / LISTING, msgspec.json.format(msgspec.json.encode(taken), indent=1))
     _remove(target)
     partial.rename(target)
-    compacted.fsync_folder(folder)
+    sync(folder)
     return taken
 
 

@@ -13,11 +13,12 @@ Columns of every file: `payload` (the record's JSON, byte for byte), `crc32` (of
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+
+from policies.durable import write_atomically
 
 FOLDER = "compacted"
 MANIFEST = "manifest.json"
@@ -110,20 +111,4 @@ def encode_manifest(manifest: TrafficManifest) -> bytes:
 
 def write_manifest(folder: Path, manifest: TrafficManifest) -> None:
     """Replace the manifest in a folder of compacted files: the step that makes a compaction count. Raises: OSError."""
-    target = folder / MANIFEST
-    temporary = target.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(encode_manifest(manifest))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target)
-    fsync_folder(target.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames and removals in a folder durable. Raises: OSError."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_atomically(folder / MANIFEST, encode_manifest(manifest))

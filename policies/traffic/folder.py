@@ -25,7 +25,8 @@ from typing import Any
 
 import msgspec
 
-from policies.traffic.compacted import FOLDER, fsync_folder
+from policies.durable import sync
+from policies.traffic.compacted import FOLDER
 from policies.traffic.sealing import Keyring
 from policies.traffic.segments import SUFFIX
 from policies.traffic.stores import FolderStore, Store, StoreError, open_store
@@ -144,7 +145,7 @@ def _described(folder: Path, wanted: Storage) -> Storage:
         temporary.replace(folder / STORAGE)
     finally:
         temporary.unlink(missing_ok=True)
-    fsync_folder(folder)
+    sync(folder)
     return storage
 
 

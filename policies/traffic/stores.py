@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
 
+from policies.durable import sync
 from policies.traffic.compacted import (
     MANIFEST,
     ManifestError,
     TrafficManifest,
     decode_manifest,
     encode_manifest,
-    fsync_folder,
     write_manifest,
 )
 
@@ -156,7 +156,7 @@ class FolderStore:
             temporary.unlink(missing_ok=True)
             raise
         temporary.replace(self.root / name)
-        fsync_folder(self.root)
+        sync(self.root)
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)

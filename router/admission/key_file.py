@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from policies.durable import sync
 from router.admission.keys import ApiKey
 
 FORMAT = 1
@@ -94,11 +95,7 @@ class KeyFile:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(self.path.parent)
 
     def _keep_owner(self, descriptor: int) -> None:
         """A root that edits the keys must not take them from the user that the gateway runs as."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from policies.traffic.compacted import fsync_folder
+from policies.durable import sync
 from policies.traffic.sql import LogDatabase, batches, condition
 
 FORMATS = (".jsonl", ".parquet")
@@ -76,6 +76,6 @@ def _replaced(target: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-        fsync_folder(temporary.parent)
+        sync(temporary.parent)
     finally:
         temporary.unlink(missing_ok=True)

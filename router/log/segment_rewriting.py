@@ -17,8 +17,8 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from policies.durable import sync
 from policies.record import AnyRecord, DecisionRecord, ShadowRecord, decode_any
-from policies.traffic.compacted import fsync_folder
 from policies.traffic.sealing import Keyring, SealError
 from policies.traffic.segments import payload_of, whole_frames
 from policies.traffic.survey import TrafficError
@@ -98,7 +98,7 @@ def rewrite_segments(folder: Path, names: Collection[str], keyring: Keyring | No
                 done.in_use.append(name)
         except SealError as exc:
             raise TrafficError(str(exc)) from exc
-    fsync_folder(folder)
+    sync(folder)
     return done
 
 

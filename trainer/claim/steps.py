@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from policies.durable import write_atomically
 from serving.demo.progress import Steps
 from trainer.stage import Progress
 
@@ -46,9 +46,9 @@ class Ledger:
     def keep(self, name: str, result: Result) -> Result:
         """Write a step's result; from now on the step is done."""
         with self._lock:  # the variants are trained by several threads
-            _write(self._folder / f"{name}.json", result)
+            write_atomically(self._folder / f"{name}.json", _encoded(result))
             now = self._clock()
-            _write(self._folder / MINUTES, {"minutes": self.minutes() + (now - self._since) / 60})
+            write_atomically(self._folder / MINUTES, _encoded({"minutes": self.minutes() + (now - self._since) / 60}))
             self._since = now
         self._steps.done(name, _short(result))
         return result
@@ -69,7 +69,7 @@ class Ledger:
         path = self._folder / PINNED
         wanted = json.loads(json.dumps(what))
         if not path.exists():
-            _write(path, wanted)
+            write_atomically(path, _encoded(wanted))
             return
         known = json.loads(path.read_bytes())
         if changed := sorted(name for name in {*known, *wanted} if known.get(name) != wanted.get(name)):
@@ -104,13 +104,8 @@ class Ledger:
         result["seconds"] = round(self._clock() - started, 1)
 
 
-def _write(path: Path, result: Result) -> None:
-    temporary = path.with_suffix(".partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(result, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _encoded(result: Result) -> bytes:
+    return json.dumps(result, indent=1).encode()
 
 
 def _short(result: Result) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from policies.durable import sha256_of
 from trainer.calls import all_or_first_error
 from trainer.evaluation.endpoint import Answer, ModelClient
 from trainer.recipe import Recipe
-from trainer.run_folder import file_sha256
 
 MAX_ANSWERS = 256
 """Answers that are scored, spread evenly over the set."""
@@ -54,7 +54,7 @@ def same_tokenizer(student: Path, teacher: str | None) -> str:
 def tokenizer_sha256(recipe: Recipe) -> str | None:
     """Of the teacher's tokenizer.json; None where the recipe names none, or the folder has none."""
     path = Path(recipe.teacher.tokenizer) / "tokenizer.json" if recipe.teacher.tokenizer else None
-    return file_sha256(path) if path is not None and path.is_file() else None
+    return sha256_of(path) if path is not None and path.is_file() else None
 
 
 def _vocabulary(path: Path) -> str:

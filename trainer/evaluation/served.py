@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
+from policies.durable import sha256_of
 from serving.bundles import content_hash
 from serving.errors import ServingError
 from serving.options import VllmOptions
-from serving.store import sha256_of
 from serving.student import StudentProcess
 from serving.supervisor import Event
 from trainer.recipe import Endpoint, Recipe

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import msgspec
 
+from policies.durable import sync
 from serving.errors import PreparationError
-from serving.store import Store, default_cache, remove, sync
+from serving.store import Store, default_cache, remove
 from serving.wheels import Fetcher, PipFetcher, Wheel, fetch
 from trainer.calls import all_or_first_error
 from trainer.evaluation.endpoint import ModelClient

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from policies.durable import sha256_of
 from trainer.calls import all_or_first_error
 from trainer.environments import run_job
 from trainer.evaluation.closeness import same_tokenizer
@@ -20,7 +21,6 @@ from trainer.jobs.spec import EncodeSpec
 from trainer.recipe import Recipe
 from trainer.rescoring import Refused, Teacher, largest_k
 from trainer.rows import token_schema
-from trainer.run_folder import file_sha256
 from trainer.stage import Json, Progress, StageContext, StageError, Summary
 from trainer.tables import TableWriter, count_rows
 
@@ -137,7 +137,7 @@ def tokenizer_digest(folder: Path, field: str) -> Json:
     found: dict[str, Json] = {}
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
-            found[name] = file_sha256(folder / name)
+            found[name] = sha256_of(folder / name)
     if not found:
         raise StageError(f"{field}: {folder} has no tokenizer ({TOKENIZER_FILES[0]})")
     return found

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from policies.durable import write_atomically
 from trainer.calls import all_or_first_error
 from trainer.environments import run_job
 from trainer.evaluation.endpoint import ModelClient
 from trainer.evaluation.served import Serve, folder_bytes, serve
 from trainer.jobs.spec import PredictSpec, QuantizeSpec
 from trainer.recipe import Recipe
-from trainer.run_folder import write_atomically
 from trainer.stage import Json, Progress, StageContext, StageError, Summary
 from trainer.tables import count_rows
 

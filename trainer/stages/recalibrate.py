@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from policies import artefact
+from policies.durable import sha256_of
 from policies.grading import is_right
 from trainer.evaluation.dataset import Case, load_cases, prompt_hash, refuse_overlap, trained_ids
 from trainer.evaluation.endpoint import Answer
@@ -20,7 +21,6 @@ from trainer.evaluation.journal import Prompt
 from trainer.evaluation.runner import Outside, answer_prompts
 from trainer.evaluation.served import keyed_options, serve
 from trainer.recipe import Recipe
-from trainer.run_folder import file_sha256
 from trainer.stage import Json, StageContext, StageError, Summary
 
 CALIBRATOR = "calibrator.json"
@@ -42,7 +42,7 @@ class RecalibrateStage:
         labels: str | None = None
         if options.labels is not None:
             try:
-                labels = file_sha256(Path(options.labels))
+                labels = sha256_of(Path(options.labels))
             except OSError as exc:
                 raise StageError(f"recalibrate.labels: {options.labels} cannot be read: {exc.strerror}") from exc
         return {

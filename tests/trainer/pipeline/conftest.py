@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from policies.base import RouteDecision
+from policies.durable import sha256_of
 from policies.record import AnyRecord, DecisionRecord, FeedbackRecord
 from policies.traffic.segments import SUFFIX, frame
 from trainer.recipe import Recipe
-from trainer.run_folder import file_sha256
 from trainer.similarity.texts import words
 from trainer.stage import Progress, Stage, StageContext, Summary
 from trainer.tables import DROPPED, Example, ExampleWriter, read_examples
@@ -98,7 +98,7 @@ def tables(tmp_path: Path, evaluation_set: Callable[..., Path]) -> Callable[...,
             "decontaminate": {"cosine": 1},
             "teacher": {"base_url": "http://127.0.0.1:9/v1", "model": "t"},
             "student": {"base_model": str(tmp_path / "base")},
-            "evaluate": {"dataset": str(dataset), "sha256": file_sha256(dataset), "provenance": "human"},
+            "evaluate": {"dataset": str(dataset), "sha256": sha256_of(dataset), "provenance": "human"},
             "bundle": {"registry": str(tmp_path / "students")},
         }
         for name, change in changes.items():

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from policies.durable import sha256_of
 from policies.record import DecisionRecord, FeedbackRecord, TokenIds
 from policies.traffic.segments import SUFFIX, frame
 from tests.traffic_records import shadow
-from trainer import snapshot
 from trainer.pipeline import Pipeline, StageFailed
 from trainer.recipe import Recipe
 from trainer.reporting import PlainReporter
@@ -182,7 +182,7 @@ def test_evaluation_set_is_checked_before_anything_is_exported(
     dataset.write_text(dataset.read_text() + "\n")
     with pytest.raises(StageError, match=r"evaluate\.sha256: .* has the hash"):
         export(recipe(evaluate={"sha256": "0" * 64}))
-    changed = recipe(evaluate={"sha256": snapshot.file_sha256(dataset)})
+    changed = recipe(evaluate={"sha256": sha256_of(dataset)})
     with pytest.raises(StageError, match="pinned before anything is exported"):
         export(changed)
     export(changed, start="export")

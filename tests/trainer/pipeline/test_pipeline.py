@@ -122,7 +122,7 @@ def test_leftovers_of_a_killed_run_are_removed_and_what_can_be_resumed_is_kept(
     (left / "parts" / "000001.partial").write_text("torn")
     (left / ".model.partial").mkdir()
     (left / ".model.partial" / "weights").write_text("torn")
-    (left / "report.json.tmp").write_text("torn")
+    (left / "report.json.1.partial").write_text("torn")
     (left / "parts" / "000000.parquet").write_text("whole")
     steps[1].error = None
     records = pipeline.run(silent())

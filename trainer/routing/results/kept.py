@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from policies import durable
 from policies.artefact import replace_file
 from trainer.routing.results.section import Found, Section
 
@@ -71,7 +72,7 @@ def key(section: Section, data: Path) -> str:
 def sha256_of(path: Path) -> str:
     """Raises: DataMissing."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return durable.sha256_of(path)
     except OSError as exc:
         raise DataMissing(
             f"{path}: cannot be read: {exc.strerror or exc}; --data must name the folder with the data sets"
