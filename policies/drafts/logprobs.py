@@ -46,18 +46,21 @@ class TokenLogprob(msgspec.Struct, gc=False):
 def mean_logprob(tokens: Sequence[TokenLogprob], text: str | None, finish_reason: str | None) -> float | None:
     """Over the answer's tokens without its stop token, nats; None when there are none.
 
-    The stop token is the last one of an answer that ended by itself and that is no part of its text: vLLM lists it,
-    OpenAI does not, and what stands at the end of the text tells which it is.
-    Raises:
-        ValueError: the last token's `bytes` are none.
+    Raises: ValueError: as `is_stop_token`.
     """
-    if tokens and _is_stop(tokens[-1], text or "", finish_reason):
+    if tokens and is_stop_token(tokens[-1], text or "", finish_reason):
         tokens = tokens[:-1]
     return sum(token.logprob for token in tokens) / len(tokens) if tokens else None
 
 
-def _is_stop(last: TokenLogprob, text: str, finish_reason: str | None) -> bool:
-    """Raises: ValueError."""
+def is_stop_token(last: TokenLogprob, text: str, finish_reason: str | None) -> bool:
+    """Whether the last token of an answer is its stop token.
+
+    It is when the answer ended by itself and the token is no part of its text: vLLM lists it, OpenAI does not, and what
+    stands at the end of the text tells which it is.
+    Raises:
+        ValueError: its `bytes` are none.
+    """
     if finish_reason in CUT_OFF:
         return False
     spelled = last.token.encode("utf-8", "replace") if last.bytes is None else bytes(last.bytes)
@@ -174,14 +177,14 @@ class RunningSignals:
         """`mean_logprob`, nats; None without tokens. Raises: ValueError: as `mean_logprob`."""
         if self._last is None:
             return None
-        if not _is_stop(self._last, self._tail, finish_reason):
+        if not is_stop_token(self._last, self._tail, finish_reason):
             return (self._sum + self._last.logprob) / self.tokens
         return self._sum / (self.tokens - 1) if self.tokens > 1 else None
 
     def signals(self, finish_reason: str | None) -> DraftSignals:
         """Raises: ValueError: as `mean_logprob`."""
         last = self._last
-        if last is not None and _is_stop(last, self._tail, finish_reason):
+        if last is not None and is_stop_token(last, self._tail, finish_reason):
             last = None
         mean, prefix_means = self.mean(finish_reason), tuple(self._prefix_means)
         if last is not None and mean is not None and self.tokens in PREFIX_TOKENS:
