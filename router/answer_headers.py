@@ -9,7 +9,7 @@ import msgspec
 from router.backends import Answer, Backend
 from router.exchange import Exchange
 from router.http_client import Headers
-from router.outcome import RequestState
+from router.request_state import RequestState
 
 
 def forwarded_headers(exchange: Exchange, state: RequestState, backend: Backend) -> Headers:

@@ -37,6 +37,7 @@ from router.probes import Prober
 from router.quality.opening import Shadowing
 from router.quality.recent import RecentFeedback
 from router.quality.watching import QualityWatch
+from router.recorder import Recorder
 from router.resilience.breaker import State
 from router.resilience.pool import Pool
 from router.resilience.routes import Routes
@@ -116,12 +117,16 @@ class Parts:
         )
         self.recent_feedback = RecentFeedback()
         self.shadowing = self._open_shadowing(environ) if config.quality.shadow.enabled else None
-        self.outcomes = Outcomes(
+        recorder = Recorder(
             teacher=self.teacher,
-            metrics=self.metrics,
-            log=self.log,
             capture=config.log.capture,
             distillation=config.teacher.distillation,
+            log=self.log,
+        )
+        self.outcomes = Outcomes(
+            recorder,
+            self.metrics,
+            self.log,
             observers=[self.quality.observe, *([self.shadowing.offer] if self.shadowing is not None else [])],
             access_log=config.server.access_log,
             governance=self.governance,
@@ -214,6 +219,7 @@ class Parts:
         names += [each.name for each in (chain.governors.all if chain.governors is not None else ())]
         for name in names:
             self.metrics.policy_errors.labels(name)  # at zero, so that the first error is a rise
+        self.quality.certificates.refresh()
 
 
 def build_app(

@@ -27,8 +27,8 @@ from router.draft_answers import answer_of, asked_of
 from router.errors import BackendError
 from router.metrics import Metrics
 from router.opening import Opened
-from router.outcome import RequestState
 from router.plain import Reply
+from router.request_state import RequestState
 from router.resilience.attempts import Attempt
 from router.resilience.routes import OVERLOAD, UNAVAILABLE
 from router.routing import FORCED_POLICY

@@ -23,7 +23,7 @@ from router.cascade import AskTeachers, Cascade, Judgement
 from router.chat import ChatRequest
 from router.draft_stream import DraftStream
 from router.opening import Opened
-from router.outcome import RequestState
+from router.request_state import RequestState
 from router.resilience.attempts import Attempt
 
 AskStudent = Callable[[], Awaitable[tuple[Attempt, Opened]]]

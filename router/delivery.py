@@ -24,8 +24,9 @@ from router.exchange import Exchange
 from router.late_alarm import LateWatch
 from router.metrics import Metrics
 from router.opening import Opened, open_rest, open_stream
-from router.outcome import Outcomes, RequestState
+from router.outcome import Outcomes
 from router.plain import Reply, fetch
+from router.request_state import RequestState
 from router.resilience.attempts import Attempt, Attempts
 from router.resilience.deadline import Deadline
 from router.resilience.routes import Routes

@@ -23,7 +23,7 @@ from router.errors import BackendBroken, BackendTimeout, BackendUnreachable
 from router.exchange import Exchange
 from router.logprob_tap import LogprobTap
 from router.metrics import Metrics
-from router.outcome import RequestState
+from router.request_state import RequestState
 from router.sse import DONE_FRAME, FrameTooLarge, frames_of, is_whole, payload
 from router.streaming import Stream
 

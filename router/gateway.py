@@ -30,7 +30,9 @@ from router.exchange import Exchange
 from router.generations import Generation, Generations
 from router.logs import belong_to
 from router.metrics import Metrics
-from router.outcome import Outcomes, RequestState, expected_usage
+from router.outcome import Outcomes
+from router.pricing import expected_usage
+from router.request_state import RequestState
 from router.resilience.attempts import Attempts
 from router.resilience.deadline import Deadline
 from router.resilience.routes import Routes
@@ -205,7 +207,7 @@ class Gateway:
             estimated_tokens=expected.prompt_tokens + expected.completion_tokens,
             deadline_s=state.deadline.at_s,
         )
-        price_usd = partial(self._outcomes.price_usd, expected, generation=generation)
+        price_usd = partial(self._routes.price_usd, expected, generation.student)
         try:
             permit = state.permit = await admit(estimated_cost_usd=price_usd("teacher" if spills else route))
         except BudgetSpent:

@@ -1,4 +1,4 @@
-"""What an answer cost: by a price list for tokens, or by the time that a machine of one's own spent on it.
+"""What an answer costs: by a price list for tokens, or by the time that a machine of one's own spent on it.
 
 The two are never added up for one model. A model with token prices costs what the list says; a student that has only
 `machine_usd_per_hour` costs its machine's time. Where a student has both, records hold both: `cost_usd` by the list,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from policies.base import RequestFeatures
 from policies.record import DecisionRecord, Usage
 from router.config import BackendConfig
 
@@ -57,3 +58,9 @@ def students_part_usd(record: DecisionRecord) -> float | None:
     if record.machine_priced:
         return record.machine_usd
     return record.draft.cost_usd if record.draft is not None else None
+
+
+def expected_usage(features: RequestFeatures, choices: int) -> Usage:
+    """What a request may use at most, as far as can be told before it is answered."""
+    completion_tokens = features.requested_output_tokens * choices
+    return Usage(prompt_tokens=features.approx_prompt_tokens, completion_tokens=completion_tokens)

@@ -29,8 +29,8 @@ from router.dialects.base import Outgoing
 from router.draft_answers import answer_of
 from router.errors import BackendError
 from router.metrics import Metrics
-from router.outcome import RequestState
 from router.plain import Reply, fetch
+from router.request_state import RequestState
 from router.resilience.attempts import Attempt
 from router.resilience.routes import Routes
 

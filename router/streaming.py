@@ -19,7 +19,7 @@ from router.dialects.base import Dialect, Outgoing
 from router.errors import BackendBroken, BackendError, BackendTimeout, BackendUnreachable
 from router.exchange import Exchange
 from router.metrics import Metrics
-from router.outcome import RequestState
+from router.request_state import RequestState
 from router.sse import Delta, FrameSplitter, FrameTooLarge, frames_of, is_whole, payload
 from router.time_limit import TimeLimit
 

@@ -34,7 +34,7 @@ from router.pricing import Price
 from router.state.base import Store
 
 if TYPE_CHECKING:
-    from router.outcome import RequestState
+    from router.request_state import RequestState
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from router.config.quality import ShadowConfig
 from router.dialects.base import Outgoing
 from router.errors import BackendError
 from router.generations import Generation, Generations
-from router.outcome import expected_usage
 from router.plain import fetch
+from router.pricing import expected_usage
 from router.quality.budget import DailyBudget
 from router.quality.judge import mark
 from router.resilience.pool import Pool

@@ -12,13 +12,13 @@ from router.config import Config, ConfigError
 from router.encoder import Encoder, EncoderUnavailable
 from router.generations import Generations
 from router.metrics import Metrics
-from router.outcome import RequestState
 from router.quality.asking import OtherModels
 from router.quality.budget import DailyBudget
 from router.quality.graders import Graders
 from router.quality.judge import Judge
 from router.quality.recent import RecentFeedback
 from router.quality.shadow import Observer, Shadows
+from router.request_state import RequestState
 from router.resilience.pool import Pool
 from router.state import Store
 from router.traffic_log import TrafficLog

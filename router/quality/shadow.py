@@ -23,12 +23,12 @@ from router.answers import Meaning
 from router.chat import ChatRequest, storable
 from router.config.quality import ShadowConfig
 from router.metrics import Metrics
-from router.outcome import RequestState
 from router.quality.asking import Asked
 from router.quality.graders import NOT_GRADED, Graded
 from router.quality.pair import Pair
 from router.quality.recent import RecentFeedback
 from router.quality.sampling import Draw, Sampler
+from router.request_state import RequestState
 from router.routing import FORCED_POLICY
 from router.traffic_log import TrafficLog
 

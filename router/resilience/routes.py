@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from random import Random
 
-from policies.base import RouteDecision
+from policies.base import Route, RouteDecision
+from policies.record import Usage
 from router.config.resilience import RetryConfig
 from router.metrics import Metrics
 from router.resilience.attempts import Attempts, Sleep, Step, Tools
@@ -42,6 +43,11 @@ class Routes:
         self._teachers = tuple(Step(pool) for pool in teachers)
         self._tools = Tools(retries, metrics, random or Random(), sleep)  # noqa: S311 - waits
         self._metrics = metrics
+
+    def price_usd(self, usage: Usage, student: Pool, route: Route) -> float | None:
+        """What the model that was chosen would charge; None: its price is unknown."""
+        price = (student if route == "student" else self._teachers[0].pool).price
+        return price.cost_usd(usage) if price is not None else None
 
     def attempts(
         self,

@@ -32,7 +32,7 @@ from router.telemetry.trace import RequestTrace
 
 if TYPE_CHECKING:
     from router.embeddings.outcome import EmbeddingState
-    from router.outcome import RequestState
+    from router.request_state import RequestState
 
 SCOPE = "locum"
 STOP_S = 3.0

@@ -11,7 +11,7 @@ from router.telemetry import conventions as names
 from router.telemetry.calls import ABANDONED, Begun, Call, Trace, Value
 
 if TYPE_CHECKING:
-    from router.outcome import RequestState
+    from router.request_state import RequestState
 
 
 class Review(NamedTuple):

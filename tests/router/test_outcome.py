@@ -11,7 +11,9 @@ from policies.record import DecisionRecord
 from router.dialects.chat import CHAT
 from router.generations import Generation
 from router.metrics import Metrics
-from router.outcome import Observer, Outcomes, RequestState
+from router.outcome import Observer, Outcomes
+from router.recorder import Recorder
+from router.request_state import RequestState
 from router.resilience.pool import Pool
 from router.traffic_log import TrafficLog
 
@@ -28,14 +30,9 @@ class Log:
 
 def outcomes(log: Log, *observers: Observer) -> Outcomes:
     teacher = SimpleNamespace(price=None, config=SimpleNamespace(model="teacher"))
-    return Outcomes(
-        teacher=cast(Pool, teacher),
-        metrics=Metrics(),
-        log=cast(TrafficLog, log),
-        capture="full",
-        distillation="denied",
-        observers=observers,
-    )
+    kept = cast(TrafficLog, log)
+    recorder = Recorder(teacher=cast(Pool, teacher), capture="full", distillation="denied", log=kept)
+    return Outcomes(recorder, Metrics(), kept, observers=observers)
 
 
 def state() -> RequestState:

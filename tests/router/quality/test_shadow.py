@@ -16,12 +16,12 @@ from router.answers import Meaning
 from router.chat import ChatRequest
 from router.config.quality import ShadowConfig
 from router.metrics import Metrics
-from router.outcome import RequestState
 from router.quality.asking import Asked
 from router.quality.graders import Graded
 from router.quality.pair import Pair
 from router.quality.recent import RecentFeedback
 from router.quality.shadow import Shadows
+from router.request_state import RequestState
 from router.traffic_log import TrafficLog
 from tests.traffic_records import decision, decision_id
 
