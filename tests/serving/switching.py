@@ -29,7 +29,7 @@ from serving.supervisor import Event, Observer, Runtime, Supervisor
 from serving.switch_state import SwitchState, read_state
 from tests.serving.bundles import added
 from tests.serving.conftest import QUICK, fake_command, free_port
-from tests.serving.test_supervisor import alive
+from tests.serving.processes import alive
 
 POLL_S = 0.01
 KILLED = 137

@@ -10,8 +10,8 @@ import pytest
 from serving.errors import LaunchError
 from serving.options import VllmOptions
 from serving.supervisor import Observer, State, Supervisor
+from tests.serving.processes import until
 from tests.serving.switching import Setup
-from tests.serving.test_supervisor import until
 
 
 @pytest.fixture

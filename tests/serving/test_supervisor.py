@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -15,30 +14,10 @@ import uvloop
 from serving.errors import ProcessFailed
 from serving.launch import Command
 from serving.probe import Report
-from serving.process import GuardedLauncher, LogTail
-from serving.supervisor import Event, Runtime, State, Supervisor, Timing, backoff_s
+from serving.process import GuardedLauncher
+from serving.supervisor import Runtime, State, Supervisor
 from tests.serving.conftest import QUICK, Fake, MakeFake
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - the child's state has no event
-            await asyncio.sleep(0.01)
-
-
-async def post(fake: Fake, path: str) -> None:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        try:
-            await client.post(f"{fake.url}{path}")
-        except httpx.HTTPError:
-            assert path == "/crash"
+from tests.serving.processes import alive, post, until
 
 
 async def test_supervisor_is_ready_when_the_served_name_is_listed(make_fake: MakeFake) -> None:
@@ -199,23 +178,6 @@ async def test_supervisor_leaves_nothing_behind_when_its_own_process_is_killed(t
     await until(lambda: not alive(engine_pid))
 
 
-async def test_log_file_gets_what_the_process_writes(make_fake: MakeFake, tmp_path: Path) -> None:
-    log_file = tmp_path / "logs" / "student.log"
-    fake = make_fake(log_file=log_file)
-    async with fake.supervisor as supervisor:
-        await supervisor.ready()
-        assert "loading weights" in supervisor.log_tail
-    assert log_file.read_text() == "loading weights\n"
-
-
-async def test_child_is_confined_to_its_cores(make_fake: MakeFake) -> None:
-    fake = make_fake(cpu_cores=(0,))
-    async with fake.supervisor as supervisor:
-        await supervisor.ready()
-        async with httpx.AsyncClient(trust_env=False) as client:
-            assert (await client.post(f"{fake.url}/well")).json()["affinity"] == [0]
-
-
 def test_supervisor_works_when_the_loop_is_uvloop(make_fake: MakeFake) -> None:
     """The gateway runs on uvloop, and builds its supervisor before there is a loop."""
     fake = make_fake()
@@ -249,88 +211,9 @@ async def test_waiters_learn_of_it_when_supervision_itself_breaks(make_fake: Mak
             await supervisor.ready()
 
 
-class FakeClock:
-    """Time passes only in `sleep`."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.slept: list[float] = []
-
-    def monotonic(self) -> float:
-        return self.now
-
-    async def sleep(self, delay_s: float) -> None:
-        self.now += delay_s
-        self.slept.append(delay_s)
-        await asyncio.sleep(0)
-
-
-class ShortLife:
-    """A child that is ready for `life_s` and then exits with code 1."""
-
-    pid = 1
-
-    def __init__(self, clock: FakeClock, life_s: float) -> None:
-        self.log = LogTail()
-        self._clock, self._ends_at = clock, clock.now + life_s
-
-    async def wait(self) -> int:
-        while self._clock.now < self._ends_at:  # noqa: ASYNC110 - fake time passes elsewhere
-            await asyncio.sleep(0)
-        return 1
-
-    def terminate(self) -> None:
-        self._ends_at = 0.0
-
-    kill = terminate
-
-
 async def _never_healthy(timeout_s: float) -> Report:
     await asyncio.sleep(0)
     return Report(healthy=False, problem="refused")
-
-
-async def _always_ready(timeout_s: float) -> Report:
-    await asyncio.sleep(0)
-    return Report(healthy=True)
-
-
-async def run_short_lives(life_s: float, timing: Timing, *, launches: int) -> tuple[list[Event], FakeClock, Supervisor]:
-    """Run until it gives up or has launched that often."""
-    clock, events, started = FakeClock(), [], 0
-
-    async def launch(command: Command) -> ShortLife:
-        nonlocal started
-        started += 1
-        if started > launches:
-            await asyncio.sleep(3600)
-        return ShortLife(clock, life_s)
-
-    runtime = Runtime(launch, _always_ready, clock=clock, jitter=lambda: 1.0, observer=events.append)
-    supervisor = Supervisor("student", Command((), {}), timing, runtime)
-    async with supervisor:
-        await until(lambda: started > launches or supervisor.state is State.FAILED)
-    return events, clock, supervisor
-
-
-async def test_restarts_wait_longer_each_time_up_to_the_limit() -> None:
-    timing = Timing(health_interval_s=0.75, restart_backoff_s=1.0, restart_backoff_max_s=5.0, max_restarts=5)
-    events, clock, supervisor = await run_short_lives(4.0, timing, launches=99)
-    assert [delay for delay in clock.slept if delay != timing.health_interval_s] == [1.0, 2.0, 4.0, 5.0, 5.0]
-    assert sum(event.state is State.RESTARTING for event in events) == 5
-    assert supervisor.state is State.FAILED
-
-
-async def test_restarts_go_on_for_ever_when_crashes_are_rare() -> None:
-    timing = Timing(health_interval_s=60.0, restart_window_s=600.0, max_restarts=1)
-    events, _, supervisor = await run_short_lives(1000.0, timing, launches=10)
-    assert sum(event.state is State.RESTARTING for event in events) == 10
-    assert supervisor.state is State.STOPPED
-
-
-def test_backoff_is_jittered_down_to_half() -> None:
-    timing = Timing(restart_backoff_s=1.0, restart_backoff_max_s=60.0)
-    assert [backoff_s(n, timing, lambda: 0.0) for n in (1, 2, 3, 10, 10_000)] == [0.5, 1.0, 2.0, 30.0, 30.0]
 
 
 def _listens(fake: Fake) -> bool:
@@ -338,16 +221,3 @@ def _listens(fake: Fake) -> bool:
         return httpx.get(f"{fake.url}/health", timeout=1.0, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def test_log_tail_is_bounded_and_keeps_the_last_state_of_progress_bars() -> None:
-    tail = LogTail(max_lines=3)
-    for n in range(1000):
-        tail.feed(f"line {n}\n".encode())
-    tail.feed(b"loading 0%\rloading 50%\rloading 100%\nhalf ")
-    assert tail.lines() == ["line 998", "line 999", "loading 100%", "half "]
-    tail.feed("a \N{SNOWMAN}".encode()[:-1])
-    tail.feed("\N{SNOWMAN}".encode()[-1:] + b"\n")
-    assert tail.last_line() == "half a \N{SNOWMAN}"
-    tail.feed(b"x" * 10_000_000)
-    assert len(tail.last_line()) == 2000

@@ -10,15 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from policies.traffic.folder import LogFolder
 from policies.traffic.reader import read
 from policies.traffic.survey import survey
-from router.cli import main
 from router.config import ConfigError, LogConfig
 from router.config_file import parse
 from router.log.background import BackgroundCompaction, check
+from tests.router.log.running import run
 from tests.traffic_records import DAY_S, decision, decision_id, judgement, write_segment
 
 CONFIG = """
@@ -30,10 +29,6 @@ base_url = "http://127.0.0.1:9/v1"
 dir = "{folder}"
 {rest}
 """
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["log", *map(str, arguments)])
 
 
 @pytest.fixture

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from policies.traffic.compacted import FOLDER
@@ -25,15 +22,6 @@ from tests.traffic_records import DAY_S, NOON_S, decision, judgement, shadow, wr
 
 def quiet(message: str) -> None:
     """Progress that nobody looks at."""
-
-
-@pytest.fixture
-def store() -> Iterator[str]:
-    name = f"memory://log-{uuid.uuid4().hex}"
-    yield name
-    files = fsspec.filesystem("memory")
-    if files.exists(name):
-        files.rm(name, recursive=True)
 
 
 def on_day(number: int, day: float, **fields: Any) -> Any:

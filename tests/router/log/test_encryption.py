@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -32,15 +30,6 @@ def quiet(message: str) -> None:
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_KEY", OLD)
-
-
-@pytest.fixture
-def store() -> Iterator[str]:
-    name = f"memory://log-{uuid.uuid4().hex}"
-    yield name
-    files = fsspec.filesystem("memory")
-    if files.exists(name):
-        files.rm(name, recursive=True)
 
 
 def config(folder: Path, **options: object) -> LogConfig:

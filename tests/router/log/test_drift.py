@@ -8,16 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from policies.record import Grade, Usage
-from router.cli import main
 from router.log.drift import MAX_BUCKETS, Buckets
+from tests.router.log.running import run
 from tests.traffic_records import NOON_S, decision, shadow, write_segment
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["log", "drift", *map(str, arguments)])
 
 
 def records(first: int, n: int, **fields: Any) -> list[Any]:
@@ -47,7 +42,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_drift_finds_when_the_answers_changed(log: Path) -> None:
-    result = run(log, "--json")
+    result = run("drift", log, "--json")
     assert result.exit_code == 1
     figures = json.loads(result.stdout)
     assert figures["alarms"] == ["format"]
@@ -59,7 +54,7 @@ def test_drift_finds_when_the_answers_changed(log: Path) -> None:
 
 
 def test_drift_prints_the_alarm_and_what_was_measured(log: Path) -> None:
-    result = run(log)
+    result = run("drift", log)
     assert "format" in result.output
     assert "ALARM" in result.output
     assert "625 graded answers: 10.0% wrong were expected" in result.output
@@ -68,7 +63,7 @@ def test_drift_prints_the_alarm_and_what_was_measured(log: Path) -> None:
 
 def test_drift_is_silent_when_nothing_changed(tmp_path: Path) -> None:
     write_segment(tmp_path, "a", records(0, 6500))
-    result = run(tmp_path)
+    result = run("drift", tmp_path)
     assert result.exit_code == 0
     assert "not measured" in result.output
     assert "ALARM" not in result.output
@@ -76,7 +71,7 @@ def test_drift_is_silent_when_nothing_changed(tmp_path: Path) -> None:
 
 def test_drift_says_that_the_reference_is_not_complete(tmp_path: Path) -> None:
     write_segment(tmp_path, "a", records(0, 300))
-    result = run(tmp_path)
+    result = run("drift", tmp_path)
     assert result.exit_code == 0
     assert "300 of 4,000 requests" in result.output
 
@@ -84,10 +79,10 @@ def test_drift_says_that_the_reference_is_not_complete(tmp_path: Path) -> None:
 def test_reference_that_was_set_is_compared_with(log: Path, tmp_path: Path) -> None:
     path = tmp_path / "reference.json"
     last_1500 = ("--since", "2025-11-22T13:23:20")
-    assert run(log, *last_1500, "--set-reference", "--reference", path).exit_code == 0
-    same = run(log, *last_1500, "--reference", path, "--json")
+    assert run("drift", log, *last_1500, "--set-reference", "--reference", path).exit_code == 0
+    same = run("drift", log, *last_1500, "--reference", path, "--json")
     assert (same.exit_code, json.loads(same.stdout)["alarms"]) == (0, [])
-    whole = json.loads(run(log, "--reference", path, "--json").stdout)
+    whole = json.loads(run("drift", log, "--reference", path, "--json").stdout)
     assert whole["reference"]["requests"] == 1500
     assert "format" in {each["detector"] for each in whole["began"]}
 
@@ -98,7 +93,7 @@ def test_reference_of_the_gateway_is_set_by_its_configuration(log: Path, tmp_pat
         f'[student]\nbase_url = "http://127.0.0.1:9/v1"\n[teacher]\nbase_url = "http://127.0.0.1:9/v1"\n'
         f'[log]\ndir = "{log}"\n[admin]\ndir = "{tmp_path}/admin"\n[quality.drift]\ntag = "team"\n'
     )
-    assert run("-c", config, "--set-reference").exit_code == 0
+    assert run("drift", "-c", config, "--set-reference").exit_code == 0
     written = json.loads((tmp_path / "admin" / "drift-reference.json").read_text())
     assert (written["student"], written["tag"], written["reference"]["n"]) == ("s-1", "team", 6500)
     assert "question" not in json.dumps(written)
@@ -116,7 +111,7 @@ def test_drift_refuses_what_cannot_be(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run(log, *arguments)
+    result = run("drift", log, *arguments)
     assert result.exit_code == 2
     assert message in result.output
 

@@ -1,71 +1,20 @@
-"""`locum log`: what the commands print and how they end."""
+"""`locum log stats`: what adds up to what, and what is kept apart."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-import resource
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pyarrow.parquet
 import pytest
-from click.testing import CliRunner, Result
 
 from policies.base import RouteDecision
-from policies.record import Draft, Held, LateEnding, Usage, decode
-from policies.traffic.segments import frame
-from router.cli import main
-from router.log.compaction import compact
+from policies.record import Draft, Held, LateEnding, Usage
 from router.log.stats import MONTH_S, Assumptions, break_even
-from tests.traffic_records import DAY_S, NOON_S, decision, decision_id, judgement, shadow, write_segment
-
-CONFIG = """
-[student]
-base_url = "http://127.0.0.1:9/v1"
-[teacher]
-base_url = "http://127.0.0.1:9/v1"
-[log]
-dir = "{}"
-"""
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["log", *map(str, arguments)])
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    """Ten days: ten answers of the teacher, eight of the student, and what is neither."""
-    folder = tmp_path / "traffic"
-    teacher = [decision(n, created_s=NOON_S + n * DAY_S) for n in range(11)]
-    student = [
-        decision(100 + n, route="student", cost_usd=0.0001, created_s=NOON_S + n * DAY_S, stream=True) for n in range(8)
-    ]
-    others = [
-        decision(200, purpose="eval"),
-        decision(201, distillation="denied"),
-        decision(202, distillation="conditional"),
-        decision(203, capture="metadata", request=None, completion=None),
-        decision(204, outcome="backend_error", status=503, route=None, usage=None, cost_usd=None,
-                 counterfactual_cost_usd=None, completion=None),
-    ]  # fmt: skip
-    feedback = [
-        judgement(1, score=1.0, created_s=NOON_S),
-        judgement(1, score=0.5),
-        judgement(2, label="x"),
-        judgement(999, score=1.0),
-    ]
-    write_segment(folder, "a", [*teacher, *feedback])
-    compact(folder, progress=lambda _: None)
-    write_segment(folder, "b", [*student, *others])
-    return folder
+from tests.router.log.running import run
+from tests.traffic_records import DAY_S, decision, shadow, write_segment
 
 
 def test_stats_add_up(log: Path) -> None:
@@ -239,167 +188,3 @@ def test_break_even_uses_the_given_prices() -> None:
     assert math.isclose(result["break_even_requests_per_month"], 100 / (0.8 * 0.3))
     assert math.isclose(result["saving_usd_per_month"], 1000 * 0.3 * 0.8 - 100)
     assert math.isclose(result["payback_months"], 50 / 140)
-
-
-def test_query_prints_json_csv_and_a_table(log: Path) -> None:
-    sql = "SELECT route, count(*) AS n, sum(usage.prompt_tokens) AS tokens, any_value(usage) AS example FROM records WHERE route IS NOT NULL GROUP BY 1 ORDER BY 1"
-    found = json.loads(run("query", log, sql, "--json").stdout)
-    assert [(row["route"], row["n"], row["tokens"]) for row in found] == [("student", 8, 800), ("teacher", 15, 1500)]
-    assert found[0]["example"]["completion_tokens"] == 10
-    rows = list(csv.DictReader(io.StringIO(run("query", log, sql, "--csv").stdout)))
-    assert [(row["route"], row["n"], row["tokens"]) for row in rows] == [
-        ("student", "8", "800"),
-        ("teacher", "15", "1500"),
-    ]
-    assert "student" in run("query", log, sql).stdout
-    assert json.loads(run("query", log, "SELECT 1 WHERE false", "--json").stdout) == []
-
-
-def test_query_that_is_wrong_or_not_a_select_ends_with_2(log: Path) -> None:
-    for sql in ("SELECT nonsense FROM records", "DROP VIEW records", "SELECT * FROM read_text('/etc/passwd')"):
-        result = run("query", log, sql)
-        assert result.exit_code == 2, sql
-        assert result.stderr.startswith("Error:")
-
-
-def test_sound_log_is_verified(log: Path) -> None:
-    result = run("verify", log)
-    assert result.exit_code == 0
-    assert result.stdout.startswith("sound: 24 decisions and 4 judgements")
-
-
-def test_torn_tail_is_no_damage_for_verify(log: Path) -> None:
-    with (log / "b.seg").open("ab") as file:
-        file.write(b"0123abcd {")
-    assert run("verify", log).exit_code == 0
-
-
-def test_verify_names_a_damaged_line(log: Path) -> None:
-    path = log / "b.seg"
-    path.write_bytes(path.read_bytes().replace(b"question 101", b"question 191"))
-    result = run("verify", log, "--json")
-    assert result.exit_code == 1
-    assert json.loads(result.stdout)["damaged"] == [{"file": "b.seg", "line": 2, "cause": "the checksum does not fit"}]
-    assert "damaged: b.seg:2:" in run("verify", log).stdout
-
-
-def test_verify_names_both_places_of_a_doubled_record(log: Path) -> None:
-    write_segment(log, "c", [decision(100, created_s=NOON_S, route="student")])
-    result = run("verify", log)
-    assert result.exit_code == 1
-    assert f"doubled: c.seg:1: {decision_id(100)} (first: b.seg:1)" in result.stdout
-
-
-def test_verify_notices_a_changed_compacted_file(log: Path) -> None:
-    path = next((log / "compacted").glob("*.parquet"))
-    path.write_bytes(path.read_bytes()[:-9] + b"X" + path.read_bytes()[-8:])
-    result = run("verify", log)
-    assert result.exit_code == 1
-    assert path.name in result.stdout
-
-
-@pytest.mark.parametrize("where", [None, "route = 'student'"])
-def test_export_holds_every_record_once(log: Path, tmp_path: Path, where: str | None) -> None:
-    condition = [] if where is None else ["--where", where]
-    lines, table = tmp_path / "out.jsonl", tmp_path / "out.parquet"
-    assert run("export", log, "--out", lines, *condition).exit_code == 0
-    assert run("export", log, "--out", table, *condition).exit_code == 0
-    records = [decode(line) for line in lines.read_bytes().splitlines()]
-    assert len({record.decision_id for record in records}) == len(records) == (24 if where is None else 8)
-    assert {record.route for record in records} == ({"teacher", "student", None} if where is None else {"student"})
-    assert [record.created_s for record in records] == sorted(record.created_s for record in records)
-    rows = pyarrow.parquet.read_table(table).to_pylist()
-    assert [row["decision_id"] for row in rows] == [record.decision_id for record in records]
-    for row, record in zip(rows, records, strict=True):
-        assert row["completion"] == record.completion
-        assert row["request"] == record.request
-        assert (row["usage"] and Usage(**row["usage"])) == record.usage
-    assert lines.stat().st_mode & 0o077 == 0
-
-
-def test_export_leaves_nothing_behind_when_the_condition_is_wrong(log: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    out.write_text("from before")
-    assert run("export", log, "--out", out, "--where", "completion::INTEGER = 1").exit_code == 2
-    assert out.read_text() == "from before"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "traffic"]
-
-
-def test_export_fails_and_leaves_the_old_file_when_the_disk_is_full(tmp_path: Path) -> None:
-    folder = tmp_path / "traffic"
-    write_segment(folder, "a", [decision(n, completion="x" * 4096) for n in range(100)])
-    out = tmp_path / "out.jsonl"
-    out.write_text("from before")
-
-    def small_files() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # write(2) fails instead
-        resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, 65_536))
-
-    command = [sys.executable, "-c", "from router.cli import main; main()", "log", "export", str(folder)]
-    done = subprocess.run(
-        [*command, "--out", str(out)], check=False, capture_output=True, text=True, preexec_fn=small_files
-    )
-    assert done.returncode == 1, done.stderr
-    assert "File too large" in done.stderr
-    assert out.read_text() == "from before"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "traffic"]
-
-
-def test_compact_says_what_it_left_alone(log: Path) -> None:
-    path = write_segment(log, "c", [decision(300), decision(301)])
-    path.write_bytes(path.read_bytes().replace(b"question 300", b"question 309"))
-    result = run("compact", log, "--json")
-    assert result.exit_code == 1
-    summary = json.loads(result.stdout)
-    assert (summary["records"], summary["segments"], summary["left_alone"]) == (13, 1, ["c.seg"])
-    assert "left alone: c.seg" in result.stderr
-
-
-def test_folder_comes_from_the_configuration(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tmp_path / "locum.toml"
-    config.write_text(CONFIG.format(log))
-    assert run("verify", "-c", config).exit_code == 0
-    assert run("query", "-c", config, "SELECT count(*) FROM records", "--csv").stdout.split() == ["count_star()", "24"]
-    monkeypatch.chdir(tmp_path)
-    assert run("verify").exit_code == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["stats", "{nowhere}"], "does not exist"),
-        (["verify"], "give the folder"),
-        (["verify", "{log}", "-c", "x.toml"], "not both"),
-        (["verify", "-c", "missing.toml"], "cannot be read"),
-        (["query", "{log}"], "SQL statement"),
-        (["query", "{log}", "SELECT", "1"], "quote the statement"),
-        (["query", "{log}", "SELECT 1", "--json", "--csv"], "exclude"),
-        (["export", "{log}", "--out", "records.txt"], ".jsonl or .parquet"),
-        (["export", "{log}", "--out", "{nowhere}/a.jsonl"], "does not exist"),
-        (["stats", "{log}", "--teacher-input-usd-per-1m", "1"], "go together"),
-        (["stats", "{log}", "--escalated-share", "1"], "escalated-share"),
-        (["query", "{log}", "SELECT 1", "--memory-limit", "much"], "memory"),
-    ],
-)
-def test_wrong_input_ends_with_2_and_says_why(
-    tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    log = tmp_path / "traffic"
-    write_segment(log, "a", [decision(1)])
-    result = run(*(text.format(nowhere=tmp_path / "nowhere", log=log) for text in arguments))
-    assert result.exit_code == 2, result.output
-    assert message in result.stderr
-
-
-def test_every_command_has_an_example() -> None:
-    for name in ("stats", "query", "verify", "export", "compact"):
-        assert "Example" in run(name, "--help").stdout
-
-
-def test_damage_is_mentioned_by_the_commands_that_leave_it_out(log: Path) -> None:
-    with (log / "b.seg").open("ab") as file:
-        file.write(frame(b"{}"))
-    result: Any = run("query", log, "SELECT count(*) FROM records", "--csv")
-    assert result.exit_code == 0
-    assert "1 damaged lines" in result.stderr
