@@ -64,7 +64,8 @@ class LateEnding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was done. `none`: nothing, for `cause`; the stream went on as the student wrote it."""
     cause: str | None = None
     """Why it was not continued: `call_begun`, `not_text`, `structured_output`, `no_room`, `not_kept`, or what the
-    teachers failed of."""
+    teachers failed of. `abandoned`, with `continue`: a teacher was asked, and the client left before its first
+    event."""
     alarm: RouteDecision
     """What rang, with score and threshold."""
     silence_s: float | None = None

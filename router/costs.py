@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from policies.record import Draft, LateEnding, Outcome, Usage
 
 if TYPE_CHECKING:
-    from router.outcome import RequestState
+    from router.request_state import RequestState
 
 UNPAID: frozenset[Outcome] = frozenset({"backend_error", "client_error"})
 """Nobody charges for a request that was refused or failed before its first byte."""
@@ -83,4 +83,10 @@ def _usage_so_far(state: RequestState) -> Usage | None:
     """Of a stream that ended before it told its usage: an event is a token, as backends send them."""
     if state.first_event_s is None or state.evaluation is None:
         return None
+    late, draft = _continued(state), state.draft
+    if late is not None and late.usage is not None and draft is not None and draft.usage is not None:
+        return Usage(
+            prompt_tokens=draft.usage.prompt_tokens + late.usage.prompt_tokens,
+            completion_tokens=draft.usage.completion_tokens + late.usage.completion_tokens,
+        )
     return Usage(prompt_tokens=state.evaluation.features.approx_prompt_tokens, completion_tokens=state.streamed_events)

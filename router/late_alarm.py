@@ -7,6 +7,7 @@ nobody can the stream goes on or ends with a mark, as configured: one answer, on
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -26,13 +27,15 @@ from router.errors import BackendError
 from router.exchange import Exchange
 from router.metrics import Metrics
 from router.opening import Opened
-from router.outcome import RequestState
+from router.request_state import RequestState
 from router.resilience.attempts import Attempt
 
 logger = logging.getLogger(__name__)
 
 LATE_ALARM = "late_alarm"
 """`degraded` of an answer that was ended there."""
+ABANDONED = "abandoned"
+"""`LateEnding.cause` where nobody waited for the teacher's first event any more."""
 Open = Callable[[Backend, Outgoing, Seam], Awaitable[Opened]]
 AskTeachers = Callable[[Callable[[Backend], Awaitable[Opened]]], Awaitable[tuple[Attempt, Opened]]]
 
@@ -70,6 +73,8 @@ class LateWatch:
         self._features: RequestFeatures = state.evaluation.features
         self._rang: RouteDecision | None = None
         self._seams: dict[Answer, Seam] = {}
+        self._asking: Backend | None = None
+        """The teacher whose first event is awaited."""
 
     def rings(self, block: bytes, tokens: int) -> bool:
         recent = self.recent
@@ -103,12 +108,17 @@ class LateWatch:
         async def ask(backend: Backend) -> Opened:
             asked = outgoing(_request(state), body, backend.config, stream.translation)
             seam = Seam(stream.identity, _used_before(state))
-            opened = await self._open_rest(backend, asked, seam)
+            self._asking = backend
+            try:
+                opened = await self._open_rest(backend, asked, seam)
+            except BackendError:
+                self._asking = None  # a call that failed costs nothing
+                raise
             self._seams[opened.answer] = seam
             return opened
 
         try:
-            attempt, opened = await self._asked(ask, exchange, state)
+            attempt, opened = await self._asked(ask, exchange, state, metrics, late)
         except BackendError as error:
             logger.info("%s: nobody goes on after a late alarm: %s", state.decision_id, error.cause)
             metrics.fallbacks.labels(error.cause).inc()
@@ -121,13 +131,23 @@ class LateWatch:
         return await self._continued(stream, attempt, opened, exchange, state, metrics, late)
 
     async def _asked(
-        self, ask: Callable[[Backend], Awaitable[Opened]], exchange: Exchange, state: RequestState
+        self,
+        ask: Callable[[Backend], Awaitable[Opened]],
+        exchange: Exchange,
+        state: RequestState,
+        metrics: Metrics,
+        late: LateEnding,
     ) -> tuple[Attempt, Opened]:
         """The first teacher's stream at its first event. Raises: BackendError."""
         student = state.backend
         self._heartbeat()
         try:
             return await self._ask_teachers(ask)
+        except asyncio.CancelledError:
+            if self._asking is not None:  # it is reading the prompt, and charges for that
+                part = _estimated(state, state.streamed_events)
+                self._note(state, metrics, _taken(msgspec.structs.replace(late, cause=ABANDONED), self._asking, part))
+            raise
         finally:
             state.backend = student  # whose answer the client was told that it is
             await exchange.stop_heartbeats()
@@ -146,10 +166,8 @@ class LateWatch:
         rest = opened.stream
         assert rest is not None and state.draft is not None  # noqa: S101 - refusals have been raised
         silence_s = time.monotonic() - (state.last_event_s or 0.0)
-        late = msgspec.structs.replace(
-            late, action="continue", silence_s=silence_s, teacher=attempt.backend.config.model
-        )
-        self._note(state, metrics, late)
+        late = msgspec.structs.replace(late, silence_s=silence_s)
+        self._note(state, metrics, _taken(late, attempt.backend))
         events = state.streamed_events
         with attempt:
             try:
@@ -158,9 +176,7 @@ class LateWatch:
                 part = self._seams[opened.answer].usage or _estimated(state, events)
                 if state.usage is not None:
                     state.usage = _sum(_used_before(state), part)
-                price = attempt.backend.price
-                cost_usd = price.cost_usd(part) if price is not None else None
-                self._write(state, msgspec.structs.replace(late, usage=part, cost_usd=cost_usd))
+                self._write(state, _taken(late, attempt.backend, part))
                 stream.record_text(state)
                 opened.close()
         return tail
@@ -196,6 +212,16 @@ class LateWatch:
         draft = state.draft
         assert draft is not None and draft.window is not None  # noqa: S101 - it was judged
         state.draft = msgspec.structs.replace(draft, window=msgspec.structs.replace(draft.window, late=late))
+
+
+def _taken(late: LateEnding, teacher: Backend, part: Usage | None = None) -> LateEnding:
+    """The teacher goes on, or was asked to.
+
+    Args:
+        part: what it took; None: not known yet.
+    """
+    cost_usd = teacher.price.cost_usd(part) if part is not None and teacher.price is not None else None
+    return msgspec.structs.replace(late, action="continue", teacher=teacher.config.model, usage=part, cost_usd=cost_usd)
 
 
 def _request(state: RequestState) -> Any:

@@ -237,11 +237,21 @@ def test_both_models_stop_when_the_client_leaves_behind_a_late_alarm(
 ) -> None:
     slow = "fault-hang" if phase == "asked" else "fake-gap-0.1-tokens-100"
     gateway = start_cascade(STUDENT, slow, rest=reviewer("Watcher", action="continue", on_escalation="reserve"))
-    seen = b'"content":" fox"' if phase == "asked" else b'"content":"The"'
-    leave(gateway, {"stream": True}, after=seen, once=lambda: teacher.state.in_flight == 1)
+
+    def is_there() -> bool:
+        if phase == "asked":
+            return teacher.state.in_flight == 1
+        return gateway.metric('router_late_alarms_total{action="continue"}') == 1
+
+    leave(gateway, {"stream": True}, after=b'"content":" fox"', once=is_there)
     wait_until(lambda: student.state.aborted == teacher.state.aborted == 1)
     wait_until(lambda: [record.outcome for record in gateway.records()] == ["client_disconnected"])
-    assert the_record(gateway).route == "student"
+    record, draft, late = the_record(gateway), draft_of(gateway), late_of(gateway)
+    assert record.route == "student"
+    assert (late.action, late.cause) == ("continue", "abandoned" if phase == "asked" else None)
+    assert late.usage.prompt_tokens == draft.usage.prompt_tokens + draft.usage.completion_tokens
+    assert phase == "continues" or late.usage.completion_tokens == 0
+    assert record.cost_usd == pytest.approx(draft.cost_usd + late.cost_usd) and late.cost_usd > 0
     wait_until(lambda: gateway.metric("router_inflight_requests") == 0)
 
 
@@ -284,3 +294,15 @@ def test_teacher_that_continues_is_charged_to_the_budget(start_cascade: StartCas
     assert late_of(gateway).action == "continue"
     wait_for("router_teacher_budget_spent_ratio", gateway, 0.125)
     assert gateway.metric("router_teacher_budget_spent_ratio") == 0.125
+
+
+def test_teacher_that_was_asked_in_vain_is_charged_when_the_client_has_left(
+    start_cascade: StartCascade, teacher: BackendThread, tmp_path: Path
+) -> None:
+    budget = f'\n[[routing.policies]]\ntype = "budget"\ntokens_per_day = 1000\n[admin]\ndir = "{tmp_path}"\n'
+    gateway = start_cascade(STUDENT, "fault-hang", rest=CONTINUE + budget)
+    leave(gateway, {"stream": True}, after=b'"content":" fox"', once=lambda: teacher.state.in_flight == 1)
+    wait_for("router_teacher_budget_spent_ratio", gateway, 0.001)
+    late, draft = late_of(gateway), draft_of(gateway)
+    assert gateway.metric("router_teacher_budget_spent_ratio") == late.usage.prompt_tokens / 1000
+    assert the_record(gateway).cost_usd == pytest.approx(draft.cost_usd + late.cost_usd)
