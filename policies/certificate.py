@@ -2,28 +2,20 @@
 
 `locum tune --confidence` proves on labelled requests that a threshold loses at most so much quality. The proof is about
 one student, one teacher, one score and traffic like that of the labels. When one of them changes, nothing has become
-worse for certain; but nothing is promised any more, and the certificate is void until the threshold is tuned again.
+worse for certain; but nothing is promised any more, and the certificate is void: while another student, teacher, score
+or threshold serves, and once the traffic has drifted until the threshold is tuned again or somebody answers for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
 from policies import artefact
-from policies.base import (
-    Abstain,
-    PolicyConfigError,
-    PolicyModel,
-    RequestFeatures,
-    RouteDecision,
-    StudentDefaults,
-    escalate,
-)
 
 SCHEMA = 1
 
@@ -31,8 +23,6 @@ Cause = Literal["student_changed", "teacher_changed", "score_changed", "threshol
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 NO_STUDENT = frozenset({"", "none"})
 """Names of a student that is not there yet: whether it will be the right one is not known."""
-OnVoid = Literal["keep", "teacher"]
-"""What a policy does whose certificate is void: go on by the same threshold, or leave everything to the teacher."""
 
 
 class Stated(msgspec.Struct, frozen=True):
@@ -103,25 +93,52 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """Which records were taken, as options of `locum tune`."""
 
 
+class Acknowledged(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody has looked at what had happened, and says that the promise holds all the same."""
+
+    at_s: float
+    """What happened later is not meant."""
+    by: str
+    comment: str
+    policy: str = ""
+
+
+class Event(NamedTuple):
+    """Something that happened and voids a certificate until it is tuned again or the event acknowledged."""
+
+    cause: Cause
+    what: str
+    """A detector of drift, `reference`, or a fingerprint of the teacher."""
+    at_s: float
+
+
+@dataclass(frozen=True)
+class Around:
+    """What goes on around a policy, as far as it is known."""
+
+    teachers: Collection[str] = ()
+    """Names of the models that may answer as teacher; empty = not known."""
+    fingerprints: Mapping[str, float] = field(default_factory=dict)
+    """That the teacher has stated and drift detection did not know, and when they were first seen."""
+    rang: Mapping[str, float] = field(default_factory=dict)
+    """When the last alarm of each detector of drift began, whether it rings still or not."""
+    drift_accepted_s: float = 0.0
+    """When somebody last told drift detection to take the traffic for normal as it is."""
+    acknowledged: Acknowledged | None = None
+
+
 @dataclass(frozen=True)
 class Serving:
     """What serves now, as far as it is known."""
 
     student: str = ""
     student_model_sha256: str | None = None
-    teachers: Collection[str] = ()
-    """Names of the models that may answer as teacher; empty = not known."""
     threshold: float | None = None
     """Of the policy, with those by tag."""
     thresholds_by_tag: Mapping[str, float] = field(default_factory=dict)
     score_sha256: str | None = None
     """Of the artefact that the policy's score comes from; None = not known."""
-    new_fingerprints: Collection[str] = ()
-    """That the teacher states and drift detection did not know."""
-    alarms: Collection[str] = ()
-    """Detectors of drift whose alarm rings."""
-    drift_accepted_s: float = 0.0
-    """When somebody last told drift detection to take the traffic for normal as it is."""
+    around: Around = Around()
 
 
 def load(path: Path) -> Certificate:
@@ -134,18 +151,39 @@ def load(path: Path) -> Certificate:
 
 def causes_of(certificate: Certificate, serving: Serving) -> tuple[Cause, ...]:
     """Why the certificate is void; empty: it is valid."""
-    fingerprints = set(serving.new_fingerprints) - set(certificate.teacher_fingerprints)
+    happened = {event.cause for event in events_of(certificate, serving.around)}
     found: dict[Cause, bool] = {
         "student_changed": not _same_student(certificate, serving),
-        "teacher_changed": bool(fingerprints) or bool(set(serving.teachers) - {certificate.teacher}),
+        "teacher_changed": "teacher_changed" in happened or bool(set(serving.around.teachers) - {certificate.teacher}),
         "score_changed": bool(certificate.score_sha256)
         and serving.score_sha256 is not None
         and serving.score_sha256 != certificate.score_sha256,
         "threshold_changed": not _same_thresholds(certificate, serving),
-        "drift": bool(set(serving.alarms) - {"teacher_fingerprint"})
-        or serving.drift_accepted_s > certificate.created_s,
+        "drift": "drift" in happened,
     }
     return tuple(cause for cause in CAUSES if found[cause])
+
+
+def events_of(certificate: Certificate, around: Around) -> tuple[Event, ...]:
+    """What has happened to the certificate, in order of time. An alarm that ends, and a fingerprint that is not stated
+    any more, take nothing back: nobody knows what the answers were meanwhile, or whether it was only the window that
+    moved on. Labels that were all made after it know it already."""
+    events = [
+        *(
+            Event("teacher_changed", fingerprint, seen_s)
+            for fingerprint, seen_s in around.fingerprints.items()
+            if fingerprint not in certificate.teacher_fingerprints and seen_s > certificate.first_s
+        ),
+        *(
+            Event("drift", detector, began_s)
+            for detector, began_s in around.rang.items()
+            if detector != "teacher_fingerprint" and began_s > certificate.first_s
+        ),
+    ]
+    if around.drift_accepted_s > certificate.created_s:
+        events.append(Event("drift", "reference", around.drift_accepted_s))
+    known_s = around.acknowledged.at_s if around.acknowledged is not None else 0.0
+    return tuple(sorted((event for event in events if event.at_s > known_s), key=lambda event: event.at_s))
 
 
 def _same_student(certificate: Certificate, serving: Serving) -> bool:
@@ -166,128 +204,3 @@ def _same_thresholds(certificate: Certificate, serving: Serving) -> bool:
         by_tag.get(value, serving.threshold) <= proven.get(value, certificate.threshold)
         for value in proven.keys() | by_tag.keys()
     )
-
-
-class Standing:
-    """Whether the certificate of a policy is valid now. The gateway keeps it up to date; offline nothing voids it but
-    what the policy itself is built from."""
-
-    def __init__(self, policy: str, certificate: Certificate, on_void: OnVoid, built: Serving) -> None:
-        """
-        Args:
-            built: student, thresholds and score, which stay what they are for as long as the policy does.
-        """
-        self.policy = policy
-        self.certificate = certificate
-        self.on_void: OnVoid = on_void
-        self._built = built
-        self.causes = causes_of(certificate, built)
-
-    def judge(
-        self,
-        *,
-        teachers: Collection[str] = (),
-        new_fingerprints: Collection[str] = (),
-        alarms: Collection[str] = (),
-        drift_accepted_s: float = 0.0,
-    ) -> bool:
-        """Look at what has changed around the policy; as in `Serving`. Returns: whether the standing has changed."""
-        before = self.causes
-        self.causes = causes_of(
-            self.certificate,
-            replace(
-                self._built,
-                teachers=teachers,
-                new_fingerprints=new_fingerprints,
-                alarms=alarms,
-                drift_accepted_s=drift_accepted_s,
-            ),
-        )
-        return self.causes != before
-
-    @property
-    def valid(self) -> bool:
-        return not self.causes
-
-    def as_json(self) -> dict[str, Any]:
-        """For the admin API and `/readyz`."""
-        certificate = self.certificate
-        return {
-            "policy": self.policy,
-            "status": "valid" if self.valid else "void",
-            "causes": list(self.causes),
-            "on_void": self.on_void,
-            "max_quality_loss": certificate.max_quality_loss,
-            "confidence": certificate.confidence,
-            "n": certificate.n,
-            "teacher_share": msgspec.to_builtins(certificate.groups[-1].teacher_share),
-            "created_s": certificate.created_s,
-        }
-
-    def describe(self) -> str:
-        """One line for people."""
-        certificate = self.certificate
-        promise = (
-            f"at most {100 * certificate.max_quality_loss:.3g} points lost with {certificate.confidence:.4g} "
-            f"confidence, by {certificate.n} labels"
-        )
-        if self.valid:
-            return f"{self.policy}: certificate valid: {promise}"
-        return f"{self.policy}: certificate void ({', '.join(self.causes)}): nothing is promised; it was: {promise}"
-
-
-def standing_of(
-    table: Mapping[str, Any], policy: object, name: str, student: StudentDefaults | None
-) -> Standing | None:
-    """The standing of a policy that was built from a table; None: it has no certificate.
-
-    A bundle's certificate is about the bundle's threshold: it counts where the table has none of its own.
-
-    Raises: PolicyConfigError.
-    """
-    on_void = table.get("on_void", "keep")
-    if on_void not in get_args(OnVoid):
-        raise PolicyConfigError(f"on_void: must be 'keep' or 'teacher', not {on_void!r}")
-    path = table.get("certificate")
-    if path is not None and not isinstance(path, str):
-        raise PolicyConfigError(f"certificate: must be the path of a file, not {path!r}")
-    if path is None and name == "cascade" and table.get("threshold") is None and student is not None:
-        path = student.certificate
-    if path is None:
-        return None
-    try:
-        certificate = load(Path(path))
-    except artefact.ArtefactError as exc:
-        raise PolicyConfigError(f"certificate: {exc}") from exc
-    if certificate.policy != name:
-        raise PolicyConfigError(f"certificate: {path} is about the policy {certificate.policy!r}, not {name!r}")
-    by_tag = getattr(policy, "threshold_by_tag", None)
-    built = Serving(
-        student=student.bundle_id if student is not None else "",
-        student_model_sha256=student.model_sha256 if student is not None else None,
-        threshold=table.get("threshold", getattr(policy, "used_threshold", None)),
-        thresholds_by_tag=by_tag.thresholds if by_tag is not None else {},
-        score_sha256=getattr(policy, "score_sha256", None) or getattr(policy, "artefact_sha256", None),
-    )
-    return Standing(name, certificate, on_void, built)
-
-
-class CertificateGuard(PolicyModel):
-    """Stands before a policy with `on_void = "teacher"`: sends all to the teacher while its certificate is void."""
-
-    def __init__(self, standing: Standing) -> None:
-        super().__init__()
-        self._standing = standing
-
-    @property
-    def name(self) -> str:
-        return f"{self._standing.policy}_certificate"
-
-    @property
-    def reasons(self) -> frozenset[str]:
-        return frozenset({"certificate_void", "certificate_valid"})
-
-    def decide(self, features: RequestFeatures) -> RouteDecision | Abstain | None:
-        if self._standing.valid:
-            return Abstain(reason="certificate_valid")
-        return escalate("certificate_void")

@@ -28,10 +28,10 @@ from policies.draft_signals import DraftSignal
 from policies.window import CommitWindow, Progress, widest
 
 if TYPE_CHECKING:
-    from policies.certificate import Standing
     from policies.governing import Governors
     from policies.record import Draft
     from policies.shadowing import Shadows
+    from policies.standing import Standing
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from policies.adapter import adapt
 from policies.base import Policy, PolicyConfigError, Reviewer, StudentDefaults
-from policies.certificate import CertificateGuard, Standing, standing_of
 from policies.governor import Governor
 from policies.shadowing import DEFAULT_MEASURE_SHARE, Shadowed
+from policies.standing import CertificateGuard, Standing, standing_of
 
 ENTRY_POINT_GROUP = "locum.policies"
 DEFAULT_POLICY_TYPES = ("long_context", "retrieval_confidence", "long_reasoning")

@@ -145,7 +145,7 @@ def check(path: Path, as_json: bool) -> None:
             click.echo(line)
     for warning in (*config.unset_secrets(), *config.warnings()):
         click.echo(f"warning: {warning}", err=True)
-    parts.quality.certificates.refresh()
+    parts.quality.certificates.recall()
     for standing in parts.generations.current.decider.chain.standings:
         click.echo(f"{'note' if standing.valid else 'warning'}: {standing.describe()}", err=True)
 

@@ -19,7 +19,7 @@ _REFUSALS = (
     "queue_full", "too_late", "state_unavailable",
 )  # fmt: skip
 Merged = Literal["livesum", "livemin", "livemax"]
-STATE_FEATURES = ("limits", "budgets", "concurrency", "cache", "documents", "drift", "regression")
+STATE_FEATURES = ("limits", "budgets", "concurrency", "cache", "documents", "drift", "regression", "certificates")
 """What needs the shared state."""
 
 

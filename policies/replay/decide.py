@@ -14,7 +14,6 @@ import numpy as np
 
 from policies.base import Policy
 from policies.calibration import Calibrator, Clipped, Identity, Isotonic, Platt
-from policies.certificate import CertificateGuard
 from policies.long_context import MAX_BYTES_PER_TOKEN, MIN_BYTES_PER_TOKEN, LongContext
 from policies.long_reasoning import LongReasoning
 from policies.replay.columns import (
@@ -31,6 +30,7 @@ from policies.replay.columns import (
     Small,
 )
 from policies.retrieval_confidence import RetrievalConfidence, aggregated
+from policies.standing import CertificateGuard
 
 CLOSE = 1e-9
 

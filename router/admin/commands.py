@@ -154,6 +154,21 @@ def diff(url: str, key_env: str, as_json: bool, before: int | None, after: int |
         _print_changes(found["changes"])
 
 
+@policy.command()
+@_gateway_options
+@_json_option
+@click.option("--comment", "-m", required=True, help="Why its promise holds all the same; kept in the audit log.")
+@click.argument("name")
+def acknowledge(url: str, key_env: str, comment: str, as_json: bool, name: str) -> None:
+    """Answer for the certificate of the policy NAME, which drift has voided: it counts again, until drift rings anew.
+
+    Exit code 1 when there is nothing to acknowledge.
+    Example: locum policy acknowledge cascade -m "new template, answers checked"
+    """
+    standing = _call(url, key_env, "POST", "certificates/acknowledge", body={"policy": name, "comment": comment})
+    _print_json(standing) if as_json else click.echo(f"{name}: certificate {standing['status']}")
+
+
 def _call(
     url: str, key_env: str, method: str, path: str, *, body: Any = None, query: dict[str, int] | None = None
 ) -> dict[str, Any]:

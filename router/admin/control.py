@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from router.admin.administration import Administration
 from router.admin.audit import Audit
+from router.admin.certificates import CertificateEndpoints
 from router.admin.console import Console
 from router.admin.decisions import DecisionEndpoints
 from router.admin.door import Door
@@ -112,6 +113,7 @@ class Control:
         StudentEndpoints(self._admin, self._config.student.registry).add_to(app)
         self._replay.add_to(app)
         QualityEndpoints(self._admin, self._config.log.dir, quality).add_to(app)
+        CertificateEndpoints(self._admin, quality.certificates).add_to(app)
         SummaryEndpoint(self._admin, self._generations, self._history).add_to(app)
         show_texts = self._config.admin.show_texts
         DecisionEndpoints(self._admin, self._config.log.dir, show_texts=show_texts).add_to(app)

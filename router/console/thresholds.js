@@ -4,7 +4,7 @@
 import { announce, choice, fill, h, note, panel, table, uid } from "./dom.js";
 import { sweep } from "./charts.js";
 import { applyDialog, historyPanel } from "./actions.js";
-import { count, estimated, number, percent, plural, points, seconds, usd } from "./format.js";
+import { count, estimated, number, percent, plural, points, seconds, time, usd } from "./format.js";
 
 const WAIT_MS = 250;
 const POINTS = 21;
@@ -117,8 +117,11 @@ export function thresholds(context, { signal }) {
 /** What is proven of a policy's threshold, or why nothing is any more. */
 function standing(certificate) {
   const promise = `at most ${number(100 * certificate.max_quality_loss)} points lost, ${percent(certificate.confidence, 0)} confidence, ${count(certificate.n)} labels`;
-  if (certificate.status === "valid") return h("p", { class: "muted" }, `Certificate of ${certificate.policy}: ${promise}. A higher threshold voids it.`);
-  return note("warning", `The certificate of ${certificate.policy} is void (${certificate.causes.join(", ").replaceAll("_", " ")}); it said: ${promise}. Tune again.`);
+  const known = certificate.acknowledged ? ` ${certificate.acknowledged.by} has acknowledged what had happened to it: ${certificate.acknowledged.comment}` : "";
+  if (certificate.status === "valid") return h("p", { class: "muted" }, `Certificate of ${certificate.policy}: ${promise}. A higher threshold voids it.${known}`);
+  const events = (certificate.events ?? []).map((each) => `${each.what.replaceAll("_", " ")} ${time(each.at_s)}`);
+  const why = [certificate.causes.join(", ").replaceAll("_", " "), ...events].join("; ");
+  return note("warning", `The certificate of ${certificate.policy} is void (${why}); it said: ${promise}. Tune again${events.length ? ", or acknowledge it" : ""}.`);
 }
 
 /** Options in the order of the document, each with its key and whether a chart over it makes sense. */

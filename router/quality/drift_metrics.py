@@ -29,7 +29,8 @@ class DriftMetrics:
         self.certificate_valid = Gauge(
             "router_certificate_valid",
             "Whether what was proven of a policy's threshold still holds: 0 when its student, teacher, score or "
-            "threshold has changed, or an alarm of drift rings. 1 also when it has no certificate any more.",
+            "threshold has changed, or an alarm of drift has rung and was not acknowledged. 1 also when it has no "
+            "certificate any more.",
             ("policy",),
             registry=self.registry,
             multiprocess_mode="livemin",

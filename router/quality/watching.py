@@ -16,6 +16,8 @@ from router.metrics import Metrics
 from router.quality.certificates import Certificates
 from router.quality.drift import DriftWatch
 from router.quality.regression import Regression, Runner
+from router.quality.shared_book import FILE as BOOK_FILE
+from router.quality.shared_book import SharedBook
 from router.request_state import RequestState
 from router.resilience.pool import Pool
 from router.state.base import Store
@@ -52,6 +54,7 @@ class QualityWatch:
             metrics,
             teacher=config.teacher.model,
             monitor=lambda: self.drift.monitor if self.drift is not None else None,
+            book=SharedBook(store, folder / BOOK_FILE),
         )
         self.regression: Regression | None = None
         if quality.regression is not None:
@@ -79,6 +82,7 @@ class QualityWatch:
             self.drift.observe_shadow(record)
 
     async def __aenter__(self) -> Self:
+        await self.certificates.start()
         self._start(self.certificates.run())
         for part in (self.drift, self.regression):
             if part is not None:

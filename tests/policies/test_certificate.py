@@ -11,7 +11,7 @@ import pytest
 from policies import artefact
 from policies.base import Policy, PolicyConfigError, RequestFeatures, RouteDecision, StudentDefaults
 from policies.calibration import MEAN_LOGPROB, CalibratorArtefact, Platt
-from policies.certificate import Certificate, Group, Serving, Stated, causes_of
+from policies.certificate import Acknowledged, Around, Certificate, Group, Serving, Stated, causes_of
 from policies.chain import PolicyChain
 from policies.record import Draft
 from policies.registry import build_all
@@ -33,8 +33,10 @@ def certificate(**changes: Any) -> Certificate:
 
 
 def serving(**changes: Any) -> Serving:
-    fields: dict[str, Any] = {"student": "s-1", "teachers": ("big",), "threshold": 0.4}
-    return Serving(**(fields | changes))
+    names = Around.__dataclass_fields__
+    around = Around(**({"teachers": ("big",)} | {name: value for name, value in changes.items() if name in names}))
+    fields: dict[str, Any] = {"student": "s-1", "threshold": 0.4, "around": around}
+    return Serving(**(fields | {name: value for name, value in changes.items() if name not in names}))
 
 
 @pytest.mark.parametrize(
@@ -45,8 +47,11 @@ def serving(**changes: Any) -> Serving:
         {"student": ""},  # not known
         {"teachers": ()},
         {"threshold": 0.3},  # more to the teacher was proven on the way
-        {"new_fingerprints": ("fp-1",), "alarms": ("teacher_fingerprint",)},  # the labels were made by that one
+        {"fingerprints": {"fp-1": 1.95e9}, "rang": {"teacher_fingerprint": 1.95e9}},  # labels were made by that one
+        {"fingerprints": {"fp-2": 1.7e9}},  # seen before the first label, and by none of them
+        {"rang": {"inputs": 1.7e9}},  # all labels are of the traffic that it rang for
         {"drift_accepted_s": 1.99e9},
+        {"rang": {"inputs": 2.1e9}, "acknowledged": Acknowledged(at_s=2.2e9, by="ops", comment="looked")},
     ],
 )
 def test_certificate_is_valid_when_what_it_is_about_serves(changes: dict[str, Any]) -> None:
@@ -59,11 +64,13 @@ def test_certificate_is_valid_when_what_it_is_about_serves(changes: dict[str, An
         ({"student": "s-2"}, "student_changed"),
         ({"student": "s-2", "student_model_sha256": "x" * 64}, "student_changed"),
         ({"teachers": ("bigger",)}, "teacher_changed"),
-        ({"new_fingerprints": ("fp-2",)}, "teacher_changed"),
+        ({"fingerprints": {"fp-2": 2.1e9}}, "teacher_changed"),
         ({"threshold": 0.41}, "threshold_changed"),
         ({"threshold": None}, "threshold_changed"),
         ({"thresholds_by_tag": {"legal": 0.5}}, "threshold_changed"),
-        ({"alarms": ("inputs",)}, "drift"),
+        ({"rang": {"inputs": 2.1e9}}, "drift"),
+        ({"rang": {"inputs": 1.85e9}}, "drift"),  # amid the labels: some are of other traffic
+        ({"rang": {"inputs": 2.1e9}, "acknowledged": Acknowledged(at_s=2.05e9, by="ops", comment="")}, "drift"),
         ({"drift_accepted_s": 2.1e9}, "drift"),
     ],
 )
@@ -95,11 +102,25 @@ def test_policy_goes_on_when_its_certificate_is_void_and_nothing_else_is_declare
     built = build_all([table(tmp_path)], student=StudentDefaults(bundle_id="s-1"))
     (standing,) = built.standings
     assert standing.valid and not built.policies
-    assert standing.judge(alarms=("inputs",))
-    assert not standing.judge(alarms=("inputs",))  # not news
+    assert standing.judge(Around(rang={"inputs": 2.1e9}))
+    assert not standing.judge(Around(rang={"inputs": 2.1e9}))  # not news
     assert standing.as_json()["status"] == "void"
     assert standing.as_json()["causes"] == ["drift"]
+    assert standing.as_json()["events"] == [{"cause": "drift", "what": "inputs", "at_s": 2.1e9}]
+    assert "inputs at 2036-07-18 13:20:00 UTC" in standing.describe()
     assert "nothing is promised" in standing.describe()
+
+
+def test_certificate_says_who_answers_for_it_when_what_happened_was_acknowledged(tmp_path: Path) -> None:
+    (standing,) = build_all([table(tmp_path)], student=StudentDefaults(bundle_id="s-1")).standings
+    said = Acknowledged(at_s=2.2e9, by="ops", comment="looked", policy="cascade")
+    standing.judge(Around(rang={"inputs": 2.1e9}, acknowledged=said))
+    assert standing.valid
+    assert standing.as_json()["acknowledged"]["by"] == "ops"
+    assert "acknowledged by ops at 2039-09-18" in standing.describe()
+    standing.judge(Around(teachers=("bigger",), rang={"inputs": 2.1e9}, acknowledged=said))
+    assert standing.lasting_causes == ("teacher_changed",)
+    assert standing.events == ()
 
 
 def test_everything_goes_to_the_teacher_when_the_certificate_is_void_and_that_is_declared(tmp_path: Path) -> None:
@@ -108,11 +129,11 @@ def test_everything_goes_to_the_teacher_when_the_certificate_is_void_and_that_is
     (standing,) = built.standings
     assert guard.name == "cascade_certificate"
     assert decided(guard) is None
-    standing.judge(teachers=("bigger",))
+    standing.judge(Around(teachers=("bigger",)))
     found = decided(guard)
     assert found is not None and (found.route, found.reason) == ("teacher", "certificate_void")
     assert found.reason in guard.reasons
-    standing.judge(teachers=("big",))
+    standing.judge(Around(teachers=("big",)))
     assert decided(guard) is None
 
 

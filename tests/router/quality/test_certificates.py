@@ -15,7 +15,9 @@ from policies.registry import build_all
 from router.cli import main
 from router.generations import Generations
 from router.metrics import Metrics
-from router.quality.certificates import Certificates
+from router.quality.certificates import Certificates, NoCertificate, NotAcknowledged
+from router.quality.shared_book import FILE, SharedBook
+from router.state.memory import MemoryStore
 from tests.policies.test_certificate import table
 
 
@@ -24,12 +26,22 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.metrics = Metrics()
         self.monitor: Monitor | None = Monitor(student="s-1")
         self.generations = SimpleNamespace()
-        self.serve("s-1", [table(folder)])
+        self.serve("s-1", [table(folder, created_s=1.0, first_s=1.0)])
+        self.store = MemoryStore(max_value_bytes=2**20)
+        self.start()
+
+    def start(self) -> None:
+        """As after a restart: what this process knew is gone."""
+        self.metrics = Metrics()
+        self.book = SharedBook(self.store, self.folder / FILE)
         self.certificates = Certificates(
-            cast(Generations, self.generations), self.metrics, teacher="big", monitor=lambda: self.monitor
+            cast(Generations, self.generations),
+            self.metrics,
+            teacher="big",
+            monitor=lambda: self.monitor,
+            book=self.book,
         )
 
     def serve(self, student: str, tables: list[dict[str, Any]]) -> None:
@@ -55,29 +67,102 @@ def alarm(**changes: Any) -> Finding:
     return Finding(**(fields | changes))
 
 
-def test_certificate_is_void_for_as_long_as_an_alarm_of_drift_rings(world: World) -> None:
-    assert world.valid() == 1
+def look(world: World, at_s: float, **findings: Finding) -> None:
+    """Drift detection compares, and finds this."""
     assert world.monitor is not None
-    world.monitor.findings = {"inputs": alarm()}
-    assert world.valid() == 0
-    world.monitor.findings = {"inputs": alarm(effect=0.1)}
+    world.monitor.looked_s, world.monitor.findings = at_s, cast(Any, findings)
+
+
+def test_certificate_stays_void_when_an_alarm_of_drift_has_ended(world: World) -> None:
+    look(world, 50.0, inputs=alarm(effect=0.1))
     assert world.valid() == 1
+    look(world, 100.0, inputs=alarm())
+    assert world.valid() == 0
+    look(world, 200.0, inputs=alarm(effect=0.1))
+    assert world.valid() == 0
 
 
 def test_certificate_stays_void_when_somebody_takes_the_new_traffic_for_normal(world: World) -> None:
     assert world.monitor is not None
-    world.monitor.asked_s = 2.5e9  # after the certificate was made
+    world.monitor.asked_s = 2.5  # after the certificate was made
+    assert world.valid() == 0
+    world.monitor = Monitor(student="s-1")
     assert world.valid() == 0
 
 
-def test_certificate_is_void_when_the_teacher_states_a_new_fingerprint(world: World) -> None:
+def test_certificate_stays_void_when_the_teacher_has_stated_a_new_fingerprint(world: World) -> None:
     assert world.monitor is not None
-    world.monitor.new_fingerprints = {"fp-9": 1.0}
+    world.monitor.new_fingerprints = {"fp-9": 5.0}
     assert world.valid() == 0
+    world.monitor.restart("s-2", 6.0)  # another student is seen, and with it nothing is known of fingerprints
+    assert world.valid() == 0
+
+
+def test_certificate_is_valid_when_it_was_tuned_on_labels_from_after_the_alarm(world: World) -> None:
+    look(world, 100.0, inputs=alarm())
+    assert world.valid() == 0
+    world.serve("s-1", [table(world.folder, created_s=300.0, first_s=150.0)])
+    assert world.valid() == 1  # though it rings against the old reference
+
+
+async def test_voiding_is_not_forgotten_when_the_gateway_restarts_with_an_empty_store(world: World) -> None:
+    look(world, 100.0, inputs=alarm())
+    world.certificates.refresh()
+    await world.book.exchange()
+    world.monitor, world.store = Monitor(student="s-1"), MemoryStore(max_value_bytes=2**20)
+    world.start()
+    await world.certificates.start()
+    assert world.metrics.registry.get_sample_value("router_certificate_valid", {"policy": "cascade"}) == 0
+    assert (await world.store.read_document("quality/alarms")) is not None  # given back, for the others
+
+
+async def test_voiding_is_seen_by_a_replica_with_a_disk_of_its_own(world: World, tmp_path: Path) -> None:
+    look(world, 100.0, inputs=alarm())
+    world.certificates.refresh()
+    await world.book.exchange()
+    other = World(tmp_path / "other")
+    other.store, other.monitor = world.store, None
+    other.start()
+    await other.certificates.start()
+    assert other.valid() == 0
+
+
+async def test_acknowledged_certificate_is_valid_until_drift_rings_anew(world: World) -> None:
+    look(world, 100.0, inputs=alarm(), length=alarm(detector="length"))
+    assert world.valid() == 0
+    standing = await world.certificates.acknowledge("cascade", by="ops", comment="looked")
+    assert standing.valid
+    look(world, 160.0, inputs=alarm())  # rings on; the other one has ended
+    assert world.valid() == 1
+    world.start()
+    await world.certificates.start()
+    assert world.valid() == 1
+    acknowledged_s = standing.as_json()["acknowledged"]["at_s"]
+    look(world, acknowledged_s + 100.0, length=alarm(detector="length"))
+    assert world.valid() == 0
+    with pytest.raises(NoCertificate):
+        await world.certificates.acknowledge("difficulty", by="ops", comment="looked")
+
+
+async def test_nothing_is_acknowledged_when_the_certificate_is_valid_or_another_student_serves(world: World) -> None:
+    with pytest.raises(NotAcknowledged, match="valid"):
+        await world.certificates.acknowledge("cascade", by="ops", comment="looked")
+    look(world, 100.0, inputs=alarm())
+    world.serve("s-2", [table(world.folder, created_s=1.0, first_s=1.0)])
+    with pytest.raises(NotAcknowledged, match=r"student_changed.*tune again"):
+        await world.certificates.acknowledge("cascade", by="ops", comment="looked")
+    assert world.book.book.acknowledged == {}
+
+
+async def test_damaged_file_is_named_and_the_gateway_goes_on(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    (world.folder / FILE).write_text("{")
+    await world.certificates.start()
+    assert world.valid() == 1
+    assert "cannot be read" in caplog.text
 
 
 def test_alarms_about_another_student_do_not_count(world: World) -> None:
-    world.monitor = Monitor(student="s-0", findings={"inputs": alarm()})
+    world.monitor = Monitor(student="s-0", looked_s=100.0, findings={"inputs": alarm()})
     assert world.valid() == 1
 
 
