@@ -152,7 +152,11 @@ def start_gateway(student: BackendThread, teacher: BackendThread, tmp_path: Path
             "student_model": "student", "teacher_model": "teacher",
             "log_dir": str(tmp_path / "traffic"),
         }  # fmt: skip
-        gateway = RunningGateway(parse(CONFIG.format(**(values | parts))), environ or {})
+        config = parse(CONFIG.format(**(values | parts)))
+        if "dir" not in config.admin.model_fields_set:  # as a key, it would end the tables that tests add to `rest`
+            admin = config.admin.model_copy(update={"dir": str(tmp_path / "admin")})
+            config = config.model_copy(update={"admin": admin})
+        gateway = RunningGateway(config, environ or {})
         running.append(gateway)
         gateway.start()
         return gateway

@@ -184,7 +184,7 @@ def test_serve_says_which_key_to_change_when_the_port_is_taken(tmp_path: Path) -
     with BackendThread(models=("student",)) as student:
         config = tmp_path / "locum.toml"
         port = student.origin.rpartition(":")[2]
-        config.write_text(SMALLEST.format(student=student.base_url) + f"[server]\nport = {port}\n")
+        config.write_text(SMALLEST.format(student=student.base_url) + f'[server]\nport = {port}\n[log]\ndir = ""\n')
         result = CliRunner().invoke(main, ["serve", "-c", str(config)])
         assert result.exit_code == 2
         assert "server.port" in result.stderr
