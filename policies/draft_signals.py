@@ -8,6 +8,7 @@ something by itself: an answer that states no confidence, or of which no second 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -82,6 +83,9 @@ NEED_TOP_LOGPROBS = frozenset({"mean_margin", "min_margin", "mean_entropy"})
 PROMPT_NAMES = ("prompt_tokens", "retrieval_confidence", "reasoning_effort")
 """Signals of the request. Cues in its text are features of the text (policies/scoring/text.py)."""
 NAMES = (*ANSWER_NAMES, *PROMPT_NAMES)
+TAG = "tag."
+"""`tag.subject=law` is 1 where the request has the tag `subject` with the value `law`, 0 elsewhere; `tag.subject=` is 1
+where it has no such tag. A file for `locum evaluate` has them as one column of words, mapped to `tag.subject`."""
 EFFORTS = {"none": 0.0, "minimal": 0.1, "low": 0.25, "medium": 0.5, "high": 0.75, "xhigh": 0.9, "max": 1.0}
 
 
@@ -93,3 +97,14 @@ def values(signals: DraftSignals, features: RequestFeatures) -> dict[str, float 
     found["retrieval_confidence"] = features.retrieval_confidence
     found["reasoning_effort"] = None if effort is None else EFFORTS.get(effort.strip().lower())
     return found
+
+
+def tag_values(names: Iterable[str], tags: Mapping[str, str]) -> dict[str, float]:
+    """Those of the names that ask for a tag of the request."""
+    asked = ((name, name.removeprefix(TAG).partition("=")) for name in names if name.startswith(TAG))
+    return {name: float(tags.get(tag, "") == value) for name, (tag, _, value) in asked}
+
+
+def unmeasured(names: Iterable[str]) -> list[str]:
+    """Those that no gateway knows, sorted."""
+    return sorted(name for name in set(names) - set(NAMES) if not (name.startswith(TAG) and "=" in name))

@@ -18,7 +18,15 @@ from policies.base import PolicyConfigError, RequestFeatures, StudentDefaults
 from policies.calibration import MEAN_LOGPROB, CalibratorArtefact
 from policies.calibration import load as load_calibrator
 from policies.difficulty import fits as model_fits
-from policies.draft_signals import NAMES, NEED_TOP_LOGPROBS, NO_DRAFT_SIGNALS, DraftSignals, values
+from policies.draft_signals import (
+    NAMES,
+    NEED_TOP_LOGPROBS,
+    NO_DRAFT_SIGNALS,
+    DraftSignals,
+    tag_values,
+    unmeasured,
+    values,
+)
 from policies.prefix_calibration import prefix_curve
 from policies.record import Draft
 from policies.scoring.model import ScoreModel, StaleModel
@@ -62,11 +70,10 @@ class DraftScore(NamedTuple):
             return cls(silent="stale_model", stale=str(exc))
         except artefact.ArtefactError as exc:
             raise PolicyConfigError(f"model: {exc}") from exc
-        unknown = sorted(set(model.names) - set(NAMES))
-        if unknown:
+        if unknown := unmeasured(model.names):
             raise PolicyConfigError(
                 f"model: {path.name} needs {', '.join(unknown)}, which the gateway does not measure; fit it on columns "
-                f"that are named, or mapped, as one of {', '.join(NAMES)}"
+                f"that are named, or mapped, as one of {', '.join(NAMES)} or tag.NAME"
             )
         if model.embedding_size is not None:
             raise PolicyConfigError(
@@ -122,7 +129,7 @@ class DraftScore(NamedTuple):
         assert model is not None  # noqa: S101 - see above
         if draft.mean_logprob is None and not NEED_LOGPROBS.isdisjoint(model.names):
             return "no_logprobs"  # what a model has learned of missing signals is about answers, not about backends
-        seen = values(signals, features)
+        seen = values(signals, features) | tag_values(model.names, features.tags)
         if draft.prefix:
             seen["tokens"] = None  # how long it will be is not known
         seen["agreement"] = None

@@ -34,6 +34,9 @@ RIGHT = "|correct"
 TYPICAL_GAP = 0.05
 """Pairs with about this gap are measured first."""
 SIGNALS = ("logit", "verbal", "tokens")
+"""Of the weak model's answer."""
+TAG = "tag.category=category"
+"""What an application may say of a request: here the subject of the question."""
 FIGURES = ("apgr", "cpt80", "cpt80_exact", "recovered", "points_left", "auroc_strong_better", "auroc_weak_wrong", "ece")
 
 
@@ -81,7 +84,7 @@ class Questions:
         )
 
     def rows(self, weak: str, strong: str) -> Outcomes:
-        signals = tuple(f"{weak}|{name}" for name in SIGNALS)
+        signals = (*(f"{weak}|{name}" for name in SIGNALS), TAG)
         return read(
             self.path, Columns(weak=f"{weak}|correct", strong=f"{strong}|correct", text="prompt", signals=signals)
         )
@@ -123,10 +126,18 @@ def measure(questions: Questions, weak: str, strong: str, learners: Sequence[Lea
 
 
 def measured(
-    questions: Questions, learners: Sequence[Learner], seed: int, folder: Path
+    questions: Questions,
+    learners: Sequence[Learner],
+    seed: int,
+    folder: Path,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Iterator[tuple[int, int, Pair]]:
-    """(number, of how many, pair); each is kept in the folder, which is that of one state of data and code."""
-    pairs = questions.pairs()
+    """(number, of how many, pair); each is kept in the folder, which is that of one state of data and code.
+
+    Args:
+        pairs: weak and strong model of each; default: all.
+    """
+    pairs = questions.pairs() if pairs is None else pairs
     for number, (weak, strong) in enumerate(pairs, start=1):
         path = folder / f"{weak} to {strong}, seed {seed}.json".replace("/", "_")
         if path.exists():

@@ -12,7 +12,7 @@ import msgspec
 
 from policies import artefact
 from policies.calibration import expected_calibration_error, reliability
-from policies.draft_signals import NAMES
+from policies.draft_signals import NAMES, unmeasured
 from policies.scoring.model import ScoreArtefact, TrainingData
 from trainer.routing import crossfit, evaluation, folds, report
 from trainer.routing.evaluation import SCORE, Evaluation, Plan, Progress, Scored
@@ -91,7 +91,7 @@ def run(
         progress("artefact", f"{scored.recommended.name} on all rows")
         made = artefact_of(measured, found)
         artefact.write(outputs.artefact, made)
-        if foreign := sorted({name for name in made.inputs if not name.startswith("text_")} - set(NAMES)):
+        if foreign := unmeasured(name for name in made.inputs if not name.startswith("text_")):
             found = msgspec.structs.replace(found, notes=(*found.notes, _foreign(foreign)))
     return found, measured
 
@@ -100,7 +100,8 @@ def _foreign(names: list[str]) -> str:
     listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return (
         f"the artefact needs {listed}, which a gateway does not measure, so the policy cascade will refuse it: leave "
-        f"them out, or map them (--signals mean_logprob=COLUMN) to one of {', '.join(NAMES)}"
+        f"them out, or map them (--signals mean_logprob=COLUMN) to one of {', '.join(NAMES)}, or to "
+        "tag.NAME, if it is a tag of the requests"
     )
 
 

@@ -40,9 +40,9 @@ def path(tmp_path: Path) -> Path:
     with gzip.open(found, "wt", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         columns = [f"{model}|{name}" for model in MODELS for name in ("correct", "logit", "verbal", "tokens")]
-        writer.writerow(["id", "prompt", *columns])
+        writer.writerow(["id", "prompt", "category", *columns])
         for row in range(200):
-            cells: list[object] = [row, words[row]]
+            cells: list[object] = [row, words[row], "law" if row % 2 else "physics"]
             for accuracy in MODELS.values():
                 right = int(generator.random() < accuracy)
                 cells += [
@@ -84,10 +84,17 @@ def test_better_score_is_significantly_better_when_the_signal_tells(path: Path, 
 
 def test_page_names_the_sets_of_pairs_and_every_pair(tmp_path: Path) -> None:
     pairs = [pair("gpt-4.1-mini", "gpt-4.1", 0.05), pair("a", "b", 0.2), pair("a", "c", 0.01)]
-    lines = CascadeResults().write({"learners": ["draft", "reference"], "pairs": msgspec.to_builtins(pairs)}, tmp_path)
+    better = {"draft": dict.fromkeys(FIGURES, Estimate(0.7, 0.6, 0.8)), "reference": pairs[0].figures["reference"]}
+    found = {
+        "learners": ["draft", "reference"],
+        "pairs": msgspec.to_builtins(pairs),
+        "other_seeds": msgspec.to_builtins([msgspec.structs.replace(pairs[0], figures=better)]),
+    }
+    lines = CascadeResults().write(found, tmp_path)
     text = "\n".join(lines)
     assert "| gap of 4 to 6 points | 1 | 50 %" in text
     assert "| all | 3 |" in text
+    assert "| gpt-4.1-mini → gpt-4.1 | 60 (50-70) / 30 (30-30) | 0.60 (0.50-0.70)" in text
     assert text.index("gpt-4.1-mini → gpt-4.1") < text.index("a → b")
     assert (tmp_path / "routing-pairs.png").read_bytes().startswith(b"\x89PNG")
 

@@ -29,6 +29,8 @@ from trainer.routing.learners.reference import Reference, ReferenceScorer
 from trainer.routing.outcomes import Bools, Floats, Ints, Outcomes
 
 INNER_FOLDS = 3
+LEVEL_RIDGE = 10.0
+"""Of each word that a signal may be: there are many, and few rows have any one of them."""
 STRUCTURE_RIDGE = 300.0
 """Of each of the text's structural features: there are many, and each says little."""
 ESTIMATES = ("part_0", "part_1")
@@ -77,7 +79,9 @@ class Inputs:
 
     @property
     def of_forest(self) -> Floats:
-        return np.column_stack([*[self.signals, self.levels] * SIGNAL_COPIES, self.structure])
+        """Without the levels: the forest draws few inputs at a node, and a dozen rare words would crowd the signals
+        out."""
+        return np.column_stack([*[self.signals] * SIGNAL_COPIES, self.structure])
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +99,13 @@ class Names:
 
     @property
     def of_forest(self) -> tuple[str, ...]:
-        return (*(self.signals + self.levels) * SIGNAL_COPIES, *self.structure)
+        return (*self.signals * SIGNAL_COPIES, *self.structure)
 
     @property
     def ridge(self) -> Floats:
         """Of `further` in the regressions."""
-        plain = len(self.levels) + len(self.estimates)
-        return np.array([FURTHER_RIDGE] * plain + [STRUCTURE_RIDGE] * len(self.structure))
+        ridges = (LEVEL_RIDGE, self.levels), (FURTHER_RIDGE, self.estimates), (STRUCTURE_RIDGE, self.structure)
+        return np.array([ridge for ridge, columns in ridges for _ in columns])
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ SHOWN = (
     ("gemini-2.0-flash-lite", "gemini-2.0-flash"),
     ("Qwen3-14B-AWQ", "Qwen3-32B"),
 )
+OTHER_SEEDS = (1, 2, 3, 4)
+"""Of those pairs: how much the division into folds matters."""
 PICTURE = "routing-pairs.png"
 
 
@@ -45,19 +48,31 @@ class CascadeResults:
     def measure(self, data: Path, note: Note) -> Found:
         frozen = frozen_reference()
         folder = default_cache() / "routing-results" / f"pairs-{kept.key(self, data)}"
-        questions = Questions.of(data / FILE, SEED)
+        learners = draft_learners()[0], frozen
         found: list[Pair] = []
-        for number, total, pair in measured(questions, (draft_learners()[0], frozen), SEED, folder):
+        for number, total, pair in measured(Questions.of(data / FILE, SEED), learners, SEED, folder):
             note(f"{number} of {total} pairs")
             found.append(pair)
-        return {"learners": [draft_learners()[0].name, frozen.name], "pairs": msgspec.to_builtins(found)}
+        again: list[Pair] = []
+        for seed in OTHER_SEEDS:
+            note(f"other divisions into folds: {seed} of {len(OTHER_SEEDS)}")
+            divided = Questions.of(data / FILE, seed)
+            again += (pair for _, _, pair in measured(divided, learners, seed, folder, SHOWN))
+        return {
+            "learners": [learner.name for learner in learners],
+            "pairs": msgspec.to_builtins(found),
+            "other_seeds": msgspec.to_builtins(again),
+        }
 
     def write(self, found: Found, pictures: Path) -> Sequence[str]:
         pairs = msgspec.convert(found["pairs"], list[Pair])
+        again = msgspec.convert(found["other_seeds"], list[Pair])
         one, other = found["learners"]
         replace_file(pictures / PICTURE, picture(pairs, one, other))
         return [
             *medians(pairs, one, other),
+            "",
+            *divisions([pair for pair in pairs if (pair.weak, pair.strong) in SHOWN] + again, one, other),
             "",
             *table(sorted(pairs, key=lambda pair: (pair.weak, pair.strong) not in SHOWN), one, other),
             "",
@@ -89,6 +104,34 @@ def _row(each: Median) -> str:
     better, worse = each.significant
     cells = [_percent(each.one), _percent(each.other), _percent(each.difference, sign=True), str(each.better)]
     return " | ".join([*cells, f"{better} / {worse}"])
+
+
+def divisions(pairs: Sequence[Pair], one: str, other: str) -> list[str]:
+    """The pairs that others published, once a division into folds; the figure of the reference behind the stroke."""
+    lines = [
+        f"Three pairs by {1 + len(OTHER_SEEDS)} divisions into folds, mean (least to most), {one} / {other}:",
+        "",
+        "| weak → strong | recovered at 20 % | points left | CPT80 | APGR |",
+        "|---|---|---|---|---|",
+    ]
+    for weak, strong in SHOWN:
+        same = [pair for pair in pairs if (pair.weak, pair.strong) == (weak, strong)]
+        cells = [
+            " / ".join(
+                _spread([pair.figures[name][figure].estimate for pair in same], scale, digits) for name in (one, other)
+            )
+            for figure, scale, digits in (("recovered", 100, 0), ("points_left", 1, 2), ("cpt80", 1, 1), ("apgr", 1, 3))
+        ]
+        lines.append(f"| {weak} → {strong} | {' | '.join(cells)} |")
+    return lines
+
+
+def _spread(values: Sequence[float | None], scale: float, digits: int) -> str:
+    known = [scale * value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean, least, most = (f"{value:.{digits}f}" for value in (statistics.mean(known), min(known), max(known)))
+    return f"{mean} ({least}-{most})"
 
 
 def table(pairs: Sequence[Pair], one: str, other: str) -> list[str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from policies import artefact
-from policies.base import PolicyConfigError
+from policies.base import PolicyConfigError, RequestFeatures
+from policies.draft_signals import DraftSignals
 from policies.drafts.score import DraftScore
+from policies.record import Draft
 from policies.scoring.model import ScoreModel, TrainingData, load
 from tests.trainer.routing.data import outcomes
 from trainer.routing.crossfit import blind, fitted_score
@@ -151,12 +154,37 @@ def test_cascade_takes_the_artefact_when_its_columns_have_the_names_that_a_gatew
     assert set(score.model.names) == {"mean_logprob", "tokens"}
 
 
+def test_cascade_reads_the_tag_of_a_request_when_the_artefact_was_fitted_on_one(rows: Outcomes, tmp_path: Path) -> None:
+    of_tag = {"tag.topic": rows.categorical["topic"]}
+    named = replace(rows, text=None, signal_names=("mean_logprob", "tokens"), categorical=of_tag)
+    scorer = DraftLearner().fit(named, groups=groups(named), seed=0)
+    artefact.write(tmp_path / "draft.json", scorer.artefact(TRAINING))
+    score = DraftScore.by_model(tmp_path / "draft.json")
+    logprob, tokens = rows.signals[3].tolist()
+    signals = DraftSignals(mean_logprob=logprob, tokens=tokens)
+    draft = Draft(text="B", mean_logprob=logprob, tokens=tokens, finish_reason="stop", signals=signals)
+    found = {
+        topic: score.fresh(asked(tags={"topic": topic} if topic else {}), draft, None)
+        for topic in ("t0", "t1", "new", "")
+    }
+    same_drafts = [replace(named.part([3]), categorical={"tag.topic": (topic,)}) for topic in found]
+    assert list(found.values()) == pytest.approx([scorer.score(each)[0] for each in same_drafts], abs=1e-6)
+    assert found["t0"] != found["t1"]
+    assert found["new"] == found[""]
+
+
 def test_cascade_refuses_the_artefact_when_it_needs_a_column_that_no_gateway_measures(
     fitted: DraftScorer, tmp_path: Path
 ) -> None:
     artefact.write(tmp_path / "draft.json", fitted.artefact(TRAINING))
     with pytest.raises(PolicyConfigError, match="topic=t0"):
         DraftScore.by_model(tmp_path / "draft.json")
+
+
+def asked(**changes: Any) -> RequestFeatures:
+    return RequestFeatures(
+        prompt_bytes=8, message_count=1, approx_prompt_tokens=2, requested_output_tokens=9, **changes
+    )  # fmt: skip
 
 
 def served(model: ScoreModel, rows: Outcomes, row: int) -> float:
