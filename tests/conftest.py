@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
+import os
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ from tests.effort import examples
 settings.register_profile("any machine", deadline=None, max_examples=examples(100))  # a busy one is slow, not wrong
 settings.load_profile("any machine")
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+"""Small matrices, and more test processes than cores: half of numpy's time went into threads that wait for each other.
+Read when numpy is first imported, so it is set before."""
 ROOT = Path(__file__).parents[1]
 OTHERWISE = {
     "system": "pytest -m system",
@@ -26,16 +32,20 @@ OTHERWISE = {
     "train": "make train-tests",
 }
 """How tests are run that `addopts` leaves out, by their marker."""
+SUCCESSOR = "httpx2._transports.default"
 left_out = pytest.StashKey[Counter[str]]()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_tls_context() -> Iterator[None]:
-    """Every httpx client reads the system's certificates, 50 ms of CPU for clients that speak to loopback."""
-    made = default.create_ssl_context
-    default.create_ssl_context = cache(made)
-    yield
-    default.create_ssl_context = made
+    """Every httpx client reads the system's certificates, 50 ms of CPU for clients that speak to loopback.
+
+    The official clients of today come with a successor of httpx that does the same.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (default, *([import_module(SUCCESSOR)] if importlib.util.find_spec("httpx2") else [])):
+            patch.setattr(module, "create_ssl_context", cache(module.create_ssl_context))
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""How long property tests search: as long as they should in CI, shorter where somebody waits."""
+"""How long property tests search, and simulations draw: as long as they should in CI, shorter where somebody waits."""
 
 from __future__ import annotations
 

@@ -30,13 +30,22 @@ def start_cascade(start_gateway: StartGateway) -> StartCascade:
 
 
 @pytest.mark.parametrize(
-    ("teacher_model", "cause"),
+    ("teacher_model", "cause", "gap", "on_escalation"),
     [
-        ("fault-500", "server_error"), ("fault-reset", "disconnected"), ("fault-error-frame", "stream_error"),
-        ("fault-422", "refused"), ("fault-hang", "timeout"), ("fault-garbage", "invalid_response"),
+        ("fault-500", "server_error", "", "reserve"),
+        ("fault-reset", "disconnected", "", "reserve"),
+        ("fault-error-frame", "stream_error", "", "reserve"),
+        ("fault-422", "refused", "", "reserve"),
+        ("fault-hang", "timeout", "", "reserve"),
+        ("fault-garbage", "invalid_response", "", "reserve"),
+        ("fault-500", "server_error", "-gap-0.01", "reserve"),  # the draft is still coming when the teacher has failed
+        ("fault-hang", "timeout", "-gap-0.01", "reserve"),
+        ("fault-reset", "disconnected", "-gap-0.01", "cancel"),
+        ("fault-error-frame", "stream_error", "-gap-0.01", "cancel"),
+        ("fault-422", "refused", "-gap-0.01", "cancel"),
+        ("fault-hang", "timeout", "-gap-0.01", "cancel"),
     ],
-)  # fmt: skip
-@pytest.mark.parametrize(("gap", "on_escalation"), [("", "reserve"), ("-gap-0.02", "reserve"), ("-gap-0.02", "cancel")])
+)
 def test_students_whole_stream_is_delivered_once_when_no_teacher_can_be_had(
     start_cascade: StartCascade, student: BackendThread, teacher_model: str, cause: str, gap: str, on_escalation: str
 ) -> None:

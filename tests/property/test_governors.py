@@ -14,6 +14,7 @@ from policies.forecast import DAY_S
 from policies.governing import Governors
 from policies.pacing import PacingState, Takings
 from policies.record import Draft
+from tests.effort import examples
 
 unit = st.floats(0, 1)
 probabilities = st.floats(0, 0.5)
@@ -96,7 +97,7 @@ def test_both_outcomes_of_a_lot_have_probabilities_that_add_up(
     assert sum(found.values()) == 1.0 or abs(sum(found.values()) - 1.0) < 1e-12
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     st.lists(st.tuples(st.floats(0, 4 * DAY_S), st.none() | unit, st.floats(0, 50), st.floats(0, 100)), max_size=40),
     st.floats(0.1, 1e4),

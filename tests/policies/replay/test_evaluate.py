@@ -37,6 +37,7 @@ from policies.replay.extract import ColumnsBuilder
 from policies.replay.replay import scorer_of
 from policies.replay.scalar import evaluate_records
 from policies.retrieval_confidence import RetrievalConfidence
+from tests.effort import examples
 from tests.traffic_records import decision, decision_id
 
 TEXTS = (
@@ -200,7 +201,7 @@ def said(verdicts: Verdicts) -> list[tuple[int, bool, bool, bool, str]]:
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_columns_decide_like_the_policies_when_everything_is_random(seed: int) -> None:
     dice = Random(seed)

@@ -24,10 +24,10 @@ def records(first: int, n: int, **fields: Any) -> list[Any]:
     ]
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    """Two workers; after 5,000 requests the answers are cut off."""
-    folder = tmp_path / "traffic"
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two workers; after 5,000 requests the answers are cut off. Only read, so one serves all tests."""
+    folder = tmp_path_factory.mktemp("log") / "traffic"
     before, after = records(0, 5000), records(5000, 1500, finish_reason="length", completion="", tags={"team": "a"})
     write_segment(folder, "a", [*before[::2], *after[::2]])
     write_segment(folder, "b", [*before[1::2], *after[1::2]])

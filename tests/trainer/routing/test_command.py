@@ -17,6 +17,8 @@ from tests.trainer.routing.data import TOPICS, outcomes, write_csv
 from trainer.routing.outcomes import Outcomes
 from trainer.routing.report import DIFFERENCES
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 BASE = ("--weak", "weak|ok", "--strong", "strong.ok")
 SIGNALS = ("--signals", "confidence,tokens,topic")
 

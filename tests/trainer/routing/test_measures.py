@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.effort import examples
 from tests.trainer.routing.data import outcomes
 from trainer.evaluation.statistics import auroc as plain_auroc
 from trainer.routing import measures
@@ -63,7 +64,7 @@ def test_routellm_figures_are_those_computed_by_hand() -> None:
     assert measures.interpolated_cpt(points, 0.8)[0] == pytest.approx(54)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.integers(0, 2**31), st.integers(12, 140), st.sampled_from([1, 3, 10, 10**6]))
 def test_routellm_figures_equal_the_published_steps(seed: int, n: int, distinct: int) -> None:
     generator = np.random.default_rng(seed)
@@ -82,7 +83,7 @@ def test_routellm_figures_equal_the_published_steps(seed: int, n: int, distinct:
             assert measures.interpolated_cpt(points, part)[0] == pytest.approx(expected, abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([2, 7, 10**6]))
 def test_weights_count_as_copies_of_the_rows(seed: int, distinct: int) -> None:
     generator = np.random.default_rng(seed)
@@ -130,7 +131,7 @@ def test_constant_score_is_random_routing() -> None:
     assert found.auroc_strong_better.estimate == pytest.approx(0.5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.permutations(range(60)))
 def test_figures_do_not_depend_on_the_order_of_the_rows(order: list[int]) -> None:
     rows = outcomes(60, seed=3)

@@ -95,6 +95,7 @@ def test_policy_decides_by_the_artefact(tmp_path: Path, rows: Outcomes, fitted: 
             assert isinstance(answer, RouteDecision) == bool(score[row] > threshold)
 
 
+@pytest.mark.usefixtures("few_trees")
 @pytest.mark.parametrize("learner", prompt_learners(), ids=lambda each: each.name)
 def test_learners_pickle_and_repeat_themselves(learner: Learner, rows: Outcomes) -> None:
     part = rows.part(np.arange(200))
@@ -104,6 +105,7 @@ def test_learners_pickle_and_repeat_themselves(learner: Learner, rows: Outcomes)
     assert len(np.unique(once.round(6))) > 50  # fine enough to choose any share
 
 
+@pytest.mark.usefixtures("few_trees")
 @pytest.mark.parametrize("learner", prompt_learners(), ids=lambda each: each.name)
 def test_strong_model_that_is_never_better_leaves_nothing_to_rank(learner: Learner, rows: Outcomes) -> None:
     part = rows.part(rows.advantage <= 0)
