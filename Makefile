@@ -51,10 +51,14 @@ install-train:   ## .venv-train with torch, transformers, trl and peft
 install-quantize: ## .venv-quantize with llm-compressor
 	@$(ENV) quantize
 
-demo: install-semantic install-serving ## the main job on real models; KEEP=1 leaves everything running
+demo:            ## the main job on real models; KEEP=1 leaves everything running
+	@echo "[1/2] installing what is missing (once; minutes), both environments side by side"
+	@$(MAKE) --no-print-directory -j 2 install-semantic install-serving
+	@echo "[2/2] the demo"
 	@$(BIN)/locum demo $(if $(KEEP),--keep) $(DEMO_ARGS)
 
-check: install lint types fast-tests ## lint, types and the tests without models: about 2 minutes
+check: install   ## lint, types and the tests without models, side by side: about 2 minutes
+	@$(MAKE) --no-print-directory -j 3 lint types fast-tests
 
 lint:
 	$(BIN)/ruff check .

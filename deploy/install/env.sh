@@ -94,6 +94,11 @@ if [ -n "${LOCUM_TORCH_INDEX:-}" ]; then
   export PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-} $LOCUM_TORCH_INDEX"
 fi
 pip() { "$venv/bin/python" -m pip "$@" 2> >(grep -v '^WARNING: Location .* is ignored' >&2); }
+# Minutes without a word look like a hang; each package by its name is too much.
+told() {
+  awk -v total="$1" '/^Collecting /{ if (++n % 20 == 0) print "  " n " of " total " packages fetched" }
+    /^Installing collected/{ print "  all fetched; unpacking" } { fflush() }'
+}
 # pip would write the byte code on one core. Some packages hold templates that are no Python.
 compile_all() { "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true; }
 
@@ -102,10 +107,12 @@ if [ "$serving" = gpu ]; then
   echo "installing $name (GPU) into $venv: several GB; this takes minutes"
   pip install --quiet --no-compile 'vllm>=0.32' accelerate gguf xllamacpp
 else
-  echo "installing $name into $venv ($(grep -c '==' "$lock") packages)"
-  pip install --quiet --no-compile --no-deps --require-hashes -r "$lock"
+  packages=$(grep -c '==' "$lock")
+  echo "installing $name into $venv ($packages packages)"
+  pip install --progress-bar off --no-compile --no-deps --require-hashes -r "$lock" | told "$packages"
   [ "$venv" != .venv ] || pip install --quiet --no-deps --no-build-isolation -e .
 fi
+echo "  writing byte code"
 compile_all
 wanted "$lock" >"$stamp"
 echo "$name is ready in $venv ($(($(date +%s) - started)) s)"

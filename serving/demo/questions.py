@@ -42,40 +42,28 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 _DOCS: tuple[tuple[str, str, Carrier], ...] = (
     ("Which function in shutil recursively deletes a directory tree?", "shutil.rmtree", "scored"),
     ("Which function returns disk usage statistics about a path?", "shutil.disk_usage", "scored"),
-    ("Which function finds the n largest elements in a dataset?", "heapq.nlargest", "unscored"),
     ("Which function turns a list into a heap, in place and in linear time?", "heapq.heapify", "scored"),
     ("Which function merges several sorted inputs into one sorted output?", "heapq.merge", "scored"),
-    ("Which iterator returns successive overlapping pairs of its input?", "itertools.pairwise", "documents"),
     ("Which function makes a random URL-safe text string in base64?", "secrets.token_urlsafe", "scored"),
     ("Which function removes common leading whitespace from every line?", "textwrap.dedent", "scored"),
-    ("Which function finds the best close matches of a word in a list?", "difflib.get_close_matches", "tool"),
     ("Which function computes the greatest common divisor?", "math.gcd", "scored"),
     ("Which function returns the median of numeric data?", "statistics.median", "unscored"),
-    ("Which function returns the square root of the sample variance?", "statistics.stdev", "scored"),
     ("Which function replaces &, < and > by HTML-safe sequences?", "html.escape", "scored"),
     ("Which function prompts for a password without echo?", "getpass.getpass", "scored"),
-    ("Which function returns a shell-escaped version of a string?", "shlex.quote", "documents"),
     ("Which function creates a unique temporary directory and returns its name?", "tempfile.mkdtemp", "scored"),
     ("Which decorator keeps results in a least-recently-used cache?", "functools.lru_cache", "tool"),
-    ("Which string method removes a given prefix if it is there?", "str.removeprefix", "scored"),
     ("Which string method is true if all characters are decimal?", "str.isdecimal", "scored"),
     ("Which function tells whether a year is a leap year?", "calendar.isleap", "unscored"),
-    ("Which context manager suppresses the given exceptions?", "contextlib.suppress", "scored"),
     ("Which function compares two files and returns true if they seem equal?", "filecmp.cmp", "scored"),
     ("Which function computes a CRC-32 checksum of data?", "zlib.crc32", "scored"),
-    ("Which function opens a URL in a new tab of the default browser?", "webbrowser.open_new_tab", "scored"),
     ("Which function returns the number of CPUs in the system?", "os.cpu_count", "documents"),
     ("Which deque method rotates the elements n steps to the right?", "collections.deque.rotate", "scored"),
-    ("Which Counter method lists the n most common elements?", "collections.Counter.most_common", "tool"),
     ("Which function guesses the type of a file from its URL or name?", "mimetypes.guess_type", "scored"),
     ("Which function finds the list of archive formats that can be packed?", "shutil.get_archive_formats", "scored"),
-    ("Which function counts the ways to choose k items without order?", "math.comb", "scored"),
     ("Which function returns the arithmetic mean as a float, and fast?", "statistics.fmean", "scored"),
     ("Which function compiles a regular expression pattern into an object?", "re.compile", "scored"),
-    ("Which function decodes a Base64 encoded string?", "base64.b64decode", "scored"),
     ("Which function unpacks an archive into a folder?", "shutil.unpack_archive", "scored"),
     ("Which function returns the weekday of a given year, month and day?", "calendar.weekday", "scored"),
-    ("Which function formats one paragraph as a string of lines at most width long?", "textwrap.fill", "scored"),
 )
 
 _OFF_TOPIC: tuple[tuple[str, tuple[str, ...], Carrier], ...] = (
@@ -91,8 +79,12 @@ teacher's prefix cache then spares it the same prefill four times."""
 
 _LONG: tuple[tuple[str, Check, tuple[str, ...]], ...] = (
     ("By default, which function does copytree() use to copy each file?", "identifier", ("copy2",)),
-    ("How many columns does the default fallback of get_terminal_size() have?", "word", ("80",)),
-    ("Which environment variable does get_terminal_size() check for the number of lines?", "identifier", ("LINES",)),
+    ("On Linux, which function also copies extended attributes where possible?", "identifier", ("copystat",)),
+    (
+        "Which flag of copytree() silences the exception about dangling links?",
+        "identifier",
+        ("ignore_dangling_symlinks",),
+    ),
     ("Which error is raised by copy() if source and destination are the same file?", "identifier", ("SameFileError",)),
 )
 

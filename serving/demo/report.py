@@ -19,6 +19,12 @@ from serving.demo.summary import TARGET_COST_RATIO, Summary, Tally
 
 SCHEMA_VERSION = 1
 USD_TO_MICRO_USD = 1e6
+WHY = {
+    "long_context": "a prompt longer than the student's window",
+    "retrieval_confidence": "retrieval that found too little",
+    "long_reasoning": "many steps of reasoning",
+}
+"""The policies in words."""
 WIDEST = 1000
 """Columns; more than any table has."""
 
@@ -114,6 +120,9 @@ def print_report(console: Console, document: Document) -> None:
     console.print()
     for line in [*_cost_lines(summary), *_policy_lines(summary), *_gateway_lines(summary), *_notes(document)]:
         console.print(line)
+    console.print()
+    for line in glance(document):
+        console.print(line)
     failed = [result for result in document.requests if not result.ok]
     for result in failed:
         console.print(f"[red]failed[/] {result.id}: {escape(result.error or '')}")
@@ -121,6 +130,29 @@ def print_report(console: Console, document: Document) -> None:
         console.print(f"[bold red]Problem:[/] {problem}")
     if document.partial:
         console.print("[bold yellow]Interrupted:[/] the table holds what had finished.")
+
+
+def glance(document: Document) -> list[str]:
+    """The result in five lines, for those who read nothing else."""
+    summary, total = document.summary, document.summary.total
+    routes = [(name, summary.by_route[name]) for name in ("student", "teacher") if name in summary.by_route]
+    cost = summary.cost
+    fired = {name: count for name, count in summary.policies_fired.items() if count}
+    return [
+        "[bold]At a glance[/]",
+        f"  Answered  {total.requests} of {summary.requests + summary.not_sent} requests: "
+        + ", ".join(f"{tally.requests} by the {name}" for name, tally in routes),
+        "  Cost      "
+        + (
+            f"[bold]{cost.times_cheaper:.1f}x cheaper[/] than the teacher alone ({100 * cost.relative:.0f} % of that)"
+            if cost is not None
+            else "unreported, because a price or a token count is unknown"
+        ),
+        "  Right     " + ", ".join(f"{tally.right} of {tally.checked} by the {name}" for name, tally in routes),
+        "  Teacher   chosen because of " + (", ".join(f"{WHY[name]} ({n})" for name, n in fired.items()) or "nothing"),
+        "  Verdict   "
+        + ("[bold red]not what it should be: see below[/]" if document.problems else "[green]everything worked[/]"),
+    ]
 
 
 def _cost_lines(summary: Summary) -> list[str]:

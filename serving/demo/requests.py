@@ -18,8 +18,8 @@ from serving.demo.questions import Kind, Question
 from serving.demo.retrieval import Hit
 
 RETRIEVED_CHUNKS = 3
-STUDENT_WINDOW_TOKENS = 2048
-LONG_DOCUMENT_TOKENS = 2100
+STUDENT_WINDOW_TOKENS = 1024
+LONG_DOCUMENT_TOKENS = 1080
 """A little more than the student's window: the teacher's prefill is slow on two cores."""
 
 CountTokens = Callable[[str], int]

@@ -22,6 +22,7 @@ import httpx
 from rich.console import Console
 
 from serving.demo.corpus import build_corpus
+from serving.demo.outlook import plan, standing
 from serving.demo.progress import Steps
 from serving.demo.questions import question_bank
 from serving.demo.report import Document, print_report, write_document
@@ -88,6 +89,7 @@ class Session:
         """
         async with AsyncExitStack() as stack:
             try:
+                self._console.print(plan(local_teacher=self._options.teacher is None), markup=False)
                 with Steps(self._console) as steps:
                     url = await self._start(stack, steps)
                     await self._send(url, steps)
@@ -186,7 +188,7 @@ class Session:
 
         def finished(result: Result) -> None:
             self._results.append(result)
-            steps.update(step, f"{len(self._results)} of {total}: {result.id} {result.route or 'failed'}")
+            steps.update(step, standing(self._results, total, time.monotonic() - self._sending_since_s))
 
         steps.update(step, f"0 of {total}")
         await run_requests(

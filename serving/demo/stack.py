@@ -52,7 +52,7 @@ async def running_student(
         max_restarts=0,
         log_file=str(fresh_log(folder, "student")),
     )
-    async with StudentProcess(options, observer=_observer(steps, "start the student (vLLM)")) as process:
+    async with StudentProcess(options, observer=_observer(steps, "start the student (vLLM)", "a minute")) as process:
         yield process
 
 
@@ -70,7 +70,7 @@ async def running_teacher(
         context_window_tokens=TEACHER_WINDOW_TOKENS,
         log_file=str(fresh_log(folder, "teacher")),
     )
-    async with TeacherProcess(options, observer=_observer(steps, "start the teacher (llama.cpp)")) as process:
+    async with TeacherProcess(options, observer=_observer(steps, "start the teacher (llama.cpp)", "10 s")) as process:
         yield process
 
 
@@ -91,7 +91,7 @@ async def running_gateway(setup: GatewaySetup, folder: Path, steps: Steps) -> As
         Runtime(
             launcher=GuardedLauncher(log_file=fresh_log(folder, "gateway")),
             probe=GatewayProbe(url),
-            observer=_observer(steps, "start the gateway (locum serve)"),
+            observer=_observer(steps, "start the gateway (locum serve)", "10 s"),
         ),
     )
     async with process:
@@ -147,11 +147,13 @@ def fresh_log(folder: Path, name: str) -> Path:
     return path
 
 
-def _observer(steps: Steps, step: str) -> Observer:
+def _observer(steps: Steps, step: str, usual: str) -> Observer:
     def show(event: Event) -> None:
         if event.state is State.READY:
             steps.done(step, f"ready after {event.elapsed_s:.0f} s")
-        elif event.state in (State.STARTING, State.FAILED, State.RESTARTING):
+        elif event.state is State.STARTING:  # what it logs meanwhile is for those who look into its log
+            steps.update(step, f"loading for {event.elapsed_s:.0f} s; usually ready after {usual}")
+        elif event.state in (State.FAILED, State.RESTARTING):
             steps.update(step, event.message)
 
     return show

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from serving.demo.report import Document, print_report, write_document
+from serving.demo.report import Document, glance, print_report, write_document
 from serving.demo.results import Prices, Result
 from serving.demo.summary import summarize
 
@@ -85,3 +85,20 @@ def test_report_says_how_answers_were_checked_and_which_prices_hold(make_result:
 
 def test_report_says_that_a_run_was_interrupted(make_result: Make) -> None:
     assert "Interrupted" in printed([make_result()], partial=True)
+
+
+def test_glance_says_who_answered_at_what_cost_and_why_when_all_went_well(make_result: Make) -> None:
+    policies = ("long_context", "retrieval_confidence", "long_reasoning")
+    results = [make_result(id="docs-01"), *(make_result(id=name, route="teacher", policy=name) for name in policies)]
+    text = "\n".join(glance(document(results)))
+    assert "4 of 4 requests: 1 by the student, 3 by the teacher" in text
+    assert "1 of 1 by the student, 3 of 3 by the teacher" in text
+    assert "a prompt longer than the student's window (1), retrieval that found too little (1)" in text
+    assert "x cheaper" in text
+    assert "everything worked" in text
+
+
+def test_glance_points_to_the_problems_when_there_are_any(make_result: Make) -> None:
+    text = "\n".join(glance(document([make_result(ok=False, error="gone", cost_usd=None)])))
+    assert "unreported" in text
+    assert "see below" in text
