@@ -74,6 +74,7 @@ def test_learner_sees_a_middle_that_no_line_does_when_gains_are_not_at_the_ends(
     assert line < 0.75
 
 
+@pytest.mark.usefixtures("few_trees")
 @pytest.mark.parametrize("n", [40, 200])
 def test_learner_gives_probabilities_when_rows_are_few_and_there_is_one_signal(n: int) -> None:
     rows = outcomes(n, text=False)
@@ -83,6 +84,7 @@ def test_learner_gives_probabilities_when_rows_are_few_and_there_is_one_signal(n
         assert np.isfinite(score).all() and score.min() >= 0 and score.max() <= 1
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_learner_scores_every_row_when_outcomes_never_vary_for_one_model() -> None:
     rows = outcomes(120)
     perfect = replace(rows, strong=np.ones(len(rows)))
@@ -93,6 +95,7 @@ def test_learner_scores_every_row_when_outcomes_never_vary_for_one_model() -> No
         assert np.isfinite(score).all()
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_learner_takes_a_signal_that_is_empty_everywhere_or_constant() -> None:
     rows = outcomes(120)
     columns = np.column_stack([rows.signals, np.full(120, np.nan), np.full(120, 7.0)])
@@ -135,6 +138,7 @@ def test_artefact_is_served_when_everything_is_missing(fitted: DraftScorer) -> N
     assert 0.0 <= model.probability({"confidence": 1e30, "tokens": -1e30}, "") <= 1.0
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_artefact_needs_no_text_when_it_was_fitted_without(rows: Outcomes) -> None:
     scorer = DraftLearner(with_text=False).fit(rows, groups=groups(rows), seed=0)
     model = ScoreModel(scorer.artefact(TRAINING))
@@ -143,6 +147,7 @@ def test_artefact_needs_no_text_when_it_was_fitted_without(rows: Outcomes) -> No
     assert served(model, rows, 3) == pytest.approx(expected[3], abs=1e-6)
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_cascade_takes_the_artefact_when_its_columns_have_the_names_that_a_gateway_measures(
     rows: Outcomes, tmp_path: Path
 ) -> None:
