@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,20 @@ CONTRACT = ("base", "record", "draft_signals", "window", "chain", "governor", "a
 HEAVY = ("torch", "sentence_transformers", "transformers", "vllm", "openai", "sklearn")
 
 
+@cache
+def imports(path: Path) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """Of a module, wherever in it."""
+    return tuple(
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+    )
+
+
 def imported_packages(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        elif node.module and node.level == 0:
             names.add(node.module.partition(".")[0])
     return names
 
@@ -71,7 +80,7 @@ def test_package_imports_only_what_it_may(package: str) -> None:
 
 def imported_folders(path: Path) -> set[str]:
     """The folders of `policies` that a module imports from."""
-    modules = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+    modules = {node.module for node in imports(path) if isinstance(node, ast.ImportFrom)}
     parts = [module.split(".") for module in modules if module is not None]
     return {part[1] for part in parts if part[0] == "policies" and len(part) > 1 and part[1] in FOLDERS_MAY_IMPORT}
 

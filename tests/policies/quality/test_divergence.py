@@ -8,6 +8,7 @@ import random
 import pytest
 
 from policies.quality.divergence import of_histograms, of_predictions, of_rates
+from tests.effort import examples
 
 
 def test_fishers_exact_test_matches_the_tea_tasting() -> None:
@@ -45,7 +46,7 @@ def binned(chance: random.Random, n: int, mean: float = 0.0) -> list[int]:
 
 @pytest.mark.parametrize("level", [0.05, 0.01])
 def test_p_values_of_histograms_hold_their_level(level: float) -> None:
-    chance, trials = random.Random(2), 600
+    chance, trials = random.Random(2), examples(600)
     small = sum(of_histograms(binned(chance, 200), binned(chance, 400)).log_p <= math.log(level) for _ in range(trials))
     assert small / trials <= level
 
@@ -56,7 +57,7 @@ def test_effect_of_histograms_is_the_gap_of_the_distribution_functions() -> None
 
 
 def test_p_values_of_predictions_hold_their_level_when_the_graded_cases_are_chosen_by_score() -> None:
-    chance, trials, small = random.Random(3), 1500, 0
+    chance, trials, small = random.Random(3), examples(1500), 0
     for _ in range(trials):
         excess = variance = 0.0
         n = 0
