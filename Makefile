@@ -128,8 +128,8 @@ routing-results: install ## what routing is worth on public data: DATA=folder of
 	@test -n "$(DATA)$$LOCUM_DATA" || { echo "DATA (or LOCUM_DATA) must name the folder of the data sets" >&2; exit 2; }
 	@$(BIN)/python -m trainer.routing.results $(if $(DATA),--data "$(DATA)") $(ROUTING_ARGS)
 
-window: install install-serving ## what a commit window sees and costs, on a real student: docs/commit-window.png; resumable
-	@$(BIN)/python -m trainer.window --plot docs/commit-window.png $(WINDOW_ARGS)
+window: install install-serving ## what a commit window sees and costs, on a real student: docs/commit-window.md; resumable
+	@$(BIN)/python -m trainer.window --page docs/commit-window.md $(WINDOW_ARGS)
 
 guide: install install-serving ## an operator's first change of a threshold, on the models of `make claim`; KEEP=1 leaves it running
 	@$(BIN)/python -m trainer.claim.operate $(if $(KEEP),--keep) $(GUIDE_ARGS)

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import click
 import httpx
@@ -18,77 +19,93 @@ from serving.errors import ServingError
 from serving.models import prepare_student
 from serving.options import VllmOptions
 from serving.student import StudentProcess
-from trainer.window.analysis import analyse
-from trainer.window.collect import collect
-from trainer.window.delays import through_gateway
+from trainer.window.analysis import Analysis, analyse
+from trainer.window.collect import collect, read
+from trainer.window.delays import Delays, delays, measure
 from trainer.window.plot import png
-from trainer.window.table import lines
-from trainer.window.tasks import Task, labelled, tasks
+from trainer.window.table import tables, write_into
+from trainer.window.tasks import FAMILIES, Task, labelled, tasks
 
 MAX_TOKENS = 170
 """Of an answer: the longest right one has less."""
-ALONE = 12
-"""Tasks that are asked one at a time, for the delays."""
 WINDOW_TOKENS = 2048
+OWN = "labelled"
+"""The family of tasks from a file."""
+
+
+class _Result(msgspec.Struct):
+    families: list[Analysis]
+    delays: Delays
 
 
 @click.command()
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), default=Path("window"), show_default=True,
     help="Where the answers and the figures are kept; a run that was stopped goes on there.")  # fmt: skip
 @click.option("--base-url", help="A served student, with /v1; default: SmolLM2-135M-Instruct under vLLM.")
-@click.option("--tasks", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Lines of JSON with id, messages and label; default: lists to repeat.")  # fmt: skip
 @click.option("--model", default="student", show_default=True, help="Its name there.")
-@click.option("--count", type=click.IntRange(40), default=640, show_default=True, help="Tasks.")
+@click.option("--tasks", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Lines of JSON with id, messages and label; default: the families of docs/commit-window.md.")  # fmt: skip
+@click.option("--count", type=click.IntRange(40), default=600, show_default=True, help="Tasks of every family.")
 @click.option("--concurrency", type=click.IntRange(2, 256), default=24, show_default=True)
-@click.option("--streams", type=click.IntRange(0), default=12, show_default=True,
-    help="Streams through the gateway for every window; 0: none.")  # fmt: skip
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="PNG file; default: within --work.")
+@click.option("--only", type=click.Choice(["answers", "delays", "report"]),
+    help="What windows see, what they cost (on a quiet machine), or neither: figures of what is there. "
+    "Default: all.")  # fmt: skip
+@click.option("--page", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Put the tables into this page, and the plot beside it; default: window.png within --work.")  # fmt: skip
 def main(
-    work: Path, base_url: str | None, file: Path | None, model: str, count: int, concurrency: int, streams: int,
-    plot: Path | None,
+    work: Path, base_url: str | None, model: str, file: Path | None, count: int, concurrency: int,
+    only: Literal["answers", "delays", "report"] | None, page: Path | None,
 ) -> None:  # fmt: skip
     """Stream tasks with known answers from a student, and say what commit windows of each size would have seen.
 
-    Example: python -m trainer.window --plot docs/commit-window.png
+    Example: python -m trainer.window --only delays --page docs/commit-window.md
     """
     work.mkdir(parents=True, exist_ok=True)
     try:
-        chosen = tasks(count) if file is None else labelled(file)[:count]
-        asyncio.run(_measure(work, base_url, model, chosen, concurrency, streams))
+        chosen = {OWN: labelled(file)[:count]} if file else {name: tasks(name, count) for name in FAMILIES}
     except msgspec.DecodeError as exc:
         raise click.BadParameter(f"{file}: {exc}", param_hint="--tasks") from exc
-    except (ServingError, httpx.HTTPError) as exc:
+    try:
+        if only != "report":
+            asyncio.run(_measure(work, base_url, model, chosen, concurrency, only))
+        _report(work, chosen, page)
+    except (ServingError, httpx.HTTPError, ValueError) as exc:
         raise click.ClickException(str(exc)) from exc
-    _report(work, plot or work / "window.png")
 
 
 async def _measure(
-    work: Path, base_url: str | None, model: str, chosen: list[Task], concurrency: int, streams: int
+    work: Path, base_url: str | None, model: str, chosen: dict[str, list[Task]], concurrency: int, only: str | None
 ) -> None:
-    answers = work / "answers.jsonl"
     async with _student(base_url, work) as url:
-        for number, at_once in ((ALONE, 1), (len(chosen), concurrency)):
-            click.echo(f"{number} tasks, {at_once} at a time", err=True)
-            await collect(chosen[:number], url, model, answers, concurrency=at_once, max_tokens=MAX_TOKENS)
-        if streams:
-            await through_gateway(chosen[:streams], url, model, work)
+        for name, asked in chosen.items() if only != "delays" else ():
+            click.echo(f"{name}: {len(asked)} tasks, {concurrency} at a time", err=True)
+            await collect(asked, url, model, _file(work, name), concurrency=concurrency, max_tokens=MAX_TOKENS)
+        if only != "answers":
+            click.echo("delays: alone, together and through the gateway", err=True)
+            first = next(iter(chosen.values()))
+            await measure(first, url, model, work, concurrency=concurrency, max_tokens=MAX_TOKENS)
 
 
-def _report(work: Path, plot: Path) -> None:
-    from trainer.window.collect import read  # noqa: PLC0415 - a name of its own in here
-    from trainer.window.delays import read_ttft  # noqa: PLC0415
+def _file(work: Path, family: str) -> Path:
+    (work / family).mkdir(exist_ok=True)
+    return work / family / "answers.jsonl"
 
-    try:
-        analysis = analyse(read(work / "answers.jsonl"))
-    except ValueError as exc:
-        raise click.ClickException(str(exc)) from exc
-    ttft = read_ttft(work)
-    result = {"analysis": analysis, "gateway_ttft_s": ttft}
-    (work / "window.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
-    plot.write_bytes(png(analysis))
-    for line in lines(analysis, ttft):
-        click.echo(line)
+
+def _report(work: Path, chosen: dict[str, list[Task]], page: Path | None) -> None:
+    """Raises: ValueError: a family lacks answers, or has one outcome only; the page lacks marks."""
+    found = []
+    for name, asked in chosen.items():
+        wanted = {task.task_id for task in asked}
+        found.append(analyse(name, [row for row in read(_file(work, name)) if row.task_id in wanted]))
+    measured = delays(work)
+    result = msgspec.json.encode(_Result(found, measured))
+    (work / "window.json").write_bytes(msgspec.json.format(result, indent=1) + b"\n")
+    (page.with_suffix(".png") if page else work / "window.png").write_bytes(png(found, measured))
+    made = tables(found, measured, lambda name: FAMILIES[name].about if name in FAMILIES else "tasks of a file")
+    if page is not None:
+        write_into(page, made)
+    for table in made.values():
+        click.echo(f"{table}\n")
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Streams the tasks from a student and keeps every token's logprob and time: one run tells of windows of all sizes."""
+"""Streams answers of a student whole, with the logprob and the time of every token: the raw material of all windows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import msgspec
 
+from policies.drafts.logprobs import TokenLogprob, is_stop_token
 from trainer.window.tasks import Task, is_right
 
 
@@ -23,6 +24,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     logprobs: tuple[float, ...]
     """Of every token, nats; the stop token included where the backend lists it."""
+    stop_token: bool
+    """Whether the last one is the stop token's, which is part of no mean."""
     times_s: tuple[float, ...]
     """When each token came, since the first one."""
     ttft_s: float
@@ -33,7 +36,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 async def collect(
     tasks: list[Task], base_url: str, model: str, file: Path, *, concurrency: int, max_tokens: int
 ) -> list[Row]:
-    """Ask for what the file does not hold yet, append it, and return all. Raises: httpx.HTTPError."""
+    """Ask for what the file does not hold yet, append it, and return all.
+
+    Raises: httpx.HTTPError; ValueError: the backend's logprobs are none.
+    """
     rows = read(file)
     known = {(row.task_id, row.concurrency) for row in rows}
     waiting = [task for task in tasks if (task.task_id, concurrency) not in known]
@@ -47,9 +53,7 @@ async def collect(
             with file.open("ab") as sink:
                 sink.write(msgspec.json.encode(row) + b"\n")
 
-        async with asyncio.TaskGroup() as group:
-            for task in waiting:
-                group.create_task(one(task))
+        await asyncio.gather(*map(one, waiting))  # the first error as it is, where a TaskGroup would wrap it
     return rows
 
 
@@ -70,7 +74,7 @@ async def _answer(client: httpx.AsyncClient, model: str, task: Task, concurrency
         "max_tokens": max_tokens,
     }  # fmt: skip
     started_s = time.monotonic()
-    logprobs: list[float] = []
+    tokens: list[TokenLogprob] = []
     times_s: list[float] = []
     text, finish_reason = "", ""
     async with client.stream("POST", "chat/completions", json=body) as response:
@@ -79,10 +83,9 @@ async def _answer(client: httpx.AsyncClient, model: str, task: Task, concurrency
             if not line.startswith("data: {"):
                 continue
             choice = json.loads(line[6:])["choices"][0]
-            now_s = time.monotonic()
-            for token in (choice.get("logprobs") or {}).get("content") or ():
-                logprobs.append(token["logprob"])
-                times_s.append(now_s)
+            told = msgspec.convert((choice.get("logprobs") or {}).get("content") or [], list[TokenLogprob])
+            tokens += told
+            times_s += len(told) * [time.monotonic()]
             text += choice["delta"].get("content") or ""
             finish_reason = choice.get("finish_reason") or finish_reason
     first_s = times_s[0] if times_s else time.monotonic()
@@ -92,7 +95,8 @@ async def _answer(client: httpx.AsyncClient, model: str, task: Task, concurrency
         right=finish_reason == "stop" and is_right(task, text),
         finish_reason=finish_reason,
         text=text,
-        logprobs=tuple(round(value, 5) for value in logprobs),
+        logprobs=tuple(round(token.logprob, 5) for token in tokens),
+        stop_token=bool(tokens) and is_stop_token(tokens[-1], text, finish_reason or None),
         times_s=tuple(round(value - first_s, 5) for value in times_s),
         ttft_s=first_s - started_s,
         concurrency=concurrency,

@@ -1,20 +1,22 @@
-"""Lists to repeat: what a student of 135 million parameters gets right in a part of the cases as it is.
+"""Tasks whose answers code can judge exactly, in families that go wrong in different ways.
 
-Its answers have 10 to 160 tokens, and what goes wrong goes wrong early, late or not at all, and cannot be mended later.
-Every question comes behind two worked ones, as turns of the conversation. How long a list is, is drawn with it.
+A student of 135 million parameters gets a part of each right as it is. Every question comes behind worked ones, as
+turns of the conversation.
 """
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
-Example = tuple[str, str]
-"""Question and right answer."""
+from trainer.window import lists, quotes, tickets
+
+Form = Literal["text", "json"]
 
 
 class Task(NamedTuple):
@@ -24,59 +26,56 @@ class Task(NamedTuple):
     kind: str
     messages: list[dict[str, str]]
     answer: str
+    form: Form = "text"
 
 
-def numbers(draw: random.Random) -> Example:
-    """One or two digits each."""
-    return _copied("list", [str(draw.randint(1, 99)) for _ in range(draw.randint(4, 16))])
+class Family(NamedTuple):
+    """Tasks of one sort."""
+
+    about: str
+    """For the report: what is asked."""
+    kinds: Mapping[str, Callable[[random.Random], tuple[str, str]]]
+    """Kind → question and right answer; taken in turns."""
+    shots: int
+    """Worked questions before the one that is asked."""
+    mixed_sets: int = 0
+    """They are of kinds by lot, in so many sets, since the kind is what has to be found out and a student prefers some
+    by what it was shown; 0: all are of the kind that is asked, always the same."""
+    form: Form = "text"
 
 
-def long_numbers(draw: random.Random) -> Example:
-    """Four digits each."""
-    return _copied("list", [str(draw.randint(1000, 9999)) for _ in range(draw.randint(5, 26))])
-
-
-def times(draw: random.Random) -> Example:
-    """Times of a day."""
-    return _copied("list of times", [f"{draw.randint(0, 23):02}:{draw.randint(0, 59):02}" for _ in _items(draw)])
-
-
-def prices(draw: random.Random) -> Example:
-    """Amounts in dollars."""
-    return _copied("list of prices", [f"${draw.randint(1, 99)}.{draw.randint(0, 99):02}" for _ in _items(draw)])
-
-
-def _items(draw: random.Random) -> range:
-    return range(draw.randint(4, 22))
-
-
-def _copied(what: str, items: list[str]) -> Example:
-    listed = ", ".join(items)
-    return f"Repeat this {what}: {listed}", listed
-
-
-KINDS: dict[str, Callable[[random.Random], Example]] = {
-    "numbers": numbers,
-    "long_numbers": long_numbers,
-    "times": times,
-    "prices": prices,
+FAMILIES: dict[str, Family] = {
+    "lists": Family("repeats lists of numbers, times and prices", lists.KINDS, 2),
+    "tickets": Family("files customers' messages as JSON records", tickets.KINDS, 6, mixed_sets=8, form="json"),
+    "quotes": Family("quotes one of two or three notes about orders", quotes.KINDS, 4),
 }
 
 
-def tasks(count: int, seed: int = 0) -> list[Task]:
-    """The first `count` of an endless list; a longer list begins with a shorter one."""
+def tasks(name: str, count: int, seed: int = 0) -> list[Task]:
+    """The first `count` of a family's endless list; a longer list begins with a shorter one."""
+    family = FAMILIES[name]
     found = []
     for number in range(count):
-        kind = list(KINDS)[number % len(KINDS)]
-        make = KINDS[kind]
+        kind = list(family.kinds)[number % len(family.kinds)]
         messages = []
-        for shot in range(2):
-            asked, answer = make(random.Random(f"{seed}/{kind}/{shot}"))  # noqa: S311 - reproducible, no secret
+        for asked, answer in _shots(family, kind, number, seed):
             messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-        question, answer = make(random.Random(f"{seed}/{number}"))  # noqa: S311
+        question, answer = family.kinds[kind](_draw(f"{seed}/{number}"))
         messages.append({"role": "user", "content": question})
-        found.append(Task(f"{kind}-{number}", kind, messages, answer))
+        found.append(Task(f"{kind}-{number}", kind, messages, answer, family.form))
     return found
+
+
+def _shots(family: Family, kind: str, number: int, seed: int) -> list[tuple[str, str]]:
+    """Worked questions before the task of this number."""
+    if not family.mixed_sets:
+        return [family.kinds[kind](_draw(f"{seed}/{kind}/{shot}")) for shot in range(family.shots)]
+    draw = _draw(f"{seed}/set/{number // len(family.kinds) % family.mixed_sets}")
+    return [family.kinds[shown](draw) for shown in draw.sample(list(family.kinds), family.shots)]
+
+
+def _draw(seed: str) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - reproducible, no secret
 
 
 class _Labelled(msgspec.Struct):
@@ -95,8 +94,13 @@ def labelled(file: Path) -> list[Task]:
 
 
 def is_right(task: Task, text: str) -> bool:
-    """The whole answer, blanks and a last full stop apart."""
-    return _bare(text) == _bare(task.answer)
+    """The whole answer: as text, blanks and a last full stop apart; as JSON, the same value."""
+    if task.form == "text":
+        return _bare(text) == _bare(task.answer)
+    try:
+        return bool(json.loads(text) == json.loads(task.answer))
+    except ValueError:
+        return False
 
 
 def _bare(text: str) -> str:
