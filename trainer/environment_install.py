@@ -32,6 +32,8 @@ INDEX_VARIABLE = "LOCUM_TORCH_INDEX"
 """An index with torch's CPU build, which PyPI lacks."""
 BUILD_VARIABLE = "LOCUM_TORCH"
 """cpu | gpu; default: gpu where nvidia-smi works."""
+RARELY_IMPORTED = r"site-packages/(.*/tests?|transformers/models)/"
+"""A third of all source: packages' own tests, and hundreds of architectures of models. Compiled at first use."""
 PACKAGE_LINE = re.compile(r"^(Collecting|Downloading|Using cached|Processing|Installing collected packages)\b")
 
 
@@ -152,7 +154,7 @@ def _create(environment: Environment, folder: Path, build: str, progress: Progre
             command += ["-r", str(pins)]
         _run(command, environment, count)
     # pip would write the byte code on one core. Some packages hold templates that are no Python: the exit code says so.
-    compiling = [python, "-m", "compileall", "-q", "-j", "0", str(folder / "lib")]
+    compiling = [python, "-m", "compileall", "-q", "-j", "0", "-x", RARELY_IMPORTED, str(folder / "lib")]
     _run(compiling, environment, lambda _: None, must_succeed=False)
     progress(total, total, f"packages of the environment {environment.name}")
 

@@ -99,8 +99,10 @@ told() {
   awk -v total="$1" '/^Collecting /{ if (++n % 20 == 0) print "  " n " of " total " packages fetched" }
     /^Installing collected/{ print "  all fetched; unpacking" } { fflush() }'
 }
-# pip would write the byte code on one core. Some packages hold templates that are no Python.
-compile_all() { "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true; }
+# pip would write the byte code on one core. Some packages hold templates that are no Python. A third of all source is
+# packages' own tests and several hundred architectures of models, of which two are used: those compile at first use.
+rarely='site-packages/(.*/tests?|transformers/models|vllm/model_executor/models)/'
+compile_all() { "$venv/bin/python" -m compileall -q -j 0 -x "$rarely" "$venv/lib" >/dev/null 2>&1 || true; }
 
 started=$(date +%s)
 if [ "$serving" = gpu ]; then
