@@ -2,15 +2,16 @@
 
 Volumes are counted in windows of five minutes. The level is what the last two hours were, by the profile: their median
 over groups of windows, so that a burst of a quarter of an hour is no new level and a step is one within the hour.
-Without a profile, on the first day, every window is taken to be like the last ones.
+Without a profile, on the first day, what has come is taken for the part of a day that it fits (policies/day_shapes.py).
 """
 
 from __future__ import annotations
 
-import math
 from statistics import median
 
 import msgspec
+
+from policies.day_shapes import HOURS, expected_day
 
 WINDOW_S = 300
 DAY_S = 86_400
@@ -25,10 +26,7 @@ away everything would be too late or too much."""
 PRIOR_PART = 0.02
 """Part of a day's volume that the level of the last half day counts for, beside what the last two hours say."""
 BROAD_WINDOWS = WINDOWS // 2
-REVERSION_S = 8 * 3_600.0
-"""Without a profile: how fast the present volume goes back to the mean."""
-HOUR_WINDOWS = 3_600 // WINDOW_S
-DECLINE_S = 6 * 3_600.0
+HOUR_WINDOWS = WINDOWS // HOURS
 SMOOTH_WINDOWS = 3
 """To each side: a profile of few days is noisy."""
 
@@ -68,75 +66,86 @@ class Forecast(msgspec.Struct):
     def left(self, now_s: float) -> float:
         """The volume that is expected from now to the end of the day, or of the horizon."""
         end_s = max((now_s // DAY_S + 1) * DAY_S, now_s + HORIZON_S)
-        self.level = self._level(now_s)
-        if not self.profile:
-            return self._without_profile(now_s, end_s - now_s)
-        beyond_s = end_s - (now_s // DAY_S + 1) * DAY_S
-        rest = sum(self.profile) - self._usual_until(now_s % DAY_S)
-        return self.level * (rest + (self._usual_until(beyond_s) if beyond_s > 0.0 else 0.0))
-
-    def _without_profile(self, now_s: float, rest_s: float) -> float:
-        """What comes now, going back to the mean of what has been seen: a peak does not last, nor does a night. In the
-        last hours a decline is taken to go on."""
-        last = now_s / WINDOW_S
-        mean = sum(self.volumes.values()) / max(1.0, last - max(self.since, int(last) - WINDOWS))
-        lasting_s = REVERSION_S * (1.0 - math.exp(-rest_s / REVERSION_S))
-        found = (mean * (rest_s - lasting_s) + self.level * lasting_s) / WINDOW_S
-        before = self._group_median(int(last) - HOUR_WINDOWS, int(last) - 2 * HOUR_WINDOWS)
-        hour = self._group_median(int(last), int(last) - HOUR_WINDOWS)
-        if rest_s > DECLINE_S or not before or not hour or hour >= before:
-            return found
-        hours = rest_s / 3_600
-        slope = math.log(max(0.5, hour / before))
-        return min(found, hour * HOUR_WINDOWS * (math.exp(slope * hours) - 1.0) / slope)
-
-    def _usual_until(self, second: float) -> float:
-        """Of the profile, from the beginning of the day to a second of it."""
-        window, part = divmod(second / WINDOW_S, 1.0)
-        return sum(self.profile[: int(window)]) + part * self.profile[int(window) % WINDOWS]
-
-    def _usual(self, first: int, windows: int) -> float:
-        if not self.profile:
-            return float(windows)
-        start = first % WINDOWS
-        return sum(self.profile[start : start + windows]) + sum(self.profile[: max(0, start + windows - WINDOWS)])
-
-    def _level(self, now_s: float) -> float:
-        """Today by the profile; without one, volume a window."""
         last = int(now_s // WINDOW_S)
-        first = max(last - RECENT_WINDOWS, self.since)
-        middle = self._group_median(last, first)
-        if middle is None:
-            return 1.0 if self.profile else self._first_level(now_s)
-        if not self.profile:
-            return middle
-        # The few requests of a night say little about the day that follows.
-        usual = self._usual(first, last - first)
-        weight = usual / (usual + PRIOR_PART * sum(self.profile))
-        return weight * middle + (1.0 - weight) * self._broad_level(last)
+        usual = Usual(self.profile or self._supposed(last))
+        if not usual.day:  # no window is over yet
+            return self.volumes.get(last, 0.0) * (end_s - now_s) / WINDOW_S
+        self.level = self._level(last, usual)
+        beyond_s = end_s - (now_s // DAY_S + 1) * DAY_S
+        rest = usual.whole - usual.until(now_s % DAY_S)
+        return self.level * (rest + (usual.until(beyond_s) if beyond_s > 0.0 else 0.0))
 
-    def _broad_level(self, last: int) -> float:
+    def _supposed(self, last: int) -> list[float]:
+        """The profile of a day like the part of one that was seen (policies/day_shapes.py); empty: of none."""
+        volumes, seen = [0.0] * HOURS, [0.0] * HOURS
+        for window in range(max(self.since, last - WINDOWS), last):
+            hour = window % WINDOWS // HOUR_WINDOWS
+            volumes[hour] += self.volumes.get(window, 0.0)
+            seen[hour] += 1.0 / HOUR_WINDOWS
+        hours = expected_day(volumes, seen)
+        return [] if hours is None else interpolated(hours)
+
+    def _level(self, last: int, usual: Usual) -> float:
+        """Today by a usual day, of the last two hours."""
+        first = max(last - RECENT_WINDOWS, self.since)
+        middle = self._group_median(last, first, usual)
+        if middle is None:
+            return 1.0
+        # The few requests of a night say little about the day that follows.
+        expected, ordinary = usual.windows(first, last - first), PRIOR_PART * usual.whole
+        weight = expected / (expected + ordinary)
+        return weight * middle + (1.0 - weight) * self._broad_level(last, usual)
+
+    def _broad_level(self, last: int, usual: Usual) -> float:
         """Of the last half day, which an ordinary day is mixed into."""
         first = max(last - BROAD_WINDOWS, self.since)
-        ordinary = PRIOR_PART * sum(self.profile)
+        ordinary = PRIOR_PART * usual.whole
         seen = sum([self.volumes.get(each, 0.0) for each in range(first, last)])
-        return (seen + ordinary) / (self._usual(first, last - first) + ordinary)
+        return (seen + ordinary) / (usual.windows(first, last - first) + ordinary)
 
-    def _group_median(self, last: int, first: int) -> float | None:
-        """Volume by the profile of the windows from `first` to before `last`; None: there are too few."""
+    def _group_median(self, last: int, first: int, usual: Usual) -> float | None:
+        """Volume by a usual day's, of the windows from `first` to before `last`; None: there are too few."""
         groups = []
         for start in range(last - GROUP_WINDOWS, max(first, self.since) - 1, -GROUP_WINDOWS):
-            usual = self._usual(start, GROUP_WINDOWS)
-            if usual > 0.0:
+            expected = usual.windows(start, GROUP_WINDOWS)
+            if expected > 0.0:
                 seen = sum([self.volumes.get(each, 0.0) for each in range(start, start + GROUP_WINDOWS)])
-                groups.append(seen / usual)
+                groups.append(seen / expected)
         if not groups:
             return None
         return median(groups) or sum(groups) / len(groups)
 
-    def _first_level(self, now_s: float) -> float:
-        """As much a window as came so far: no three windows have passed."""
-        return sum(self.volumes.values()) / max(1.0, now_s / WINDOW_S - self.since)
+
+class Usual:
+    """A profile, summed."""
+
+    def __init__(self, day: list[float]) -> None:
+        """
+        Args:
+            day: one volume a window; empty: not known.
+        """
+        self.day = day
+        self.whole = sum(day)
+
+    def until(self, second: float) -> float:
+        """From the beginning of the day to a second of it."""
+        window, part = divmod(second / WINDOW_S, 1.0)
+        return sum(self.day[: int(window)]) + part * self.day[int(window) % WINDOWS]
+
+    def windows(self, first: int, count: int) -> float:
+        """Of so many windows from one on; midnight is no border."""
+        start = first % WINDOWS
+        return sum(self.day[start : start + count]) + sum(self.day[: max(0, start + count - WINDOWS)])
+
+
+def interpolated(hours: list[float]) -> list[float]:
+    """Volumes by hour as volumes by window: from the middle of each hour to that of the next in a straight line."""
+    found = []
+    for window in range(WINDOWS):
+        before, part = divmod((window + 0.5) / HOUR_WINDOWS - 0.5, 1.0)
+        one, other = hours[int(before) % HOURS], hours[(int(before) + 1) % HOURS]
+        found.append((one + part * (other - one)) / HOUR_WINDOWS)
+    return found
 
 
 def smoothed(day: list[float]) -> list[float]:

@@ -19,7 +19,7 @@ from policies.lengths import Lengths
 from policies.pacer import Pacer
 from policies.pacing import MAX_PRICE, PacingState, Takings
 from policies.registry import PolicyConfigError, build
-from trainer.budget.controllers import CutOff
+from trainer.budget.controllers import CutOff, Pid
 from trainer.budget.simulation import Outcome, Paced, limit_of, requests_of, run, swings
 from trainer.budget.traffic import SCENARIOS, Population, Scenario
 
@@ -172,6 +172,51 @@ def test_burst_is_no_new_level_and_a_step_is_one() -> None:
     assert level([1.0] * 9 + [2.0] * 15) == pytest.approx(2.0, rel=0.35)
 
 
+def forecast_of(shape: list[float], hours: float, *, since_h: float = 0.0) -> tuple[float, float]:
+    """What is expected to come after so many hours of a first day, and what comes."""
+    forecast, first = Forecast(), 20_000 * WINDOWS
+    seen = range(int(since_h * 12), int(hours * 12))
+    forecast.add({first + window: shape[window] for window in seen})
+    return forecast.left(20_000 * DAY_S + hours * 3_600), sum(shape[int(hours * 12) :])
+
+
+ONE_PEAK = [1.0 - 0.8 * math.cos(2 * math.pi * (each / 12 - 2.0) / 24) for each in range(WINDOWS)]
+TWO_PEAKS = [
+    0.15 + math.exp(-(((e / 12 - 9.5) / 1.8) ** 2)) + math.exp(-(((e / 12 - 20) / 2.2) ** 2)) for e in range(288)
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "hours", "low", "high"),
+    [
+        (ONE_PEAK, 1.0, 0.33, 0.8),  # a night might be all that is to come: more is expected, not yet enough
+        (ONE_PEAK, 10.0, 0.6, 1.2),
+        (ONE_PEAK, 14.0, 0.8, 1.2),
+        (ONE_PEAK, 20.0, 0.85, 1.15),
+        ([1.0] * WINDOWS, 0.5, 1.0, 1.7),
+        ([1.0] * WINDOWS, 6.0, 0.9, 1.1),
+        (TWO_PEAKS, 14.0, 0.35, 1.5),  # a trough of the afternoon is no evening
+    ],
+)
+def test_first_day_is_expected_to_go_on_like_days_that_fit_what_has_come(
+    shape: list[float], hours: float, low: float, high: float
+) -> None:
+    expected, truth = forecast_of(shape, hours)
+    assert low <= expected / truth <= high
+
+
+def test_first_day_begins_where_the_gateway_was_started() -> None:
+    expected, truth = forecast_of(ONE_PEAK, 18.0, since_h=12.0)
+    assert 0.8 <= expected / truth <= 2.0
+
+
+def test_forecast_of_a_first_day_knows_nothing_before_anything_has_come() -> None:
+    assert Forecast().left(NOON_S) == 0.0
+    forecast = Forecast()
+    forecast.add({int(NOON_S // WINDOW_S): 2.0})
+    assert forecast.left(NOON_S + 60) == pytest.approx(2.0 * 144, rel=0.01)  # the first window is not over yet
+
+
 # Price
 
 
@@ -252,13 +297,15 @@ def test_state_in_another_unit_is_not_taken_for_ones_own() -> None:
 
 PER_DAY = 4_000
 POPULATION = Population.synthetic()
+FIRST_DAY = next(each for each in SCENARIOS if each.name == "first day")
 LIMIT = limit_of(POPULATION, per_day=PER_DAY, seed=0, part=0.3)
 
 
 def day(name: str, **changes: object) -> tuple[Outcome, Outcome]:
     """A scenario under the controller, and under a cut-off."""
     found = next(each for each in SCENARIOS if each.name == name)
-    scenario: Scenario = dataclasses.replace(found, days_before=1, **changes)  # type: ignore[arg-type]
+    changed = {"days_before": min(1, found.days_before), **changes}
+    scenario: Scenario = dataclasses.replace(found, **changed)  # type: ignore[arg-type]
     requests = requests_of(POPULATION, scenario, per_day=PER_DAY, seed=3)
     paced = run(requests, scenario, Paced(requests, scenario, LIMIT * 1_000), LIMIT)
     return paced, run(requests, scenario, CutOff(requests, LIMIT), LIMIT)
@@ -277,6 +324,25 @@ def test_budget_lasts_exactly_for_the_day_and_buys_more_than_first_come_first_se
     assert paced.swings <= 8
     assert paced.recovered > cut_off.recovered + 0.02
     assert cut_off.exhausted_s is not None
+
+
+@pytest.mark.parametrize("name", ["first day", "first night", "first two peaks"])
+def test_budget_lasts_for_a_first_day_whatever_its_hours_are(name: str) -> None:
+    paced, cut_off = day(name)
+    assert 0.96 <= paced.spend_ratio <= 1.02
+    assert paced.exhausted_s is None
+    assert paced.swings <= 8
+    assert paced.recovered > cut_off.recovered
+
+
+def test_first_day_buys_more_than_spending_by_the_clock() -> None:
+    gained = []
+    for seed in range(2):
+        requests = requests_of(POPULATION, FIRST_DAY, per_day=PER_DAY, seed=seed)
+        controllers = (Paced(requests, FIRST_DAY, LIMIT * 1_000), Pid(requests, LIMIT))
+        paced, pid = (run(requests, FIRST_DAY, each, LIMIT) for each in controllers)
+        gained.append(paced.recovered - pid.recovered / max(1.0, pid.spend_ratio))
+    assert sum(gained) > 0.0
 
 
 def test_swings_count_turns_and_not_noise() -> None:

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from trainer.budget.population import BadData, population_of
-from trainer.budget.report import as_json, plot, simulated, table, write_into
+from trainer.budget.report import as_json, plot, simulated, table, table_over_seeds, write_into
 from trainer.budget.traffic import SCENARIOS, Population
 
 
@@ -19,6 +19,9 @@ from trainer.budget.traffic import SCENARIOS, Population
     "--part", default=0.3, show_default=True, help="The budget, of what the policies want on an ordinary day."
 )
 @click.option("--seed", default=1, show_default=True)
+@click.option(
+    "--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Draw each day so often, and print means."
+)
 @click.option("--data", type=click.Path(exists=True, path_type=Path), help="CSV of outcomes; default: synthetic ones.")
 @click.option("--scores", type=click.Path(exists=True, path_type=Path), help="CSV of `locum evaluate --scores-out`.")
 @click.option("--weak", help="Column of --data.")
@@ -33,6 +36,7 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter an option
     per_day: int,
     part: float,
     seed: int,
+    seeds: int,
     data: Path | None,
     scores: Path | None,
     weak: str | None,
@@ -53,6 +57,12 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter an option
         except BadData as exc:
             raise click.UsageError(str(exc)) from exc
     chosen = [each for each in SCENARIOS if not names or each.name in names]
+    if seeds > 1:
+        if in_json or page is not None or plot_path is not None:
+            raise click.UsageError("--seeds prints a table of means: leave out --json, --write and --plot")
+        drawn = [simulated(population, chosen, per_day=per_day, part=part, seed=seed + each) for each in range(seeds)]
+        click.echo(table_over_seeds(drawn))
+        return
     found = simulated(population, chosen, per_day=per_day, part=part, seed=seed)
     click.echo(msgspec.json.encode(as_json(found)).decode() if in_json else table(found))
     if page is not None:

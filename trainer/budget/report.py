@@ -69,6 +69,31 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def table_over_seeds(found: Sequence[Sequence[Sequence[Outcome]]]) -> str:
+    """The same days drawn several times: means, and what of the difference to the PID could be chance.
+
+    Args:
+        found: by seed; at least two.
+    """
+    columns = ("day", "controller", "spent", "lowest", "highest", "too early", "recovered gap", "more than the PID")
+    lines = ["| " + " | ".join(columns) + " |", "|---|---|" + "---:|" * (len(columns) - 2)]
+    for drawn in zip(*found, strict=True):  # one scenario, by seed
+        recovered = np.array([[outcome.recovered for outcome in outcomes] for outcomes in drawn])
+        pid = [outcome.controller for outcome in drawn[0]].index(Pid.name)
+        for place, first in enumerate(drawn[0]):
+            spent = np.array([outcomes[place].spend_ratio for outcomes in drawn])
+            early = sum(outcomes[place].exhausted_s is not None for outcomes in drawn)
+            more = 100 * (recovered[:, place] - recovered[:, pid])
+            error = more.std(ddof=1) / math.sqrt(len(drawn))
+            cells = (
+                first.scenario if place == 0 else "", NAMES[first.controller],
+                f"{spent.mean():.1%}", f"{spent.min():.1%}", f"{spent.max():.1%}", f"{early} of {len(drawn)}",
+                f"{recovered[:, place].mean():.1%}", "" if place == pid else f"{more.mean():+.1f} ± {error:.1f}",
+            )  # fmt: skip
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def as_json(found: Sequence[Sequence[Outcome]]) -> list[dict[str, Any]]:
     names = (
         "scenario", "controller", "spend_ratio", "exhausted_s", "recovered", "share", "largest_jump", "swings",

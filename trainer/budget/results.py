@@ -28,6 +28,7 @@ class BudgetResults:
         "policies.pacing",
         "policies.pacer",
         "policies.forecast",
+        "policies.day_shapes",
         "policies.lengths",
     )
 

@@ -138,9 +138,34 @@ def _bursts(seconds: Floats) -> Floats:
     return factor
 
 
+def _of_shape(shape: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:
+    """The factor that makes a day of this shape, by the hour, out of the usual one. Its mean is 1."""
+    mean = shape(np.arange(0.0, 24.0, 1 / 60)).mean()
+    return lambda seconds: shape(seconds / 3_600.0) / mean / usual_rate(seconds)
+
+
+def _two_peaks(hours: Floats) -> Floats:
+    return 0.15 + np.exp(-(((hours - 9.5) / 1.8) ** 2)) + 0.9 * np.exp(-(((hours - 20.0) / 2.2) ** 2))
+
+
+def _office(hours: Floats) -> Floats:
+    return np.where((hours >= 8.0) & (hours < 18.0), 1.0, 0.05)
+
+
 SCENARIOS = (
     Scenario("usual day", "a daily sinusoid, peak to trough 9:1"),
     Scenario("first day", "no profile yet", days_before=0),
+    Scenario("first night", "no profile yet, and the peak at 2:00", days_before=0, profile_s=-12 * 3_600.0),
+    Scenario("first flat day", "no profile yet, and nothing to learn", days_before=0, rate=_of_shape(np.ones_like)),
+    Scenario("first two peaks", "no profile yet: 9:30 and 20:00", days_before=0, rate=_of_shape(_two_peaks)),
+    Scenario("first office day", "no profile yet, 8:00 to 18:00", days_before=0, rate=_of_shape(_office)),
+    Scenario("first bursts", "no profile yet, and the bursts", days_before=0, rate=_bursts),
+    Scenario(
+        "first at 14:00",
+        "the gateway is started in the afternoon",
+        days_before=0,
+        rate=lambda s: np.where(s < 14 * 3_600.0, 0.0, 1.0),
+    ),
     Scenario("weekend", "half of the traffic, three hours later", rate=lambda s: 0.5 + 0 * s, profile_s=10_800.0),
     Scenario("bursts", "five times the traffic for a quarter of an hour, thrice", rate=_bursts),
     Scenario("step at noon", "twice the traffic from noon on", rate=lambda s: np.where(s < DAY_S / 2, 1.0, 2.0)),

@@ -60,6 +60,17 @@ def test_figures_are_within_bounds_and_the_oracle_is_best(tmp_path: Path) -> Non
     assert rows["oracle"]["recovered"] >= max(rows["budget"]["recovered"], rows["PID"]["recovered"]) - 0.05
 
 
+def test_means_over_seeds_say_what_could_be_chance(tmp_path: Path) -> None:
+    arguments = [*SHORT, *write_files(tmp_path), "--seeds", "3"]
+    found = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found.output.splitlines()[2:]]
+    assert [row[1] for row in rows] == ["`budget`", "cut-off", "PID", "oracle"]
+    assert all(row[3] <= row[2] <= row[4] or "100" in row[4] for row in rows)
+    assert rows[2][-1] == "" and "±" in rows[0][-1] and rows[0][5].endswith("of 3")
+    refused = CliRunner().invoke(main, [*arguments, "--json"])
+    assert refused.exit_code == 2 and "--seeds" in refused.output
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
