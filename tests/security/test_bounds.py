@@ -61,12 +61,12 @@ def test_body_of_another_size_than_it_says_is_refused_by_its_head(start_gateway:
         assert client.recv(65_536).startswith(b"HTTP/1.1 413 ")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/feedback"])
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
-def test_compressed_body_is_never_unpacked(target: RunningGateway, path: str, encoding: str) -> None:
+def test_compressed_body_is_never_unpacked(target: RunningGateway) -> None:
     bomb = gzip.compress(b'{"model":"' + b"a" * (8 * MIB), 9)
-    answer = httpx.post(target.origin + path, content=bomb, headers={"content-encoding": encoding})
-    assert answer.status_code == 415
+    for path in ("/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/feedback"):
+        for encoding in ("gzip", "deflate", "br", "zstd", "gzip, gzip"):
+            answer = httpx.post(target.origin + path, content=bomb, headers={"content-encoding": encoding})
+            assert answer.status_code == 415, (path, encoding)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])

@@ -6,7 +6,7 @@ import pytest
 
 from trainer.routing.learners import draft_forest, prompt
 
-FEW_TREES = 24
+FEW_TREES = 32
 
 
 @pytest.fixture
