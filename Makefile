@@ -57,7 +57,7 @@ demo:            ## the main job on real models; KEEP=1 leaves everything runnin
 	@echo "[2/2] the demo"
 	@$(BIN)/locum demo $(if $(KEEP),--keep) $(DEMO_ARGS)
 
-check: install   ## lint, types and the tests without models, side by side: about 2 minutes
+check: install   ## lint, types and the tests without models, side by side: a few minutes on two cores
 	@$(MAKE) --no-print-directory -j 3 lint types fast-tests
 
 lint:
