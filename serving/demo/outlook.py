@@ -9,22 +9,25 @@ from serving.demo.questions import question_bank
 from serving.demo.results import Result
 
 PLAN = """\
-What happens, and how long it takes on two cores without a GPU:
-  models    the student is fetched and converted to what vLLM reads{teacher_model}: 1 to 2 minutes, once
-  start     vLLM with the student{teacher_start}; a local encoder reads Python's docstrings: 1 to 2 minutes
+What happens, and how long it takes on two idle cores without a GPU:
+  models    fetch the student, convert it for vLLM{teacher_model}: 1 to 2 min, once
+  start     vLLM with the student{teacher_start};
+            a local encoder reads Python's docstrings: 1 to 2 min
   gateway   locum serve, configured as you would: 10 s
-  requests  {questions} questions, each answered by the model that the policies choose: {requests}
-Ctrl-C stops all of it and reports what is done; the next run finds models and embeddings ready.
+  requests  {questions} questions, each to the model that the policies choose:
+            {requests}
+Ctrl-C stops all of it and reports what is done; the next run goes on with the
+models and embeddings that are there.
 """
 
 
 def plan(*, local_teacher: bool) -> str:
     """What a stranger is told before anything starts."""
     return PLAN.format(
-        teacher_model=", and the teacher, 1.1 GB" if local_teacher else "",
+        teacher_model="; fetch the teacher, 1.1 GB" if local_teacher else "",
         teacher_start=", llama.cpp with the teacher" if local_teacher else "",
         questions=len(question_bank()),
-        requests="about 4 minutes, nearly all of it the teacher's" if local_teacher else "as fast as your API",
+        requests="about 5 min, nearly all of it the teacher's" if local_teacher else "as fast as your API",
     )
 
 

@@ -70,4 +70,5 @@ class Steps:
     def _log(self, name: str, message: str) -> None:
         if not self._console.is_terminal:
             elapsed_s = self._clock() - self._started_s[name]
-            self._console.print(f"[{elapsed_s:5.1f} s] {name}: {message}", markup=False, highlight=False)
+            line = f"[{elapsed_s:5.1f} s] {name}: {message}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -89,7 +89,7 @@ class Session:
         """
         async with AsyncExitStack() as stack:
             try:
-                self._console.print(plan(local_teacher=self._options.teacher is None), markup=False)
+                self._console.print(plan(local_teacher=self._options.teacher is None), markup=False, soft_wrap=True)
                 with Steps(self._console) as steps:
                     url = await self._start(stack, steps)
                     await self._send(url, steps)
