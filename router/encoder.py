@@ -1,9 +1,9 @@
 """The local sentence encoder behind the signals `chunk_similarities` and `prompt_embedding`.
 
-An embedding costs tens of milliseconds of a core, so it never runs on the event loop and never without a budget: a
-request that waits longer than its budget gets None, and its result still fills the cache for the next one. Calls that
-arrive while the model is busy are embedded together in its next batch. sentence-transformers and torch are only
-imported by `load_model`; the core install does not have them.
+An embedding costs milliseconds of a core, a long text's tens of them, so it never runs on the event loop and never
+without a budget: a request that waits longer than its budget gets None, and its result still fills the cache for the
+next one. Calls that arrive while the model is busy are embedded together in its next batch. sentence-transformers and
+torch are only imported by `load_model`; the core install does not have them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from router.config import EncoderConfig
+from router.lean_bert import LeanBert, Unsuitable
 
 logger = logging.getLogger(__name__)
 
@@ -175,13 +176,23 @@ class Encoder:
 def load_model(name: str, *, threads: int, precision: Precision = "float32") -> EmbedBatch:
     """The blocking embedding function of a sentence-transformers model, without any access to a model hub.
 
-    In bfloat16 it takes half the time, and its embeddings have a cosine of .9999 with those in float32.
+    In bfloat16 it takes a third of the time, and its embeddings have a cosine of .9999 with those in float32.
 
     Raises:
         EncoderUnavailable
     """
     model = load_transformer(name, threads=threads, key="encoder.model")
-    if precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16()):
+    short = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16())
+    try:
+        return LeanBert(model, "bfloat16" if short else "float32")
+    except Unsuitable as why:
+        logger.info("encoder.model runs by sentence-transformers itself, which is slower: %s", why)
+    return plain(model, "bfloat16" if short else "float32")
+
+
+def plain(model: Any, precision: Literal["float32", "bfloat16"]) -> EmbedBatch:
+    """Embeds by `SentenceTransformer.encode`; turns the model into `precision`."""
+    if precision == "bfloat16":
         model.bfloat16()
 
     def embed_batch(texts: list[str]) -> list[Vector]:
