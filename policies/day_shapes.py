@@ -36,12 +36,14 @@ class Supposed(NamedTuple):
     logs: tuple[float, ...]
 
 
-def expected_day(volumes: Sequence[float], seen: Sequence[float]) -> list[float] | None:
-    """The mean of the supposed days, each as high as it must be to have brought what has come.
+def expected_day(volumes: Sequence[float], seen: Sequence[float], *, cautious: bool) -> list[float] | None:
+    """The mean of the supposed days, as high as they must be to have brought what has come.
 
     Args:
         volumes: [24] what has come, by the hour of the day (UTC).
         seen: [24] which part of each hour was watched.
+        cautious: each is made as high by itself, so that days of which little should have come yet count for more; else
+            all of them together. That is for a budget with something to spare.
     Returns:
         [24] volume by hour; None: nothing has come.
     """
@@ -49,17 +51,18 @@ def expected_day(volumes: Sequence[float], seen: Sequence[float]) -> list[float]
     if total <= 0.0 or watched <= 0.0:
         return None
     evidence = HOUR_EVIDENCE * watched / total
-    scores, scales = [], []
+    scores, wholes = [], []
     for weight, hours, logs in supposed():
         whole = sum(map(mul, hours, seen))
         fit = sum(map(mul, volumes, logs)) - total * math.log(whole)
         scores.append(math.log(weight) + evidence * fit)
-        scales.append(total / whole)
+        wholes.append(whole)
     best = max(scores)
-    likely = [math.exp(score - best) for score in scores]
-    whole_likely = sum(likely)
-    factors = [each * scale / whole_likely for each, scale in zip(likely, scales, strict=True)]
-    return [sum(map(mul, factors, hour)) for hour in _by_hour()]
+    weights = [math.exp(score - best) for score in scores]
+    if cautious:
+        weights = [weight / whole for weight, whole in zip(weights, wholes, strict=True)]
+    scale = total / sum(map(mul, weights, wholes))
+    return [scale * sum(map(mul, weights, hour)) for hour in _by_hour()]
 
 
 @cache

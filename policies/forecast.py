@@ -26,6 +26,8 @@ away everything would be too late or too much."""
 PRIOR_PART = 0.02
 """Part of a day's volume that the level of the last half day counts for, beside what the last two hours say."""
 BROAD_WINDOWS = WINDOWS // 2
+NEARLY_WHOLE = WINDOWS // 8
+"""A day that was not seen before this window of it was still seen."""
 HOUR_WINDOWS = WINDOWS // HOURS
 SMOOTH_WINDOWS = 3
 """To each side: a profile of few days is noisy."""
@@ -56,7 +58,7 @@ class Forecast(msgspec.Struct):
     def end_day(self, day: int) -> None:
         """Learn from a day that is over, if it was seen from its beginning or nearly."""
         first = day * WINDOWS
-        if self.volumes and self.since <= first + WINDOWS // 8:
+        if self.volumes and self.since <= first + NEARLY_WHOLE:
             seen = smoothed([self.volumes.get(first + each, 0.0) for each in range(WINDOWS)])
             weight = PROFILE_WEIGHT if self.profile else 1.0
             before = self.profile or seen
@@ -82,7 +84,9 @@ class Forecast(msgspec.Struct):
             hour = window % WINDOWS // HOUR_WINDOWS
             volumes[hour] += self.volumes.get(window, 0.0)
             seen[hour] += 1.0 / HOUR_WINDOWS
-        hours = expected_day(volumes, seen)
+        # Started at noon, there is the whole day's budget for half of one.
+        cautious = self.since <= last // WINDOWS * WINDOWS + NEARLY_WHOLE
+        hours = expected_day(volumes, seen, cautious=cautious)
         return [] if hours is None else interpolated(hours)
 
     def _level(self, last: int, usual: Usual) -> float:
