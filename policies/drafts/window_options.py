@@ -80,7 +80,7 @@ class WindowOptions(ReviewerModel):
     @property
     def commit_window(self) -> CommitWindow | None:
         """The tokens are the delay that every stream pays: 32 take 0.3 s at 100 tokens/s. What they buy is measured in
-        docs/commit-window.md: with 16, one in five of the streams that are escalated first is a right one."""
+        docs/commit-window.md: with 16, two of three families of tasks lose more than half of it."""
         if not self.commit_window_tokens:
             return None
         grows = self.extend_band > 0.0

@@ -22,6 +22,10 @@ from trainer.window.scores import FOLDS, Bools, Floats, mean_of
 
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 CONFIDENCE = 0.95
+DEFAULTS = (4, 8, 16, 32, 64, 128)
+"""Windows of which one is the default."""
+ENOUGH = 0.9
+"""Of what whole answers would gain."""
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,3 +145,16 @@ def _borrowed(fitted_on: Sequence[float], used_on: Sequence[float], right: Seque
         for place in range(fold, len(right), FOLDS):
             found[place] = curve.confidence(used_on[place]) or 0.0
     return found
+
+
+def enough(found: Analysis) -> int | None:
+    """The smallest window that gains enough; None: none does."""
+    return next((tokens for tokens in DEFAULTS if found.gain(tokens) >= ENOUGH), None)
+
+
+def default_window(found: Sequence[Analysis]) -> int | None:
+    """The middle one of what the families need (of an even number the larger): a window that is enough for all of them
+    would hold back whole answers of most. None: nothing is enough for the middle one."""
+    needed = sorted(enough(each) or math.inf for each in found)
+    middle = needed[len(needed) // 2]
+    return None if math.isinf(middle) else int(middle)

@@ -19,8 +19,8 @@ from trainer.window.scores import Scores, fitted
 
 SHARE = 0.2
 """Of the answers: what a window escalates in all that is reported here."""
-BANDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
-GROWING = ((16, 64), (16, 128), (32, 64), (32, 128))
+BANDS = (0.0, 0.1, 0.2, 0.3)
+GROWING = ((16, 64), (32, 64), (32, 128))
 ALARM_WINDOWS = (16, 32)
 ALARM_TOKENS = 32
 ALARMS = (0.6, 0.7, 0.8, 0.9, 0.95)
@@ -143,6 +143,7 @@ def _rings(scores: Scores, place: int, window: int, threshold: float) -> int | N
 def growths(parts: Sequence[Half]) -> list[Growth]:
     """Every window that grows and every band, over the answers of all parts."""
     wrong = np.concatenate([part.scores.wrong for part in parts])
+    lengths = np.array([len(row.logprobs) for part in parts for row in part.scores.rows])
     found = []
     for tokens, largest in GROWING:
         sizes = [tokens]
@@ -159,7 +160,7 @@ def growths(parts: Sequence[Half]) -> list[Growth]:
             escalated = final > cut
             found.append(
                 Growth(
-                    tokens=tokens, max_tokens=largest, band=band, mean_tokens=float(held.mean()),
+                    tokens=tokens, max_tokens=largest, band=band, mean_tokens=float(np.minimum(held, lengths).mean()),
                     escalated=float(escalated.mean()), wrong_found=float(escalated[wrong].mean()),
                     right_lost=float(escalated[~wrong].mean()),
                 )

@@ -37,7 +37,7 @@ def png(found: Sequence[Analysis], delays: Delays) -> bytes:
     axes.set(xlabel="commit window, tokens", ylim=(0.4, 1.0))
     axes.set_ylabel('AUROC of "the answer is wrong", 95 % (dotted: whole answer)')
     axes.set_title("What the first tokens say")
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    axes.legend(framealpha=0.9, edgecolor="none", loc="upper left", fontsize=9)
     axes.grid(alpha=0.2)
     least = min((delay.concurrency for delay in delays.added), default=None)
     waits = [delay for delay in delays.added if delay.concurrency == least]

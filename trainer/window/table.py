@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from policies.intervals import Estimate
-from trainer.window.analysis import Analysis, Size
+from trainer.window.analysis import DEFAULTS, ENOUGH, Analysis, Size, default_window, enough
 from trainer.window.delays import SIZES as DELAYS
 from trainer.window.delays import WINDOWS, Delays
 from trainer.window.halves import SHARE
@@ -25,6 +25,7 @@ def tables(found: Sequence[Analysis], delays: Delays, about: Callable[[str], str
     made = {
         "answers": _answers(found, about),
         "windows": _windows(found),
+        "gains": _gains(found),
         "curves": _curves(found),
         "growths": _growths(found),
         "alarms": _alarms(found),
@@ -64,6 +65,19 @@ def _windows(found: Sequence[Analysis]) -> list[str]:
             cells += [f"{size.auroc:.3f} [{size.low:.3f}, {size.high:.3f}]", _share(size.hit)]
         lines.append(_row(_name(tokens), *cells))
     return [*lines, _row("by lot", *(cell for each in found for cell in ("0.500", f"{1 - each.right:.0%}")))]
+
+
+def _gains(found: Sequence[Analysis]) -> list[str]:
+    lines = _head("window", *(each.family for each in found), "mean")
+    for tokens in DEFAULTS:
+        gains = [each.gain(tokens) for each in found]
+        lines.append(_row(_name(tokens), *(f"{gain:.0%}" for gain in (*gains, statistics.mean(gains)))))
+    needed = ", ".join(f"{each.family} {enough(each) or 'none'}" for each in found)
+    return [
+        *lines,
+        "",
+        f"Smallest windows that gain {ENOUGH:.0%}: {needed}. The middle one: {default_window(found) or 'none'}.",
+    ]
 
 
 def _curves(found: Sequence[Analysis]) -> list[str]:

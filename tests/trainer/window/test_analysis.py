@@ -9,7 +9,7 @@ import pytest
 from policies.drafts.logprobs import TokenLogprob, mean_logprob
 from tests.trainer.window.rows import ROWS, row
 from trainer.evaluation.statistics import auroc
-from trainer.window.analysis import analyse
+from trainer.window.analysis import analyse, default_window, enough
 from trainer.window.scores import mean_of
 
 
@@ -31,6 +31,17 @@ def test_gain_is_the_share_of_what_whole_answers_would_escalate_better_than_by_l
     assert analysis.size(32).hit.value == 1.0
     assert abs(analysis.gain(16)) < 0.5
     assert analysis.gain(16) == pytest.approx((analysis.size(16).hit.value - 2 / 3) / (1 / 3))
+
+
+def test_default_window_is_the_middle_one_of_what_families_need() -> None:
+    early, middle, late, never = (
+        analyse("x", [row(n, n % 3 == 0, tokens=300, turn=turn) for n in range(120)], resamples=2)
+        for turn in (4, 20, 40, 200)
+    )
+    assert [enough(each) for each in (early, middle, late, never)] == [8, 32, 64, None]
+    assert default_window([late, early, middle]) == 32
+    assert default_window([early, late]) == default_window([never, late, early]) == 64
+    assert default_window([early, never]) is None
 
 
 def test_answers_of_one_kind_cannot_be_analysed() -> None:

@@ -21,10 +21,15 @@ def test_alarm_stops_wrong_answers_that_the_window_has_let_through() -> None:
 
 def test_window_that_grows_finds_more_than_one_that_does_not() -> None:
     found = growths(halves(LATE))
-    fixed, grown = (next(g for g in found if (g.tokens, g.max_tokens, g.band) == (16, 128, band))
+    fixed, grown = (next(g for g in found if (g.tokens, g.max_tokens, g.band) == (16, 64, band))
                     for band in (0.0, 0.3))  # fmt: skip
     assert fixed.mean_tokens == 16.0 < grown.mean_tokens
     assert grown.wrong_found > fixed.wrong_found + 0.3
+
+
+def test_window_holds_no_more_of_an_answer_than_there_is() -> None:
+    short = [row(number, number % 3 == 0, tokens=40, turn=10) for number in range(120)]
+    assert max(each.mean_tokens for each in growths(halves(short))) <= 40.0
 
 
 def test_halves_share_no_prompt_and_hold_all_of_them() -> None:
