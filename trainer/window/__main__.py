@@ -68,7 +68,7 @@ def main(
     try:
         if only != "report":
             asyncio.run(_measure(work, base_url, model, chosen, concurrency, only))
-        _report(work, chosen, page)
+        _report(work, chosen, page, only)
     except (ServingError, httpx.HTTPError, ValueError) as exc:
         raise click.ClickException(str(exc)) from exc
 
@@ -91,16 +91,19 @@ def _file(work: Path, family: str) -> Path:
     return work / family / "answers.jsonl"
 
 
-def _report(work: Path, chosen: dict[str, list[Task]], page: Path | None) -> None:
+def _report(work: Path, chosen: dict[str, list[Task]], page: Path | None, only: str | None) -> None:
     """Raises: ValueError: a family lacks answers, or has one outcome only; the page lacks marks."""
     found = []
     for name, asked in chosen.items():
         wanted = {task.task_id for task in asked}
-        found.append(analyse(name, [row for row in read(_file(work, name)) if row.task_id in wanted]))
+        rows = [row for row in read(_file(work, name)) if row.task_id in wanted]
+        if rows or only != "delays":
+            found.append(analyse(name, rows))
     measured = delays(work)
     result = msgspec.json.encode(_Result(found, measured))
     (work / "window.json").write_bytes(msgspec.json.format(result, indent=1) + b"\n")
-    (page.with_suffix(".png") if page else work / "window.png").write_bytes(png(found, measured))
+    if found:
+        (page.with_suffix(".png") if page else work / "window.png").write_bytes(png(found, measured))
     made = tables(found, measured, lambda name: FAMILIES[name].about if name in FAMILIES else "tasks of a file")
     if page is not None:
         write_into(page, made)

@@ -22,15 +22,16 @@ def tables(found: Sequence[Analysis], delays: Delays, about: Callable[[str], str
     Args:
         about: what the tasks of a family are.
     """
-    made = {
-        "answers": _answers(found, about),
-        "windows": _windows(found),
-        "gains": _gains(found),
-        "curves": _curves(found),
-        "growths": _growths(found),
-        "alarms": _alarms(found),
-        "delays": _delays(delays),
-    }
+    made = {"delays": _delays(delays)}
+    if found:
+        made |= {
+            "answers": _answers(found, about),
+            "windows": _windows(found),
+            "gains": _gains(found),
+            "curves": _curves(found),
+            "growths": _growths(found),
+            "alarms": _alarms(found),
+        }
     return {name: "\n".join(lines) for name, lines in made.items()}
 
 
@@ -122,6 +123,8 @@ def _alarms(found: Sequence[Analysis]) -> list[str]:
 
 
 def _delays(delays: Delays) -> list[str]:
+    if not delays.added:
+        return ["Not measured yet."]
     at_once = sorted({delay.concurrency for delay in delays.added})
     titles = [f"added, {number} at a time (median / 90 %)" for number in at_once]
     lines = _head("window", *titles, "TTFT through the gateway, alone (median)")

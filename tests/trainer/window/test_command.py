@@ -14,7 +14,7 @@ from tests.trainer.window.rows import ROWS
 from trainer.window.__main__ import main
 from trainer.window.analysis import analyse
 from trainer.window.collect import collect, read
-from trainer.window.delays import FOLDER, Delays, busy_share, delays
+from trainer.window.delays import FOLDER, Delay, Delays, busy_share, delays
 from trainer.window.table import tables, write_into
 from trainer.window.tasks import Task
 
@@ -97,7 +97,7 @@ def test_command_says_which_mark_a_page_lacks(tmp_path: Path) -> None:
     options = [*done(tmp_path), "--only", "report", "--page", str(page)]
     result = CliRunner().invoke(main, options)
     assert result.exit_code == 1
-    assert "<!-- answers: generated -->" in result.output
+    assert "<!-- delays: generated -->" in result.output
     assert page.read_text() == "no marks"
 
 
@@ -107,6 +107,15 @@ def test_command_ends_with_1_and_the_reason_when_the_student_cannot_be_reached(t
     result = CliRunner().invoke(main, [*options, "--only", "answers"])
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit) and "Error: " in result.output
+
+
+def test_tables_show_delays_when_there_are_no_answers_yet() -> None:
+    found = tables(
+        [], Delays(added=(Delay(tokens=32, concurrency=1, p50_s=0.3, p90_s=0.4),), busy=0.05), lambda name: name
+    )
+    assert list(found) == ["delays"]
+    assert "| 32 | 0.30 / 0.40 s | - |" in found["delays"]
+    assert found["delays"].endswith("began was 5% of the cores.")
 
 
 def test_tasks_of_another_form_are_refused(tmp_path: Path) -> None:
