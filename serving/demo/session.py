@@ -28,7 +28,7 @@ from serving.demo.questions import question_bank
 from serving.demo.report import Document, print_report, write_document
 from serving.demo.requests import CountTokens, DemoRequest, build
 from serving.demo.results import Prices, Result
-from serving.demo.retrieval import MiniLm, open_index
+from serving.demo.retrieval import Hit, MiniLm, open_index
 from serving.demo.runner import run_requests
 from serving.demo.settings import Endpoint, GatewaySetup, free_port, split_cores, usable_cores
 from serving.demo.stack import all_ready, running_gateway, running_student, running_teacher
@@ -177,7 +177,13 @@ class Session:
         self._models["encoder"] = {"name": "all-MiniLM-L6-v2", "sha256": encoder.sha256}
         chunks = build_corpus()
         index = open_index(chunks, encoder, self._options.folder, self._checked(steps.counted(step, "chunks")))
-        requests = build(question_bank(), index.search, token_counter(student_model))
+
+        def search(question: str, k: int) -> list[Hit]:
+            if self._stop.is_set():
+                raise Interrupted
+            return index.search(question, k)
+
+        requests = build(question_bank(), search, token_counter(student_model))
         steps.done(step, f"{len(chunks):,} chunks, {len(requests)} requests")
         return requests
 
