@@ -27,7 +27,8 @@ INSTRUCTION = (
 IDENTITY = ("id", "created", "model", "system_fingerprint")
 """Members of a chunk that are one stream's own."""
 LIMITS = ("max_completion_tokens", "max_tokens")
-_role = re.compile(rb'"role"\s*:\s*"assistant"\s*,?\s*')
+_role = re.compile(rb'"role"\s*:\s*"assistant"\s*,\s*|(?:,\s*)?"role"\s*:\s*"assistant"')
+"""With the comma before it where it stands last, as some gateways write it."""
 
 
 class NoContinuation(Exception):
@@ -146,8 +147,8 @@ class Seam(FrameSplitter):
             self.usage = usage
             replace["usage"] = self._sum(chunk.values["usage"])
         new = chunk.splice(replace=replace)
-        if not self._begun and chunk.values.get("choices"):
-            self._begun = True
+        self._begun = self._begun or bool(chunk.values.get("choices"))
+        if b'"role"' in new:  # some servers name it in every chunk
             new = _role.sub(b"", new, count=1)
         return b"data: " + new.replace(b"\n", b" ") + b"\n\n"
 

@@ -24,12 +24,11 @@ def asked_of(request: ChatRequest, features: RequestFeatures) -> Asked:
     """What a request demands of the answer's form. The last user turn and the instructions before it count."""
     values = request.body.values
     instructions = "\n".join(_instructions(values["messages"]))[-MAX_CHARS:]
-    choice = values.get("tool_choice")
     return Asked(
         form=form_of(f"{instructions}\n\n{features.last_user_turn[-MAX_CHARS:]}"),
         schema=wanted_schema(values),
         tools=_tools(values),
-        call_required=choice == "required" or isinstance(choice, dict),
+        call_required=_requires_call(values.get("tool_choice")),
         limited=any(values.get(key) is not None for key in ("max_tokens", "max_completion_tokens")),
     )
 
@@ -87,6 +86,14 @@ def _instructions(messages: list[Any]) -> Iterator[str]:
             yield content
         else:
             yield from (text for part in content or () if isinstance(text := part.get("text"), str))
+
+
+def _requires_call(choice: object) -> bool:
+    """A tool that is named has to be called; of a list of allowed ones `mode` says whether one of them has."""
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        allowed = choice.get("allowed_tools")
+        return isinstance(allowed, dict) and allowed.get("mode") == "required"
+    return choice == "required" or isinstance(choice, dict)
 
 
 def _tools(values: Mapping[str, Any]) -> dict[str, object] | None:

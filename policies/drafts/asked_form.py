@@ -9,6 +9,7 @@ prompt, and none of them can take more than linear time.
 from __future__ import annotations
 
 import re
+import string
 from typing import Literal, NamedTuple
 
 from policies.grading import last_number, normal
@@ -61,14 +62,16 @@ _JSON = re.compile(
     r"|\b(?:output|return|produce)\b (?:only|just|strictly)[^.\n]{0,20}\bjson\b"
     r"|\bonly (?:an? |the |one )?(?:valid |single )?json\b"
 )
-_SEPARATOR = re.compile(r"\s*(?:[,;|]|\n|\bor\b)\s*")
-_BULLET = re.compile(r"^(?:[-*\u2022]|\d{1,3}[.)])\s*|[\s\"'`\[\]{}()]+|[\s\"'`\[\]{}().]+\Z")
+_SEPARATOR = re.compile(r"[,;|\n]|\bor\b")
+_BULLET = re.compile(r"^(?:[-*\u2022]|\d{1,3}[.)])")
+_AROUND = string.whitespace + "\"'`[]{}()."
 _NUMBER_WORDS = re.compile(
     r"\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred|none)\b",
     re.IGNORECASE,
 )
+# Possessive: students that degenerate write thousands of spaces, which would be tried in quadratic time.
 _STATED = re.compile(
-    r"(?:\b(?:answer|option|choice)\b(?:\s+is|\s+would\s+be)?\s*:?|\\boxed)\s*[*\"'`({\[\\$]{0,4}"
+    r"(?:\b(?:answer|option|choice)\b(?:\s++(?:is|would\s++be))?\s*+:?|\\boxed)\s*+[*\"'`({\[\\$]{0,4}"
     r"(?:text\{|option\s+)?\(?([A-Z])\b(?!['\u2019]?[a-z])"
 )
 _ALONE = re.compile(r"(?<![A-Za-z0-9'\u2019])([A-Z])(?![A-Za-z0-9'\u2019])(?! [a-z])")
@@ -129,7 +132,7 @@ def _options_of(prompt: str) -> tuple[tuple[str, str], ...]:
 def _labels_of(lower: str) -> tuple[str, ...]:
     match = _found(_LABELS, lower, _LABEL_CUES) if ":" in lower else None
     if match is not None:
-        parts = [_BULLET.sub(" ", each).strip() for each in _SEPARATOR.split(match[1])]
+        parts = [_BULLET.sub("", each.strip()).strip(_AROUND) for each in _SEPARATOR.split(match[1])]
         labels = tuple(dict.fromkeys(_same_signs(each) for each in parts if each))
         if 2 <= len(labels) <= MAX_LABELS and all(0 < len(each) <= MAX_LABEL_CHARS for each in labels):
             return labels

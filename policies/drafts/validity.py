@@ -97,7 +97,7 @@ def is_empty(text: str | None, finish_reason: str | None) -> bool:
 
 def _of_beginning(asked: Asked, answer: Answer) -> tuple[str, ...]:
     text = (answer.text or "").lstrip()
-    failed = (REFUSED,) if declines(text) else ()
+    failed = (REFUSED,) if answer.declined or declines(text) else ()
     if asked.schema is not None and text and text[0] not in _JSON_STARTS:
         return (*failed, BROKEN_JSON)
     return failed

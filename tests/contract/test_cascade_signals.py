@@ -23,6 +23,7 @@ from tests.policies.scoring.building import TRAINING, artefact_of, dense, lexica
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}]
+ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}
 OPTIONS = [{"role": "user", "content": "Which is a fruit?\nA) stone\nB) apple\nAnswer with the letter."}]
 
 
@@ -101,6 +102,7 @@ def test_draft_that_is_no_answer_goes_to_the_teacher(
         (Says('{"city": "Bern"}'), {"response_format": {"type": "json_object"}}),
         (Says(None, calls=[("weather", '{"city": "Bern"}')], finish_reason="tool_calls"), {"tools": TOOLS}),
         (Says("The answer is (B)."), {"messages": OPTIONS}),
+        (Says("Bern"), {"tools": TOOLS, "tool_choice": ALLOWED}),
     ],
 )
 def test_draft_that_is_an_answer_stays(start: Start, says: Says, asked: dict[str, Any], streamed: bool) -> None:

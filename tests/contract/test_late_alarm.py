@@ -15,6 +15,7 @@ from tests.contract.conftest import RunningGateway, StartGateway, chats
 from tests.contract.test_cascade import the_record
 from tests.contract.test_disconnect import WaitUntil, leave
 from tests.contract.test_governors import wait_for
+from tests.contract.test_odd_input import EVENTS, answering, chunk
 from tests.contract.windows import HI, WORDS, StartCascade, asked, direct, draft_of, reviewer, starting, stream, text_of
 
 STUDENT = "fake-tokens-400-gap-0.02-prompt-tokens-30"
@@ -136,6 +137,25 @@ def test_teacher_continues_in_the_same_stream(
     assert gateway.metric('router_tokens_total{direction="output",route="teacher"}') == 5
     assert gateway.metric('router_cost_usd_total{route="teacher"}') == pytest.approx(late.cost_usd)
     assert gateway.metric('router_cost_usd_total{route="student"}') == pytest.approx(draft.cost_usd)
+
+
+@pytest.mark.parametrize(
+    "delta",
+    ['{"content":" and","role":"assistant"}', '{"content": " and", "role": "assistant"}',
+     '{"role":"assistant","content":" and"}', '{"content":" and","role":"assistant","tool_calls":null}'],
+)  # fmt: skip
+def test_role_of_a_continued_answer_is_named_once_wherever_the_teacher_writes_it(
+    start_cascade: StartCascade, delta: str
+) -> None:
+    said = f'data: {{"id":"t","choices":[{{"index":0,"delta":{delta},"finish_reason":null}}]}}\n\n'.encode()
+    with answering(EVENTS + said * 2 + chunk(finish="stop") + b"data: [DONE]\n\n") as url:
+        gateway = start_cascade(STUDENT, rest=CONTINUE, teacher_url=url)
+        chunks = chunks_of(gateway)
+    assert [each.choices[0].delta.role for each in chunks if each.choices and each.choices[0].delta.role] == [
+        "assistant"
+    ]
+    text = "".join(each.choices[0].delta.content or "" for each in chunks if each.choices)
+    assert text.endswith(" and and") and text == the_record(gateway).completion
 
 
 def test_backend_that_continues_a_final_message_is_asked_to(

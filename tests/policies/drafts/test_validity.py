@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -108,6 +109,10 @@ def test_long_answer_with_an_apology_is_not_refused() -> None:
     assert not declines("I'm sorry, I can't give exact figures, but here is an estimate. " + "It is about 40 km. " * 40)
 
 
+def test_refusal_that_the_backend_states_is_one_when_it_has_not_ended() -> None:
+    assert failed(text=None, finish=None, declined=True, whole=False) == [REFUSED]
+
+
 def test_refusal_that_the_backend_states_is_one() -> None:
     assert failed(text=None, declined=True) == [REFUSED]
     assert failed(text="half an ans", finish="content_filter") == [REFUSED]
@@ -205,6 +210,21 @@ def test_label_is_found_however_it_is_spelled() -> None:
     assert asked_answer(form, "Card lost.") == "card lost"
     assert asked_answer(form, "The intent is `card_lost`") == "card lost"
     assert asked_answer(form, "refunded") is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [("Respond with one of: a{}x", "fine"), ("Which?\nA) b\nB) c\nAnswer with the letter.", "The answer is{}x")],
+)
+def test_form_takes_no_longer_when_a_text_is_nothing_but_spaces(prompt: str, answer: str) -> None:
+    """A student that goes round in circles writes such, and all other requests wait."""
+
+    def taken_s(filling: str) -> float:
+        started_s = time.process_time()
+        asked_answer(form_of(prompt.format(filling)), answer.format(filling))
+        return time.process_time() - started_s
+
+    assert taken_s(" " * 7_800) < 50 * taken_s("word, " * 1_300)
 
 
 def test_number_is_found_with_its_separators() -> None:
