@@ -136,6 +136,8 @@ class Serving:
     threshold: float | None = None
     """Of the policy, with those by tag."""
     thresholds_by_tag: Mapping[str, float] = field(default_factory=dict)
+    tag: str | None = None
+    """By whose values they differ."""
     score_sha256: str | None = None
     """Of the artefact that the policy's score comes from; None = not known."""
     around: Around = Around()
@@ -200,6 +202,9 @@ def _same_thresholds(certificate: Certificate, serving: Serving) -> bool:
         return False
     proven = {value: group.threshold for group in certificate.groups for value in group.values}
     by_tag = serving.thresholds_by_tag
+    if by_tag and certificate.tag is not None and serving.tag != certificate.tag:
+        # Which of the proven groups a request is in does not follow from its threshold.
+        return max(serving.threshold, *by_tag.values()) <= min(certificate.threshold, *proven.values())
     return all(
         by_tag.get(value, serving.threshold) <= proven.get(value, certificate.threshold)
         for value in proven.keys() | by_tag.keys()

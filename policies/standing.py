@@ -136,6 +136,7 @@ def standing_of(
         student_model_sha256=student.model_sha256 if student is not None else None,
         threshold=table.get("threshold", getattr(policy, "used_threshold", None)),
         thresholds_by_tag=by_tag.thresholds if by_tag is not None else {},
+        tag=by_tag.tag if by_tag is not None else None,
         score_sha256=getattr(policy, "score_sha256", None) or getattr(policy, "artefact_sha256", None),
     )
     return Standing(name, certificate, on_void, built)

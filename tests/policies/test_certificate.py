@@ -89,7 +89,17 @@ def test_certificate_is_void_when_a_tag_has_a_higher_threshold_than_was_proven()
     own = msgspec.structs.replace(lower, values=("legal",), threshold=0.2)
     promised = certificate(tag="team", groups=(own, lower))
     assert causes_of(promised, serving()) == ("threshold_changed",)  # `legal` would have 0.4
-    assert causes_of(promised, serving(thresholds_by_tag={"legal": 0.2})) == ()
+    assert causes_of(promised, serving(tag="team", thresholds_by_tag={"legal": 0.2})) == ()
+
+
+def test_certificate_is_void_when_the_thresholds_go_by_the_values_of_another_tag() -> None:
+    """`{"purpose": "legal"}` may be on requests of any team, which were proven for another threshold."""
+    strict = certificate().groups[0]
+    own = msgspec.structs.replace(strict, values=("legal",), threshold=0.6)
+    promised = certificate(tag="team", groups=(own, strict))
+    assert causes_of(promised, serving(tag="team", thresholds_by_tag={"legal": 0.6})) == ()
+    assert causes_of(promised, serving(tag="purpose", thresholds_by_tag={"legal": 0.6})) == ("threshold_changed",)
+    assert causes_of(promised, serving(tag="purpose", thresholds_by_tag={"legal": 0.4})) == ()
 
 
 def table(tmp_path: Path, on_void: str | None = None, **changes: Any) -> dict[str, Any]:

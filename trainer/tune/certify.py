@@ -64,6 +64,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     n_traffic: int
     n_assumed_wrong: int = 0
     """Pairs of different answers without a label: taken for lost."""
+    n_teacher_assumed: int = 0
+    """Pairs of which the teacher's answer was not judged: taken for right."""
     affordable_share: float | None = None
     """By the budget."""
     bundle_id: str | None = None
@@ -118,6 +120,7 @@ def certify_from_log(log_dir: Path, target: Target, chosen: Chosen, asked: Asked
         teacher_share=(share.estimate, share.low, share.high),
         n_traffic=result.n_traffic,
         n_assumed_wrong=collected.counts["assumed_wrong"],
+        n_teacher_assumed=collected.counts["teacher_assumed"],
         affordable_share=affordable,
     )
     return _written(found, target, student, fitted, asked)
@@ -246,6 +249,8 @@ def lines(found: Found) -> Iterator[str]:
             f"  in {found.n_assumed_wrong} the answers differ and nobody has said which is right: each counts as lost. "
             "Label these, and the\n  threshold rises; equal answers need no label"
         )
+    if found.n_teacher_assumed and not certificate.teacher_assumed_right:
+        yield f"  in {found.n_teacher_assumed} nobody has judged the teacher's answer: it counts as right"
     if certificate.labels == "feedback":
         yield "  labels by people: the promise is about requests like those, so they must be a random sample"
     yield ""

@@ -58,6 +58,7 @@ def drawn_row(
         tag=score.tag_of(record),
         weight=1.0 / shadow.propensity,
         created_s=record.created_s,
+        escalated=record.route == "teacher",
         assumed_wrong=by_label is None and _differs_from_teacher(grade),
     )
 

@@ -113,10 +113,14 @@ def certified(pairs: Pairs, promise: Promise, seed: int = 0) -> Certified | None
 
 
 def _chunks(pairs: Pairs) -> list[Floats]:
-    """The grid in parts, without thresholds that keep the same rows as the one before: their test is the same."""
-    kept = np.searchsorted(np.sort(pairs.score), GRID, side="right")
+    """The grid in parts, up to where the rows know what is kept, without thresholds that keep the same rows as the one
+    before: their test is the same."""
+    known = GRID[pairs.unseen_from > GRID]
+    if not known.size:
+        return []
+    kept = np.searchsorted(np.sort(pairs.score), known, side="right")
     # Of equal tests the last stands for all: if it passes, so do those before it.
-    distinct = GRID[np.append(np.flatnonzero(np.diff(kept)), len(GRID) - 1)]
+    distinct = known[np.append(np.flatnonzero(np.diff(kept)), len(known) - 1)]
     return np.array_split(distinct, max(1, -(-len(distinct) // AT_ONCE)))
 
 

@@ -103,6 +103,8 @@ def _within_share(pairs: Pairs, traffic: Traffic, limits: Limits, seed: int) -> 
     """The threshold of the wished share, and the smallest loss that can be promised for it."""
     assert limits.max_teacher_share is not None  # noqa: S101 - the command asks for one of the limits
     threshold = threshold_of(limits.max_teacher_share, _scores(traffic, frozenset(), other=True), pairs)
+    if threshold >= pairs.unseen_from:
+        raise _not_seen(pairs, f"{limits.max_teacher_share:.1%} to the teacher")
     bound = loss_bound(pairs, threshold, limits.confidence, seed)
     if bound >= 1.0:
         raise NotCertified(f"{len(pairs)} labelled pairs prove nothing about the loss at this share", None)
@@ -169,6 +171,8 @@ def _not_certified(
     else:
         threshold = threshold_of(share, _scores(traffic, frozenset(), other=True), pairs)
         limit = f"{share:.1%} to the teacher"
+    if threshold >= pairs.unseen_from:
+        return _not_seen(pairs, limit)
     stated = _stated(weighted_mean(pairs.kept_loss(threshold).tolist(), pairs.weight.tolist(), kind="difference"))
     found = (
         f"{100 * stated.estimate:.1f} points [{100 * stated.low:.1f}, {100 * stated.high:.1f}] on {n} labelled pairs"
@@ -194,6 +198,18 @@ def _not_certified(
     )
 
 
+def _not_seen(pairs: Pairs, limit: str) -> NotCertified:
+    """More labels of the same kind would not help."""
+    unseen = np.flatnonzero(pairs.score >= pairs.unseen_from).size
+    return NotCertified(
+        f"{limit} means to keep requests that the policy escalated when they came, and of those only the teacher's "
+        f"answer could be judged (of {len(pairs)} labelled pairs {unseen} score as high). No number of such labels "
+        "says what keeping them loses: take shadow answers to the teacher's requests as well ([quality.shadow] "
+        "teacher_share), or label requests instead of scoring answers",
+        None,
+    )
+
+
 def _stated(estimate: Estimate | None) -> Stated:
     if estimate is None:
         return Stated(0.0, -1.0, 1.0)
@@ -202,6 +218,8 @@ def _stated(estimate: Estimate | None) -> Stated:
 
 def calibrated(threshold: float, calibrator: Calibrator) -> float:
     """A threshold on 1 - exp(mean logprob) as P(wrong): a strictly rising curve renames it and moves no request."""
+    if threshold <= ESCALATE_ALL:
+        return 0.0  # an answer without any doubt as well
     logprob = math.log1p(-min(threshold, 1.0 - 1e-12))
     confidence = calibrator.confidence(logprob)
     assert confidence is not None  # noqa: S101 - it is finite

@@ -69,6 +69,9 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, scor
         if label is None and prompt is not None:
             label = labels.get(prompt.exact)
         delivered = _delivered_is_right(record, label, judgement, grading)
+        judged_itself = judgement is not None and (judgement.label is not None or judgement.score is not None)
+        if judged_itself and prompt is not None:
+            collected.judged[prompt.exact] += 1
         if record.route == "teacher" and prompt is not None and delivered is not None:
             teacher.setdefault(prompt.exact, []).append(delivered)
         if chosen.students is not None and record.student not in chosen.students:
@@ -82,7 +85,16 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, scor
                 found = score.of(record, row.logprob)
                 means, tokens = _prefix_means(record)
                 collected.rows.append(
-                    dataclasses.replace(row, score=found, tag=score.tag_of(record), prefix_means=means, tokens=tokens)
+                    dataclasses.replace(
+                        row,
+                        score=found,
+                        tag=score.tag_of(record),
+                        escalated=record.route == "teacher",
+                        by_score=label is None,
+                        passed_on=not judged_itself,
+                        prefix_means=means,
+                        tokens=tokens,
+                    )
                 )
         if shadow is not None:
             _add_drawn(collected, record, prompt, drawn_row(record, shadow, label, score, grading), sealed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -28,13 +28,19 @@ class Pairs:
     """1 / the probability with which the request was drawn, by the smallest such weight: 1 and above."""
     tag: tuple[str, ...] = ()
     """The value by which thresholds differ; empty: one threshold for all."""
+    unseen_from: float = math.inf
+    """The lowest score of a request that was escalated and whose student's answer nobody could judge: what is lost by
+    keeping requests from there on is not known from these rows, however many they are."""
 
     def __len__(self) -> int:
         return len(self.loss)
 
     def part(self, rows: Rows) -> Pairs:
         tags = tuple(self.tag[i] for i in rows) if self.tag else ()
-        return Pairs(tuple(self.ids[i] for i in rows), self.score[rows], self.loss[rows], self.weight[rows], tags)
+        return replace(
+            self, ids=tuple(self.ids[i] for i in rows), score=self.score[rows], loss=self.loss[rows],
+            weight=self.weight[rows], tag=tags,
+        )  # fmt: skip
 
     def of_tags(self, values: frozenset[str]) -> Pairs:
         return self.part(np.array([i for i, value in enumerate(self.tag) if value in values], dtype=np.intp))

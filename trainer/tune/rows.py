@@ -48,6 +48,12 @@ class Row:
     created_s: float = 0.0
     assumed_wrong: bool = False
     """The student's answer differs from the teacher's, and nobody has said which one is right."""
+    escalated: bool = False
+    """The teacher's answer was delivered."""
+    by_score: bool = False
+    """Judged by a score of the answer that was delivered: of an escalated request there is none of the student's."""
+    passed_on: bool = False
+    """The label was given to another record with the same messages."""
     prefix_means: tuple[float, ...] = ()
     """Of its first tokens, where the record has them (`DraftSignals.prefix_means`)."""
     tokens: int = 0
@@ -69,6 +75,8 @@ class Collected:
     sealed_ids: list[str] = field(default_factory=list)
     """Labelled records of the sealed sets. They are not among the rows."""
     counts: Counter[str] = field(default_factory=Counter)
+    judged: Counter[str] = field(default_factory=Counter)
+    """Records that were judged themselves, by their messages (`Row.prompt`)."""
 
     @property
     def students(self) -> Counter[str]:
@@ -94,15 +102,36 @@ class Collected:
         never mixed, since only one of them says with which probability it was drawn."""
         return len(self.drawn) >= max(1, sum(row.teacher is not None for row in self.rows))
 
+    def _sample(self) -> list[Row]:
+        """The judged rows, one for each judgement: a label that is passed on to all records with the same messages is
+        one draw, and else what is asked often would count as often."""
+        own = {row.prompt for row in self.rows if not row.passed_on}
+        left = Counter(self.judged)
+        found = []
+        for row in self.rows:
+            if row.passed_on:
+                if row.prompt in own or left[row.prompt] <= 0:
+                    continue
+                left[row.prompt] -= 1
+            found.append(row)
+        return found
+
+    def _unseen_from(self, rows: list[Row]) -> float:
+        """As `Pairs.unseen_from`: judgements of delivered answers, and shadow answers to the student's requests alone,
+        know nothing of what was escalated."""
+        escalated = any(row.escalated for row in rows)
+        seen = escalated and not any(row.by_score for row in rows)
+        return math.inf if seen else self.traffic.escalated_from
+
     def pairs(self) -> tuple[Pairs, bool]:
         """Rows with a score and both outcomes, and whether the teacher was taken to be always right.
 
-        Where no answer of the teacher was judged, the loss against a teacher without errors is an upper bound.
+        Where the teacher's answer was not judged, the loss against a teacher without errors is an upper bound. Leaving
+        such rows out would leave a sample of what was escalated: there the teacher's answer is always known.
         """
-        rows = [row for row in (self.drawn if self.use_drawn else self.rows) if row.score is not None]
+        rows = [row for row in (self.drawn if self.use_drawn else self._sample()) if row.score is not None]
         assumed = not any(row.teacher is not None for row in rows)
-        if not assumed:
-            rows = [row for row in rows if row.teacher is not None]
+        self.counts["teacher_assumed"] = sum(row.teacher is None for row in rows)
         least = min((row.weight for row in rows), default=1.0)
         lost = [(1.0 if row.teacher is None else row.teacher) - row.outcome for row in rows]
         self.counts["assumed_wrong"] = sum(row.assumed_wrong for row in rows)
@@ -113,5 +142,6 @@ class Collected:
             loss=np.array(lost, dtype=np.float64),
             weight=np.array([row.weight / least for row in rows], dtype=np.float64),
             tag=tuple(row.tag for row in rows),
+            unseen_from=self._unseen_from(rows),
         )
         return pairs, assumed

@@ -11,6 +11,8 @@ from policies.chain import Vote
 from policies.record import DecisionRecord
 
 MEAN_LOGPROB = "mean_logprob"
+EXPLORE = "explore"
+"""Name of the policy that draws lots."""
 DAY_S = 86_400.0
 
 
@@ -55,6 +57,14 @@ def _said_by(policy: str, record: DecisionRecord) -> Iterator[RouteDecision | Vo
         yield record.decision
 
 
+def _was_escalated(record: DecisionRecord) -> bool:
+    """Whether a policy chose the teacher. A lot chooses whatever the answer would be, and a fallback is no choice."""
+    said = record.draft.review if record.draft is not None and record.draft.review is not None else record.decision
+    if record.route != "teacher" or said.policy == EXPLORE:
+        return False
+    return said.route == "teacher" or (record.draft is not None and record.draft.escalated)
+
+
 @dataclass
 class Traffic:
     """All requests that reach the policy, labelled or not."""
@@ -63,6 +73,8 @@ class Traffic:
     tags: list[str] = field(default_factory=list)
     unscored: int = 0
     """Whose score is not known: what the others say about the share holds for the others."""
+    escalated_from: float = math.inf
+    """The lowest score of a request that was escalated, by whatever policy but not by lot."""
     first_s: float = math.inf
     last_s: float = -math.inf
     labelled_s: list[float] = field(default_factory=list)
@@ -89,6 +101,8 @@ class Traffic:
             self.scored_by.add(signals.scored_by)
         self.scores.append(found)
         self.tags.append(score.tag_of(record))
+        if math.isfinite(found) and _was_escalated(record):
+            self.escalated_from = min(self.escalated_from, found)
         self.first_s, self.last_s = min(self.first_s, record.created_s), max(self.last_s, record.created_s)
         student_usd = record.draft.cost_usd if record.draft is not None else None
         if record.draft is None and record.route == "student":
