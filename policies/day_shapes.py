@@ -50,12 +50,12 @@ def expected_day(volumes: Sequence[float], seen: Sequence[float], *, cautious: b
     total, watched = sum(volumes), sum(seen)
     if total <= 0.0 or watched <= 0.0:
         return None
-    evidence = HOUR_EVIDENCE * watched / total
+    shares = [volume / total for volume in volumes]  # of any size: what has come may be next to nothing
     scores, wholes = [], []
     for weight, hours, logs in supposed():
         whole = sum(map(mul, hours, seen))
-        fit = sum(map(mul, volumes, logs)) - total * math.log(whole)
-        scores.append(math.log(weight) + evidence * fit)
+        fit = sum(map(mul, shares, logs)) - math.log(whole)
+        scores.append(math.log(weight) + HOUR_EVIDENCE * watched * fit)
         wholes.append(whole)
     best = max(scores)
     weights = [math.exp(score - best) for score in scores]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from policies.base import Abstain, Lot, Quote, RequestFeatures, RouteDecision, Signals
@@ -98,6 +98,7 @@ def test_both_outcomes_of_a_lot_have_probabilities_that_add_up(
 
 
 @settings(deadline=None, max_examples=examples(60))
+@example([(0.0, None, 2.2e-311, 0.0), (300.0, None, 0.0, 0.0)], 1.0)  # hardly anything has come yet
 @given(
     st.lists(st.tuples(st.floats(0, 4 * DAY_S), st.none() | unit, st.floats(0, 50), st.floats(0, 100)), max_size=40),
     st.floats(0.1, 1e4),
