@@ -102,7 +102,7 @@ def values(signals: DraftSignals, features: RequestFeatures) -> dict[str, float 
 def tag_values(names: Iterable[str], tags: Mapping[str, str]) -> dict[str, float]:
     """Those of the names that ask for a tag of the request."""
     asked = ((name, name.removeprefix(TAG).partition("=")) for name in names if name.startswith(TAG))
-    return {name: float(tags.get(tag, "") == value) for name, (tag, _, value) in asked}
+    return {name: float(tags.get(tag, "").strip() == value) for name, (tag, _, value) in asked}
 
 
 def unmeasured(names: Iterable[str]) -> list[str]:

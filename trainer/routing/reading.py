@@ -15,6 +15,7 @@ from typing import IO
 
 import numpy as np
 
+from policies.draft_signals import TAG
 from trainer.routing.outcomes import Floats, Outcomes
 
 ID = "id"
@@ -88,7 +89,7 @@ def read(path: Path, columns: Columns) -> Outcomes:
     numeric: list[tuple[str, Floats]] = []
     categorical: dict[str, tuple[str, ...]] = {}
     for name, column in names.items():
-        found = source.signal(column, table[column])
+        found = source.tag(column, table[column]) if name.startswith(TAG) else source.signal(column, table[column])
         if isinstance(found, tuple):
             categorical[name] = found
         else:
@@ -285,6 +286,10 @@ class _Source:
                 f"rows have finite numbers (up to {MAX_SIGNAL:g}); correct it, or leave it empty"
             )
         return values
+
+    def tag(self, name: str, fields: Sequence[str]) -> tuple[str, ...]:
+        """[n] words, whatever they look like: a request's tag is one, be it `2`, `true` or `none`."""
+        return self._categories(name, [value.strip() for value in fields])
 
     def _categories(self, name: str, values: Sequence[str]) -> tuple[str, ...]:
         distinct = len(set(values))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from policies.draft_signals import tag_values
 from trainer.routing.reading import Columns, DataError, read, split_names
 
 BASE = Columns(weak="a", strong="b", text="t")
@@ -46,6 +47,19 @@ def test_signal_gets_another_name_when_it_is_mapped(tmp_path: Path) -> None:
         read(path, Columns(weak="a", strong="b", signals=("tokens=b",)))
     with pytest.raises(DataError, match="the same name"):
         read(path, Columns(weak="a", strong="b", signals=("kind=c", "kind=x=y")))
+
+
+@pytest.mark.parametrize(
+    ("said", "read_as"), [("2", "2"), ("true", "true"), ("none", "none"), (" law ", "law"), ("", "")]
+)
+def test_tag_is_a_word_whatever_it_looks_like(tmp_path: Path, said: str, read_as: str) -> None:
+    """The gateway compares what the request's tag says with the words of the rows."""
+    path = file(tmp_path, [f"{i},text {i},{i % 2},1,{i % 3},{said}" for i in range(24)])
+    rows = read(path, Columns(weak="a", strong="b", signals=("mean_logprob=s", "tag.tier=c")))
+    assert rows.signal_names == ("mean_logprob",)
+    assert set(rows.categorical["tag.tier"]) == {read_as}
+    name = f"tag.tier={read_as}"
+    assert tag_values([name], {"tier": said} if said else {}) == {name: 1.0}
 
 
 def test_empty_signals_are_kept_as_missing(tmp_path: Path) -> None:
