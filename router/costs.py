@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from router.request_state import RequestState
 
 UNPAID: frozenset[Outcome] = frozenset({"backend_error", "client_error"})
-"""Nobody charges for a request that was refused or failed before its first byte."""
+"""Nobody charges for a call that was refused or failed before its first byte; a draft before it is paid for."""
 
 
 def cost_usd(state: RequestState) -> float | None:
@@ -27,14 +27,11 @@ def used(state: RequestState) -> tuple[int | None, float | None]:
     """Tokens and USD of all calls that were made for the request, as far as they are known; None: nobody knows."""
     if state.called_s is None:
         return 0, 0.0
-    usage = state.usage or _usage_so_far(state)
+    usage, beside = state.usage or _usage_so_far(state), _beside(state)
+    tokens = 0 if beside is None else beside.prompt_tokens + beside.completion_tokens
     if usage is None:
-        machine_usd = state.machine_usd if state.machine_priced else 0.0
-        return (0, machine_usd) if state.outcome in UNPAID else (None, None)
-    tokens, cost_usd = usage.prompt_tokens + usage.completion_tokens, _answer_usd(state, usage)
-    beside = _beside(state)
-    if beside is not None:
-        tokens += beside.prompt_tokens + beside.completion_tokens
+        return (tokens, _students_part_usd(state)) if state.outcome in UNPAID else (None, None)
+    tokens, cost_usd = tokens + usage.prompt_tokens + usage.completion_tokens, _answer_usd(state, usage)
     student_usd = _students_part_usd(state) if state.machine_priced or beside is not None else None
     if student_usd is not None:
         cost_usd = student_usd + (cost_usd or 0.0)

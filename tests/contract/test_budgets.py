@@ -7,6 +7,7 @@ import pytest
 from loadtests.fake_backend import BackendThread
 from tests.contract import conftest
 from tests.contract.conftest import StartGateway, chats
+from tests.contract.scripted import Says, scripted
 from tests.contract.tenants import (
     AUTH,
     KEYS,
@@ -83,3 +84,16 @@ def test_teacher_behind_a_draft_is_charged_when_the_students_price_is_unknown(
     assert ask(gateway, weak, stream=stream).headers["x-router-route"] == "teacher"
     assert gateway.records()[-1].cost_usd is None
     assert ask(gateway, weak, stream=stream).status_code == 429
+
+
+def test_draft_is_charged_when_nobody_answers_after_it_was_cancelled(start_gateway: StartGateway) -> None:
+    limits = "[limits]\nbudget_usd_per_day = 0.003\n"
+    with scripted(Says("word " * 60, logprob=-2.5, gap_s=0.01), Says(status=500)) as student:
+        gateway = start_gateway(
+            KEYS, rest=f"{AUTH}{limits}{window()}", student_url=student.base_url, teacher_model="fault-500"
+        )
+        long_prompt = "hi " * 150_000  # some 0.002 USD at the student
+        assert ask(gateway, long_prompt, stream=True).status_code == 503
+        draft = gateway.records()[-1].draft
+        assert draft is not None and draft.cost_usd
+        assert ask(gateway, long_prompt, stream=True).status_code == 429
