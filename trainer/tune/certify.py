@@ -51,6 +51,8 @@ class Asked:
     budget_usd_per_day: float | None
     score: Score
     seed: int
+    min_propensity: float | None = None
+    """With which any request could be drawn for a shadow answer; None = the lowest of those that were."""
     document: Path | None = None
     """A policy document to change, as `locum policy get` writes it."""
 
@@ -64,6 +66,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     n_traffic: int
     n_assumed_wrong: int = 0
     """Pairs of different answers without a label: taken for lost."""
+    propensities: tuple[float, float] | None = None
+    """Lowest and highest with which shadow answers were drawn, where they differ and no lowest was stated."""
     n_teacher_assumed: int = 0
     """Pairs of which the teacher's answer was not judged: taken for right."""
     affordable_share: float | None = None
@@ -88,7 +92,7 @@ def certify_from_log(log_dir: Path, target: Target, chosen: Chosen, asked: Asked
     )
     name = only_student(collected, student, sealed)
     teacher = _only_teacher(collected)
-    pairs, assumed = collected.pairs()
+    pairs, assumed = collected.pairs(_min_propensity(collected, asked))
     if not asked.score.tag:
         pairs = dataclasses.replace(pairs, tag=())
     affordable = _affordable(collected, asked)
@@ -120,10 +124,21 @@ def certify_from_log(log_dir: Path, target: Target, chosen: Chosen, asked: Asked
         teacher_share=(share.estimate, share.low, share.high),
         n_traffic=result.n_traffic,
         n_assumed_wrong=collected.counts["assumed_wrong"],
+        propensities=_propensities(collected, asked),
         n_teacher_assumed=collected.counts["teacher_assumed"],
         affordable_share=affordable,
     )
     return _written(found, target, student, fitted, asked)
+
+
+def _min_propensity(collected: Collected, asked: Asked) -> float:
+    """Raises: TuneInputError."""
+    if asked.min_propensity is None:
+        return 1.0
+    lowest = min((1.0 / row.weight for row in collected.drawn), default=1.0)
+    if lowest < asked.min_propensity * (1.0 - 1e-9):
+        raise TuneInputError(f"--min-propensity: some were drawn with a probability of {lowest:g}; give that or less")
+    return asked.min_propensity
 
 
 def _limits(asked: Asked, affordable: float | None) -> Limits:
@@ -135,6 +150,13 @@ def _limits(asked: Asked, affordable: float | None) -> Limits:
     shares = [share for share in (asked.max_teacher_share, affordable) if share is not None]
     promise = Promise(asked.max_quality_loss, asked.confidence) if asked.max_quality_loss is not None else None
     return Limits(promise, asked.confidence, min(shares, default=None))
+
+
+def _propensities(collected: Collected, asked: Asked) -> tuple[float, float] | None:
+    drawn = [1.0 / row.weight for row in collected.drawn] if collected.use_drawn else []
+    if not drawn or asked.min_propensity is not None or min(drawn) == max(drawn):
+        return None
+    return min(drawn), max(drawn)
 
 
 def _affordable(collected: Collected, asked: Asked) -> float | None:
@@ -248,6 +270,12 @@ def lines(found: Found) -> Iterator[str]:
         yield (
             f"  in {found.n_assumed_wrong} the answers differ and nobody has said which is right: each counts as lost. "
             "Label these, and the\n  threshold rises; equal answers need no label"
+        )
+    if found.propensities is not None:
+        low, high = found.propensities
+        yield (
+            f"  drawn with probabilities from {low:.4g} to {high:.4g}: the promise takes it that no request had a "
+            "lower one; else\n  state it by --min-propensity"
         )
     if found.n_teacher_assumed and not certificate.teacher_assumed_right:
         yield f"  in {found.n_teacher_assumed} nobody has judged the teacher's answer: it counts as right"

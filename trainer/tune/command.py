@@ -48,6 +48,11 @@ class WrongInput(click.ClickException):
     type=click.FloatRange(0.0, min_open=True),
     help="With --confidence: the teacher's share is what this pays at the log's rate and prices.",
 )
+@click.option(
+    "--min-propensity",
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    help="With --confidence: the lowest share in [quality.shadow] and its strata; default: the lowest drawn with.",
+)
 @click.option("--per-tag", metavar="KEY", help="With --confidence: a threshold for each value of this tag.")
 @click.option(
     "--score",
@@ -151,7 +156,7 @@ def tune(log_dir: Path, **options: Any) -> None:
 def _check_combination(options: dict[str, Any]) -> None:
     """Raises: WrongInput: options that have no effect together."""
     if options["confidence"] is None:
-        for name in ("budget_usd_per_day", "per_tag", "score", "document"):
+        for name in ("budget_usd_per_day", "min_propensity", "per_tag", "score", "document"):
             if options[name] is not None:
                 raise WrongInput(f"--{name.replace('_', '-')}: takes --confidence as well, such as --confidence 0.95")
         return
@@ -180,6 +185,7 @@ def _asked(options: dict[str, Any]) -> Asked:
         budget_usd_per_day=options["budget_usd_per_day"],
         score=Score(options["score"], options["per_tag"]),
         seed=options["seed"],
+        min_propensity=options["min_propensity"],
         document=options["document"],
     )
 

@@ -126,16 +126,16 @@ def _chunks(pairs: Pairs) -> list[Floats]:
 
 def _passes(pairs: Pairs, thresholds: Floats, promise: Promise) -> NDArray[np.bool_]:
     gains = np.stack([promise.max_quality_loss - pairs.kept_loss(threshold) for threshold in thresholds.tolist()])
-    return _proves(gains, pairs.weight, 1.0 - promise.max_quality_loss, promise.level)
+    return _proves(gains, pairs, 1.0 - promise.max_quality_loss, promise.level)
 
 
-def _proves(gains: Floats, weight: Floats, most: float, level: float) -> NDArray[np.bool_]:
+def _proves(gains: Floats, pairs: Pairs, most: float, level: float) -> NDArray[np.bool_]:
     """Whether the weighted mean of gains [..., n], none below -most, is above 0.
 
     A row that was drawn with probability p counts 1 / p times; the sum over the drawn rows is then right on average for
     all of the traffic, and so is its sign, which is all that is tested.
     """
-    return proves(gains * weight, lowest=-most * float(weight.max(initial=1.0)), level=level)
+    return proves(gains * pairs.weight, lowest=-most * pairs.heaviest, level=level)
 
 
 def _shuffled(pairs: Pairs, seed: int) -> Pairs:
@@ -155,7 +155,7 @@ def loss_bound(pairs: Pairs, threshold: float, confidence: float, seed: int = 0)
     bound = 1.0
     for losses in np.array_split(np.linspace(1.0, -1.0, 801)[1:], 16):
         gains = losses[:, None] - lost
-        refuted = _proves(gains, shuffled.weight, 1.0 - float(losses.min()), 1.0 - confidence)
+        refuted = _proves(gains, shuffled, 1.0 - float(losses.min()), 1.0 - confidence)
         failed = np.flatnonzero(~refuted)
         last = int(failed[0]) if failed.size else len(losses)
         bound = float(losses[last - 1]) if last else bound
@@ -168,7 +168,7 @@ def too_much(pairs: Pairs, threshold: float, promise: Promise, seed: int = 0) ->
     """Whether it is proven, at the same confidence, that the threshold loses more than promised."""
     shuffled = _shuffled(pairs, seed)
     excess = shuffled.kept_loss(threshold) - promise.max_quality_loss
-    return bool(_proves(excess, shuffled.weight, 1.0 + promise.max_quality_loss, promise.level))
+    return bool(_proves(excess, shuffled, 1.0 + promise.max_quality_loss, promise.level))
 
 
 def labels_needed(pairs: Pairs, threshold: float, promise: Promise, seed: int = 0) -> int | None:
@@ -189,7 +189,7 @@ def labels_needed(pairs: Pairs, threshold: float, promise: Promise, seed: int = 
     while n < MAX_LABELS:
         drawn = generator.integers(len(pairs), size=(min(DRAWS, max(20, 4_000_000 // n)), n))
         values = gains[drawn] * pairs.weight[drawn]
-        passed = proves(values, lowest=-most * float(pairs.weight.max()), level=promise.level)
+        passed = proves(values, lowest=-most * pairs.heaviest, level=promise.level)
         if passed.mean() >= POWER:
             return n
         n = math.ceil(1.1 * n)

@@ -28,6 +28,9 @@ class Pairs:
     """1 / the probability with which the request was drawn, by the smallest such weight: 1 and above."""
     tag: tuple[str, ...] = ()
     """The value by which thresholds differ; empty: one threshold for all."""
+    most_weight: float = 1.0
+    """That a row could have had, whether one has it or not. Were it that of the rows, the stakes would know that no
+    heavy row is to come, and a few requests that are rarely drawn, and always lost, would often be overlooked."""
     unseen_from: float = math.inf
     """The lowest score of a request that was escalated and whose student's answer nobody could judge: what is lost by
     keeping requests from there on is not known from these rows, however many they are."""
@@ -49,6 +52,11 @@ class Pairs:
     def effective_n(self) -> float:
         """As many rows of equal weight say as much (Kish 1965)."""
         return float(self.weight.sum() ** 2 / np.square(self.weight).sum()) if len(self) else 0.0
+
+    @property
+    def heaviest(self) -> float:
+        """No row weighs more."""
+        return max(self.most_weight, float(self.weight.max(initial=1.0)))
 
     @property
     def differing(self) -> int:

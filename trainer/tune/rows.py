@@ -123,8 +123,11 @@ class Collected:
         seen = escalated and not any(row.by_score for row in rows)
         return math.inf if seen else self.traffic.escalated_from
 
-    def pairs(self) -> tuple[Pairs, bool]:
+    def pairs(self, min_propensity: float = 1.0) -> tuple[Pairs, bool]:
         """Rows with a score and both outcomes, and whether the teacher was taken to be always right.
+
+        Args:
+            min_propensity: with which any request could have been drawn; 1 = that of the rows.
 
         Where the teacher's answer was not judged, the loss against a teacher without errors is an upper bound. Leaving
         such rows out would leave a sample of what was escalated: there the teacher's answer is always known.
@@ -142,6 +145,7 @@ class Collected:
             loss=np.array(lost, dtype=np.float64),
             weight=np.array([row.weight / least for row in rows], dtype=np.float64),
             tag=tuple(row.tag for row in rows),
+            most_weight=1.0 / (min_propensity * least) if self.use_drawn else 1.0,
             unseen_from=self._unseen_from(rows),
         )
         return pairs, assumed

@@ -174,3 +174,21 @@ def test_nothing_is_promised_for_a_group_that_no_threshold_sends_to_the_teacher(
 def test_promise_is_refused_when_it_promises_nothing() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         Promise(0.0, 0.95)
+
+
+def test_promise_is_kept_when_a_rare_stratum_is_rarely_drawn() -> None:
+    """Of 4 requests in 100 all are lost, and these are drawn a tenth as often: in a third of the samples there is none
+    of them. So the stakes have to know that there could be."""
+    generator = np.random.default_rng(2)
+    broken = {most_weight: 0 for most_weight in (1.0, 10.0)}
+    for _ in range(60):
+        rare = generator.random(280) < 0.004
+        for most_weight in broken:
+            pairs = Pairs(
+                tuple(f"{i:04}" for i in range(280)), np.full(280, 0.5), rare.astype(float),
+                np.where(rare, 10.0, 1.0), most_weight=most_weight,
+            )  # fmt: skip
+            found = certified(pairs, Promise(0.03, 0.9))
+            broken[most_weight] += found is not None and found.threshold >= 0.5
+    assert broken[1.0] > 12  # two in ten, where one is allowed
+    assert broken[10.0] == 0

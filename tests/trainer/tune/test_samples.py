@@ -101,3 +101,12 @@ def shadow_all(log: Log, *, both: bool) -> None:
             schema=1, decision_id=decision_id, created_s=9e3, student="s-0", teacher="t", delivered=delivered,
             asked=asked, propensity=0.5, status="ok", grades=(grade,),
         )))  # fmt: skip
+
+
+def test_lowest_propensity_is_refused_when_a_request_was_drawn_with_less(log: Log, tmp_path: Path) -> None:
+    shadow_all(log, both=True)
+    result = run(log, "--out", str(tmp_path / "out"), *LOSS, "--min-propensity", "0.6")
+    assert result.exit_code == 2
+    assert "--min-propensity: some were drawn with a probability of 0.5" in result.output
+    found = run_json(log, "--out", str(tmp_path / "out"), *LOSS, "--min-propensity", "0.4")
+    assert found["certificate"]["n"] == 1500
