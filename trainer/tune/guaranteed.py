@@ -136,7 +136,8 @@ def _part(values: tuple[str, ...], rows: Pairs, found: Certified, scores: Floats
     if len(scores) >= max(MIN_SHARE_ROWS, len(rows)):
         share = proportion(int((scores > found.threshold).sum()), len(scores))
     else:
-        estimate = weighted_mean(rows.score > found.threshold, rows.weight.tolist(), kind="score")
+        sent = (rows.score > found.threshold).tolist()
+        estimate = weighted_mean(sent, rows.weight.tolist(), kind="score")
         share = estimate or Estimate(1.0, 0.0, 1.0, 0, 0.0)
     loss = weighted_mean(rows.kept_loss(found.threshold).tolist(), rows.weight.tolist(), kind="difference")
     return Part(values, found, _stated(loss or Estimate(0.0, -1.0, 1.0, 0, 0.0)), _stated(share))

@@ -175,6 +175,14 @@ def test_tune_sets_a_threshold_for_each_value_of_a_tag_when_it_has_labels_enough
     assert thresholds == {**by_value, "rare": rest["threshold"], "new": rest["threshold"]}
 
 
+def test_tune_writes_a_certificate_when_a_group_has_hardly_any_traffic(log: Log, tmp_path: Path) -> None:
+    shadowed(log, 1500, tag="team")
+    found = run_json(log, "--out", str(tmp_path / "out"), *LOSS, "--per-tag", "team")
+    rest = found["certificate"]["groups"][-1]
+    assert rest["n"] < 100 and rest["teacher_share"]["estimate"] == 1.0
+    assert load(tmp_path / "out" / "certificate.json").groups[-1].n == rest["n"]
+
+
 def _tagged(value: str) -> RequestFeatures:
     return RequestFeatures(
         prompt_bytes=1, message_count=1, approx_prompt_tokens=1, requested_output_tokens=1, tags={"team": value}
