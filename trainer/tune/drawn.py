@@ -45,6 +45,7 @@ def drawn_row(
     if found is None or grade is None or grade.student is None:
         return None
     by_label = _by_label(record, shadow, label, grading)
+    stated = shadow.backend_fingerprint if shadow.asked == "teacher" else record.backend_fingerprint
     student, teacher = by_label or (grade.student, grade.teacher)
     return Row(
         record.decision_id,
@@ -58,6 +59,7 @@ def drawn_row(
         tag=score.tag_of(record),
         weight=1.0 / shadow.propensity,
         created_s=record.created_s,
+        fingerprints=frozenset() if stated is None else frozenset({stated}),
         escalated=record.route == "teacher",
         assumed_wrong=by_label is None and _differs_from_teacher(grade),
     )

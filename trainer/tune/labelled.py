@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -59,7 +59,7 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, scor
         if (judgement := judged.of(record)) and judgement.label is not None and (prompt := _prompt(record))
     }
     collected = Collected()
-    teacher: dict[str, list[bool]] = {}
+    teacher: dict[str, list[_Judged]] = {}
     for record in _matching(folder, chosen, damaged):
         collected.counts["records"] += 1
         if record.outcome not in ANSWERED:
@@ -73,7 +73,7 @@ def collect(folder: Path, chosen: Filter, grading: Grading, sealed: Sealed, scor
         if judged_itself and prompt is not None:
             collected.judged[prompt.exact] += 1
         if record.route == "teacher" and prompt is not None and delivered is not None:
-            teacher.setdefault(prompt.exact, []).append(delivered)
+            teacher.setdefault(prompt.exact, []).append(_Judged(delivered, record.backend_fingerprint))
         if chosen.students is not None and record.student not in chosen.students:
             continue
         shadow = graded.get(record.decision_id)
@@ -143,6 +143,13 @@ class _Prompt:
     """Of the messages as they are: joins a student's answer with the teacher's."""
     loose: str
     """Of what was said: is compared with the sealed sets."""
+
+
+class _Judged(NamedTuple):
+    """An answer of the teacher."""
+
+    right: bool
+    fingerprint: str | None
 
 
 class _Request(msgspec.Struct):
@@ -219,5 +226,11 @@ def _row(
     return None
 
 
-def _with_teacher(row: Row, outcomes: list[bool] | None) -> Row:
-    return dataclasses.replace(row, teacher=sum(outcomes) / len(outcomes)) if outcomes else row
+def _with_teacher(row: Row, answers: list[_Judged] | None) -> Row:
+    if not answers:
+        return row
+    return dataclasses.replace(
+        row,
+        teacher=sum(each.right for each in answers) / len(answers),
+        fingerprints=frozenset(each.fingerprint for each in answers if each.fingerprint is not None),
+    )

@@ -48,6 +48,8 @@ class Row:
     created_s: float = 0.0
     assumed_wrong: bool = False
     """The student's answer differs from the teacher's, and nobody has said which one is right."""
+    fingerprints: frozenset[str] = frozenset()
+    """That the teacher's judged answers stated."""
     escalated: bool = False
     """The teacher's answer was delivered."""
     by_score: bool = False
@@ -138,6 +140,8 @@ class Collected:
         least = min((row.weight for row in rows), default=1.0)
         lost = [(1.0 if row.teacher is None else row.teacher) - row.outcome for row in rows]
         self.counts["assumed_wrong"] = sum(row.assumed_wrong for row in rows)
+        if not assumed:  # a teacher without errors is better than any, whatever it states
+            self.traffic.fingerprints = set().union(*(row.fingerprints for row in rows))
         self.traffic.labelled_s = [row.created_s for row in rows]
         pairs = Pairs(
             ids=tuple(row.decision_id for row in rows),

@@ -82,7 +82,7 @@ def test_shadow_answers_to_kept_requests_alone_say_nothing_of_the_others(log: Lo
     assert (found["teacher_share"][0] > 0.45) is not both
 
 
-def shadow_all(log: Log, *, both: bool) -> None:
+def shadow_all(log: Log, *, both: bool, backend_fingerprint: str | None = None) -> None:
     """Shadow answers of which few are wrong, to the requests that were kept, or to all."""
     generator = random.Random(3)
     for i in range(1500):
@@ -92,7 +92,9 @@ def shadow_all(log: Log, *, both: bool) -> None:
                       review=ESCALATED if rejected else None)  # fmt: skip
         delivered: Route = "teacher" if rejected else "student"
         asked: Route = "student" if rejected else "teacher"
-        decision_id = log.answered(f"q {i}", "yes", route=delivered, draft=draft)
+        decision_id = log.answered(
+            f"q {i}", "yes", route=delivered, draft=draft, backend_fingerprint=backend_fingerprint if rejected else None
+        )
         if rejected and not both:
             continue
         wrong = generator.random() < -0.02 * logprob
@@ -100,7 +102,16 @@ def shadow_all(log: Log, *, both: bool) -> None:
         log._write(encode(ShadowRecord(
             schema=1, decision_id=decision_id, created_s=9e3, student="s-0", teacher="t", delivered=delivered,
             asked=asked, propensity=0.5, status="ok", grades=(grade,),
+            backend_fingerprint=None if rejected else backend_fingerprint,
         )))  # fmt: skip
+
+
+def test_certificate_names_fingerprints_of_judged_answers_alone(log: Log, tmp_path: Path) -> None:
+    """The teacher that answers now is not the one whose answers were judged: the certificate has to be void for it."""
+    shadow_all(log, both=True, backend_fingerprint="then")
+    log.answered("later", "yes", route="teacher", backend_fingerprint="now")
+    found = run_json(log, "--out", str(tmp_path / "out"), *LOSS)
+    assert found["certificate"]["teacher_fingerprints"] == ["then"]
 
 
 def test_lowest_propensity_is_refused_when_a_request_was_drawn_with_less(log: Log, tmp_path: Path) -> None:
