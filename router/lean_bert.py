@@ -1,8 +1,8 @@
 """BERT's forward pass for short texts: what a sentence-transformers model computes, in a fraction of the time.
 
-For 32 tokens in bfloat16 two fifths of that library's time are wrappers, and part of the rest is laying the weights out
-for the processor's matrix units, at every call. Here they are laid out once, by oneDNN. The texts of a batch stand one
-behind the other without padding, so a text's vector depends on its company by rounding alone.
+For a short text in bfloat16 much of that library's time are wrappers, and laying the weights out for the processor's
+matrix units at every call. Here they are laid out once, by oneDNN. The texts of a batch stand one behind the other
+without padding, so a text's vector depends on its company by rounding alone.
 
 Only plain BERT encoders are taken (MiniLM, BGE, GTE, E5 and others of that architecture), and only after their vectors
 were compared with the library's own; everything else is `Unsuitable` and runs as before.
