@@ -70,7 +70,7 @@ def evaluate(chain: PolicyChain, columns: Columns, logged: PolicyChain | None = 
     reason[rest] = len(names)
     names.append(DEFAULT)
     reviewed = reviewable_rows(chain, columns) & (first == STUDENT) & ~columns.forced
-    drafts = known_drafts(columns, window_of(chain), window_of(logged))
+    drafts = known_drafts(columns, window_of(chain), logged.commit_window if logged is not None else None)
     escalated, said, reasons = reviews(chain, drafts, reviewed & drafts.known)
     reason[said >= 0] = said[said >= 0] + len(names)
     names += reasons

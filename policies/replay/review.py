@@ -33,6 +33,7 @@ from policies.replay.columns import (
     Small,
 )
 from policies.replay.decide import CLOSE, Ballot, Votes, confidences
+from policies.window import CommitWindow
 
 
 class Drafts(NamedTuple):
@@ -50,13 +51,14 @@ class Drafts(NamedTuple):
     """The log has more of the answer than the window would have held: the mean is that of its first tokens alone."""
 
 
-def known_drafts(columns: Columns, window_tokens: int | None, logged_window_tokens: int | None) -> Drafts:
+def known_drafts(columns: Columns, window_tokens: int | None, logged: CommitWindow | None) -> Drafts:
     """What the log knows of drafts under a commit window.
 
     Args:
         window_tokens: what the candidate holds back of a stream; None: it does not review streams.
-        logged_window_tokens: the same of the document that was in force when the log was made, as far as known.
+        logged: window of the document that was in force when the log was made, as far as known.
     """
+    logged_window_tokens = logged.tokens if logged is not None else None
     own = ~columns.has_draft & (columns.route == STUDENT) & columns.answered & ~columns.cached
     whole = (columns.has_draft & ~columns.draft_prefix) | (own & ~np.isnan(columns.answer_logprob))
     tokens = np.where(columns.has_draft, columns.draft_tokens, columns.used_completion_tokens)
@@ -72,7 +74,9 @@ def known_drafts(columns: Columns, window_tokens: int | None, logged_window_toke
         known = np.where(columns.stream, prefix | within, whole)
     first = _first_means(columns, window_tokens)
     longer = columns.stream & ~np.isnan(first) & (columns.draft_tokens > (window_tokens or 0))
-    cut = longer & (~known | (prefix & (columns.draft_tokens >= 2 * (window_tokens or 0))))  # or a window that grew
+    may_have_grown = logged is None or logged.grown() is not None  # else so many tokens came at once
+    grown = prefix & (columns.draft_tokens >= 2 * (window_tokens or 0)) & may_have_grown
+    cut = longer & (~known | grown)
     return Drafts(
         known=known | cut,
         logprob=np.where(cut, first, np.where(columns.has_draft, columns.draft_logprob, columns.answer_logprob)),

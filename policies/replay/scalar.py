@@ -50,7 +50,8 @@ def evaluate_records(
     first, reason = np.zeros(size, np.int8), np.zeros(size, np.int32)
     escalated, by_lot, blind = (np.zeros(size, np.bool_) for _ in range(3))
     names: dict[str, int] = {}
-    drafts, reviewable = known_drafts(columns, window_of(chain), window_of(logged)), reviewable_rows(chain, columns)
+    drafts = known_drafts(columns, window_of(chain), logged.commit_window if logged is not None else None)
+    reviewable = reviewable_rows(chain, columns)
     done = 0
     for record in records:
         row = row_of.get(id_of(record.decision_id), UNKNOWN)

@@ -289,6 +289,23 @@ def test_review_is_known_when_a_stream_came_in_one_piece_longer_than_the_window(
         assert evaluate(chain_of([], [candidate]), columns, logged).known.tolist() == [known]
 
 
+@pytest.mark.parametrize("grows", [False, True])
+def test_beginning_that_came_at_once_is_judged_whole_when_the_logged_window_cannot_have_grown(
+    grows: bool,
+) -> None:
+    """The gateway has judged all 40 tokens, of which the first four are good."""
+    plain = RequestFeatures(prompt_bytes=10, message_count=1, approx_prompt_tokens=3, requested_output_tokens=1)
+    signals = DraftSignals(mean_logprob=-2.7, tokens=40, prefix_means=(-0.1, -1.6, -2.3, -2.6))
+    draft = Draft(mean_logprob=-2.7, tokens=40, prefix=True, signals=signals)
+    log = [decision(1, features=plain, stream=True, draft=draft)]
+    candidate = Cascade(threshold=0.4, commit_window_tokens=4)
+    candidate._score = DraftScore(calibrator=fitted(Platt(slope=3.0, intercept=2.0)), silent=None)
+    logged = chain_of([], [Cascade(commit_window_tokens=4, extend_band=0.1 if grows else 0.0)])
+    chain, columns = chain_of([], [candidate]), columns_of(log)
+    for verdicts in (evaluate(chain, columns, logged), evaluate_records(chain, columns, log, logged)):
+        assert verdicts.escalated.tolist() == [not grows]
+
+
 @pytest.mark.parametrize(("action", "continued"), [("continue", True), ("mark", False), ("none", False), (None, False)])
 def test_columns_tell_which_answers_a_teacher_ended(
     action: Literal["mark", "continue", "none"] | None, continued: bool
