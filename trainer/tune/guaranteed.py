@@ -221,10 +221,13 @@ def calibrated(threshold: float, calibrator: Calibrator) -> float:
     """A threshold on 1 - exp(mean logprob) as P(wrong): a strictly rising curve renames it and moves no request."""
     if threshold <= ESCALATE_ALL:
         return 0.0  # an answer without any doubt as well
-    logprob = math.log1p(-min(threshold, 1.0 - 1e-12))
+    if threshold >= 1.0:
+        return 1.0
+    logprob = math.log1p(-threshold)
     confidence = calibrator.confidence(logprob)
     assert confidence is not None  # noqa: S101 - it is finite
-    return 1.0 - confidence
+    # Where the curve is so flat that neighbours round to one number, those above the cut must not be kept with it.
+    return math.nextafter(1.0 - confidence, 0.0)
 
 
 @dataclass(frozen=True)

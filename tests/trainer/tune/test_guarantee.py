@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from policies.calibration import Platt
 from tests.effort import examples
 from trainer.tune.bounds import hedged_betting
 from trainer.tune.guarantee import (
@@ -21,7 +22,7 @@ from trainer.tune.guarantee import (
     loss_bound,
     too_much,
 )
-from trainer.tune.guaranteed import Limits, guaranteed
+from trainer.tune.guaranteed import Limits, calibrated, guaranteed
 from trainer.tune.pairs import Pairs
 from trainer.tune.simulation import Population, population_of, simulate
 from trainer.tune.traffic import Traffic
@@ -192,3 +193,12 @@ def test_promise_is_kept_when_a_rare_stratum_is_rarely_drawn() -> None:
             broken[most_weight] += found is not None and found.threshold >= 0.5
     assert broken[1.0] > 12  # two in ten, where one is allowed
     assert broken[10.0] == 0
+
+
+def test_calibrated_threshold_escalates_all_above_the_cut_when_the_curve_is_flat_there() -> None:
+    steep = Platt(slope=60.0, intercept=20.0)  # P(wrong) rounds to 1 from a logprob of -1 on
+    threshold = calibrated(0.7, steep)
+    confidence = steep.confidence(math.log1p(-0.8))
+    assert confidence is not None and 1.0 - confidence > threshold
+    assert calibrated(1.0, steep) == 1.0  # keeps all
+    assert calibrated(0.0, steep) == 0.0  # keeps none
