@@ -20,7 +20,7 @@ from router.errors import BackendBroken, BackendError, BackendTimeout, BackendUn
 from router.exchange import Exchange
 from router.metrics import Metrics
 from router.request_state import RequestState
-from router.sse import Delta, FrameSplitter, FrameTooLarge, frames_of, is_whole, payload
+from router.sse import MAX_FRAME_BYTES, Delta, FrameSplitter, FrameTooLarge, frames_of, is_whole, payload
 from router.time_limit import TimeLimit
 
 MAX_CAPTURED_BYTES = 4 * 2**20
@@ -74,19 +74,24 @@ class Stream:
         """Wait for the first event with a part of the answer; comments and the role may come before it.
 
         Raises:
-            BackendError: an error event, the end of the stream or a reset came first.
+            BackendError: an error event, the end of the stream or a reset came first, or more than MAX_FRAME_BYTES
+                without a part of the answer.
         """
-        first = None
+        first, blocks, size = None, [], 0
         while first is None:
             block = await self._next_block()
             if block is None:
                 raise BackendBroken("the stream ended before its first event", cause="invalid_response")
-            self._peeked += block
+            blocks.append(block)
+            size += len(block)
+            if size > MAX_FRAME_BYTES:
+                raise BackendBroken("much comes before the first event", cause="invalid_response")
             first = next((delta for delta in map(self._reader.read, frames_of(block)) if delta.commits), None)
         if first.error is not None:
             raise BackendBroken("the first event is an error", cause="stream_error")
         if first.done:
             raise BackendBroken("the stream is empty", cause="invalid_response")
+        self._peeked = b"".join(blocks)
 
     async def relay(
         self, exchange: Exchange, state: RequestState, metrics: Metrics, settle: Callable[[], Awaitable[None]]

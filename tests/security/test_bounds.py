@@ -18,7 +18,7 @@ from loadtests.fake_backend import BackendThread
 from router.body import MAX_VALUES, JsonBody
 from router.errors import InvalidRequest
 from tests.contract.conftest import RunningGateway, StartGateway, chats
-from tests.contract.test_odd_input import answering
+from tests.contract.test_odd_input import EVENTS, answering, chunk
 from tests.security.attacks import BODY, CHAT, MESSAGES, chunked, connect, everything, responses
 
 PLAIN = {"model": "auto", "messages": MESSAGES}
@@ -83,6 +83,16 @@ def test_compressed_answer_of_a_backend_is_never_unpacked(
         answer = gateway.post(PLAIN)
     assert (answer.status_code, answer.headers["x-router-route"]) == (200, "teacher")
     assert resident_bytes() - before < 32 * MIB
+
+
+def test_stream_of_comments_without_an_answer_is_given_up_and_the_teacher_answers(start_gateway: StartGateway) -> None:
+    endless = EVENTS + (b": " + b"waiting " * 8_192 + b"\n\n") * 400 + chunk(content="late")
+    with answering(endless) as url:
+        gateway = start_gateway(student_url=url, student="")
+        answer = gateway.post({**PLAIN, "stream": True})
+    assert (answer.status_code, answer.headers["x-router-route"]) == (200, "teacher")
+    assert "late" not in answer.text and answer.text.endswith("data: [DONE]\n\n")
+    assert gateway.records()[0].reason == "fallback_invalid_response"
 
 
 def test_compressed_answer_to_a_probe_is_not_looked_into(start_gateway: StartGateway) -> None:
