@@ -14,7 +14,7 @@ from policies.artefact import replace_file
 from policies.pacer import Pacer
 from policies.pacing import SCHEMA, PacingState
 from router.errors import StateUnavailable
-from router.governance.shared import change
+from router.governance import shared
 from router.state.base import Store
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class SharedPacer:
             return encode(merged)
 
         try:
-            await change(self._store, self._name, changed)
+            await shared.change(self._store, self._name, changed)
         except StateUnavailable as exc:
             logger.debug("%s: this process paces alone: %s", self._name, exc)
             self.pacer.go_alone(taken, self._clock())
@@ -94,12 +94,4 @@ def _read(file: Path) -> PacingState | None:
 
 
 def decoded(content: bytes | None) -> PacingState | None:
-    """None: there is none, or it is of another release, whose counts are as good as none."""
-    if content is None:
-        return None
-    try:
-        state = _decode(content)
-    except msgspec.DecodeError as exc:
-        logger.warning("the state of a budget cannot be read (%s): it begins anew", exc)
-        return None
-    return state if state.schema == SCHEMA else None
+    return shared.decoded(content, _decode, schema=SCHEMA, what="the state of a budget")

@@ -12,7 +12,7 @@ from policies.certificate import Acknowledged
 from policies.durable import write_atomically
 from policies.quality.drift import Monitor
 from router.errors import StateUnavailable
-from router.governance.shared import change
+from router.governance import shared
 from router.quality.alarm_book import SCHEMA, Book, merged, noted
 from router.state.base import Store
 
@@ -79,11 +79,10 @@ class SharedBook:
 
         def changed(content: bytes | None) -> bytes:
             nonlocal written
-            stored = _decoded(content) if content is not None else None
-            written = merged(book, stored or Book())
+            written = merged(book, _decoded(content) or Book())
             return msgspec.json.encode(written)
 
-        await change(self._store, NAME, changed)
+        await shared.change(self._store, NAME, changed)
         self.book = merged(self.book, written)
 
     def _save(self, book: Book) -> None:
@@ -96,11 +95,5 @@ class SharedBook:
             logger.warning("the alarms of drift are not on disk: %s", exc.strerror)
 
 
-def _decoded(content: bytes) -> Book | None:
-    """None: it is of another release or damaged, and begins anew."""
-    try:
-        book = _decode(content)
-    except msgspec.DecodeError as exc:
-        logger.warning("the book of drift alarms cannot be read (%s): it begins anew", exc)
-        return None
-    return book if book.schema == SCHEMA else None
+def _decoded(content: bytes | None) -> Book | None:
+    return shared.decoded(content, _decode, schema=SCHEMA, what="the book of drift alarms")

@@ -11,17 +11,8 @@ from typing import Any
 import pytest
 
 from policies.traffic.segments import frame
-from tests.router.log.running import run
+from tests.router.log.running import CONFIG, run
 from tests.traffic_records import decision, write_segment
-
-CONFIG = """
-[student]
-base_url = "http://127.0.0.1:9/v1"
-[teacher]
-base_url = "http://127.0.0.1:9/v1"
-[log]
-dir = "{}"
-"""
 
 
 def test_query_prints_json_csv_and_a_table(log: Path) -> None:
@@ -57,7 +48,7 @@ def test_compact_says_what_it_left_alone(log: Path) -> None:
 
 def test_folder_comes_from_the_configuration(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "locum.toml"
-    config.write_text(CONFIG.format(log))
+    config.write_text(CONFIG.format(folder=log, rest=""))
     assert run("verify", "-c", config).exit_code == 0
     assert run("query", "-c", config, "SELECT count(*) FROM records", "--csv").stdout.split() == ["count_star()", "24"]
     monkeypatch.chdir(tmp_path)

@@ -17,18 +17,8 @@ from policies.traffic.survey import survey
 from router.config import ConfigError, LogConfig
 from router.config_file import parse
 from router.log.background import BackgroundCompaction, check
-from tests.router.log.running import run
+from tests.router.log.running import CONFIG, run
 from tests.traffic_records import DAY_S, decision, decision_id, judgement, write_segment
-
-CONFIG = """
-[student]
-base_url = "http://127.0.0.1:9/v1"
-[teacher]
-base_url = "http://127.0.0.1:9/v1"
-[log]
-dir = "{folder}"
-{rest}
-"""
 
 
 @pytest.fixture
